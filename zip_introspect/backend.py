@@ -1,0 +1,203 @@
+"""The contract between the search and whatever runs the model, and finding backends by entry point.
+
+A backend knows tokens, states and logits. It knows nothing of joints, utilities, budgets or stop
+strings. The core never sees a tensor of a backend's: everything that crosses is a number, a string
+or a numpy array, and `advance` crosses once for a whole decision interval.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, NewType, Self, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zip_introspect.config import SamplingParams
+from zip_introspect.errors import BackendNotInstalledError, ModelLoadError
+from zip_introspect.grid import JointGrid
+
+ENTRY_POINT_GROUP = "zip_introspect.backends"
+
+SequenceId = NewType("SequenceId", int)
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates take it."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """What a loaded model is and can do."""
+
+    backend: str
+    model: str
+    architecture: str
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    max_context: int
+    """Prompt and generated tokens of one sequence together."""
+    device: str
+    dtype: str
+    parameters: int
+    max_sequences: int | None = None
+    """How many unreleased sequences may exist; None where only memory limits them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """A prompt whose state has been computed once; fork it to start samples."""
+
+    sequence: SequenceId
+    reserved_logits: NDArray[np.float32]
+    """Shape (B_V*B_T,): they describe the prompt itself, before a token is generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """What one sequence did in one call of `advance`."""
+
+    tokens: NDArray[np.int32]
+    """Shape (n,), 0 <= n <= steps; the end-of-sequence token included where it was drawn."""
+    reserved_logits: NDArray[np.float32]
+    """Shape (m, B_V*B_T): row i describes the prefix that ends in tokens[i]. m = n, or n - 1 where the
+    last token is end-of-sequence: no forward pass is spent on it."""
+    finished: bool
+    """Whether the last token is an end-of-sequence token."""
+    non_finite: bool = False
+    """Whether the logits after the last token were NaN or infinite; the tokens and rows given are sound."""
+
+
+class Backend(ABC):
+    """A loaded model. Every method raises `BackendError` for a sequence that was released.
+
+    Sequences hold their place in the random stream: the token drawn at step t of sample j depends on
+    (sampling.seed, j, t) and the logits alone (`zip_introspect.streams`).
+    """
+
+    info: BackendInfo
+    grid: JointGrid
+
+    @classmethod
+    @abstractmethod
+    def open(cls, model: str | Path, *, grid: JointGrid | None = None, **options: Any) -> Self:
+        """Load a model from a directory, file or hub id; `grid` overrides the one stored with it.
+
+        Raises:
+            ModelLoadError: missing, truncated or foreign files.
+            GridError: no grid with the model and none given.
+            ReservedTokensError: the grid does not fit the vocabulary.
+        """
+
+    @classmethod
+    @abstractmethod
+    def accepts(cls, model: str | Path) -> bool:
+        """Whether `model` looks like something this backend opens; cheap, and without loading it."""
+
+    @abstractmethod
+    def encode(self, prompt: str | Sequence[Message], *, chat: bool = True) -> list[int]:
+        """Token ids of a prompt, through the chat template where there is one and `chat` is true.
+
+        A plain string is one user message. Text that spells a special token is encoded as text.
+
+        Raises:
+            PromptError: messages that the template refuses.
+        """
+
+    @abstractmethod
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of generated tokens, special tokens left out."""
+
+    @abstractmethod
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
+        """Compute the states of prompts, in shared batches; each is computed once for all its samples.
+
+        Raises:
+            BackendError: no room for that many sequences.
+            NonFiniteLogitsError: the logits after a prompt are not finite.
+        """
+
+    @abstractmethod
+    def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
+        """Copies of a sequence, one for each sample number; each goes on from its state with its own stream.
+
+        The step counter of the stream goes on from that of `sequence` (0 for a prefilled prompt).
+        """
+
+    @abstractmethod
+    def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
+        """Generate up to `steps[i]` tokens of `sequences[i]`, all in one batch; results in the same order.
+
+        Reserved ids are masked before any filter. A sequence stops early at an end-of-sequence token or at
+        non-finite logits. Paused sequences are resumed. A host synchronisation happens once a call, at its end.
+        """
+
+    @abstractmethod
+    def pause(self, sequences: Sequence[SequenceId]) -> None:
+        """Take sequences out of the batch and keep their states, evicted and recomputed if memory asks for it."""
+
+    @abstractmethod
+    def release(self, sequences: Sequence[SequenceId]) -> None:
+        """Forget sequences; unknown and already released ones are passed over."""
+
+    def close(self) -> None:
+        """Free the model. The default does nothing."""
+
+
+@dataclass(frozen=True)
+class InstalledBackends:
+    """The backends that entry points announce, ours and third parties' alike."""
+
+    points: dict[str, EntryPoint] = field(
+        default_factory=lambda: {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    )
+
+    def load(self, name: str) -> type[Backend]:
+        """The backend class of a name.
+
+        Raises:
+            BackendNotInstalledError: nothing announces it, or what it needs is not installed.
+        """
+        if name not in self.points:
+            raise BackendNotInstalledError(
+                f"backend {name!r} is unknown; expected one of {', '.join(sorted(self.points)) or 'none installed'}. "
+                f'Install one with: pip install "zip-introspect[transformers]"'
+            )
+        try:
+            backend: type[Backend] = self.points[name].load()
+        except ImportError as error:
+            raise BackendNotInstalledError(
+                f"backend {name!r} needs the module {error.name!r}, which is not installed. "
+                f'Install it with: pip install "zip-introspect[{name}]"'
+            ) from error
+        return backend
+
+    def infer(self, model: str | Path) -> type[Backend]:
+        """The first installed backend that accepts a model.
+
+        Raises:
+            ModelLoadError: none does.
+            BackendNotInstalledError: none is installed.
+        """
+        missing: list[str] = []
+        for name in sorted(self.points, key=lambda name: name != "transformers"):
+            try:
+                backend = self.load(name)
+            except BackendNotInstalledError as error:
+                missing.append(str(error))
+                continue
+            if backend.accepts(model):
+                return backend
+        if missing:
+            raise BackendNotInstalledError(f"no installed backend opens {str(model)!r}. " + " ".join(missing))
+        raise ModelLoadError(
+            f"no backend opens {str(model)!r}; expected a directory with config.json and *.safetensors, a hub id "
+            f"or a .gguf file. Installed backends: {', '.join(sorted(self.points))}. Check the path."
+        )

@@ -1,0 +1,73 @@
+"""Every setting of a generation, with the paper's defaults. Values are checked when they are set."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from zip_introspect.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Immutable settings whose validation errors are ours: one line that names field, value and expectation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise self._explain(error) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """A validated copy with some fields changed."""
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+
+    @classmethod
+    def _explain(cls, error: ValidationError) -> ConfigError:
+        parts = []
+        for item in error.errors():
+            place = ".".join(map(str, item["loc"])) or cls.__name__
+            parts.append(f"{place} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+        return ConfigError(f"{'; '.join(parts)}. See the configuration page of the docs for the ranges.")
+
+
+class SamplingParams(Settings):
+    """How the next token is drawn. Filters apply in this order: temperature, top_k, top_p, min_p."""
+
+    temperature: float = Field(1.0, ge=0.0, le=100.0, description="0 is greedy.")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="Keep the smallest set of tokens with this mass.")
+    top_k: int = Field(0, ge=0, description="Keep the k most likely tokens; 0 keeps all.")
+    min_p: float = Field(0.0, ge=0.0, le=1.0, description="Drop tokens below this share of the most likely one's.")
+    seed: int = Field(0, description="Fixes the result on one backend and device.")
+
+
+class GenerationConfig(SamplingParams):
+    """One generation: what is sampled, how it is searched, what is chosen."""
+
+    strategy: str = Field("zip_rc", description="A registered strategy: zip_rc, majority_vote, best_of_n, single.")
+    max_samples: int = Field(8, ge=1, le=4096, description="Samples started for one prompt, at most (A.2, table 2).")
+    max_new_tokens: int = Field(2048, ge=1, description="Tokens of one sample, end of sequence included.")
+    alpha: float = Field(0.1, ge=0.0, le=1.0, description="Compute (1) against latency (0) in the cost (eq. 17).")
+    beta: float = Field(0.01, ge=0.0, description="Cost against reward, before normalisation (eq. 28, table 2).")
+    interval: int = Field(16, ge=1, description="Tokens between two decisions.")
+    smoothing: int = Field(1, ge=1, description="Joints averaged along a path, W of eq. 27; 1 is off.")
+    horizon: Literal["shared", "per_prefix", "none"] = Field("shared", description="How planned pruning is capped.")
+    search: Literal["nested", "exact"] = Field("nested", description="How meta-actions are enumerated (A.2).")
+    count_prompt: bool = Field(False, description="Count the prompt's tokens in |s| of eq. 28 too.")
+    selection: Literal["value", "majority", "weighted_majority"] | None = Field(
+        None, description="How the answer is chosen; None is the strategy's own way."
+    )
+    stop: tuple[str, ...] = Field((), description="Strings that end a sample; they are not part of its text.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if any(not text for text in self.stop):
+            raise ValueError("stop holds an empty string, which would end every sample at once")
+        return self
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """The part that backends see."""
+        return SamplingParams(**{name: getattr(self, name) for name in SamplingParams.model_fields})

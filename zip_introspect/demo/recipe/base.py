@@ -1,0 +1,102 @@
+"""Step 1 of the recipe: a small Qwen3-architecture model trained from nothing on the solver's working."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from zip_introspect.demo.corpus import Example, examples
+from zip_introspect.demo.tokenizer import END, VOCABULARY_SIZE, train_tokenizer
+
+IGNORED = -100
+
+
+def base_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
+    """3.3 million parameters: 6.7 MB in bfloat16."""
+    return Qwen3Config(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=256,
+        num_hidden_layers=4,
+        intermediate_size=768,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, example: Example) -> dict[str, Any]:
+    """Token ids, with the loss on the completion and its end token alone."""
+    prompt = tokenizer.apply_chat_template(
+        list(example.messages), add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    completion = tokenizer.encode(example.completion, add_special_tokens=False) + [tokenizer.eos_token_id]
+    ids = [*prompt, *completion]
+    return {"input_ids": ids, "labels": [IGNORED] * len(prompt) + completion, "length": len(ids)}
+
+
+def build_dataset(tokenizer: PreTrainedTokenizerFast, seed: int, count: int) -> Dataset:
+    """The encoded corpus; conversations too long for the model are left out."""
+
+    def rows() -> Any:
+        for example in examples(seed, count):
+            row = encode(tokenizer, example)
+            if row["length"] <= 512:
+                yield row
+
+    return Dataset.from_generator(rows, split="train", fingerprint=f"abacus-{seed}-{count}")
+
+
+def train_base(out: Path, *, seed: int = 0, count: int = 200_000, learning_rate: float = 1.5e-3) -> None:
+    """Train and save the base model and its tokenizer under `out`; resumes from the newest checkpoint there."""
+    set_seed(seed)
+    texts = [text for example in examples(seed + 1, 20_000) for text in (example.messages[-1]["content"], example.completion)]
+    tokenizer = train_tokenizer(texts)
+    model = Qwen3ForCausalLM._from_config(base_config(tokenizer), attn_implementation="eager")
+    arguments = TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        seed=seed,
+        per_device_train_batch_size=64,
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        num_train_epochs=1,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.01},
+        warmup_steps=150,
+        weight_decay=0.05,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=50,
+        save_steps=400,
+        save_total_limit=2,
+        report_to="none",
+        dataloader_pin_memory=False,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=build_dataset(tokenizer, seed, count),
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+    )
+    trainer.train(resume_from_checkpoint=any((out / "checkpoints").glob("checkpoint-*")))
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
