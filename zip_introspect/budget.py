@@ -1,0 +1,180 @@
+"""What a generation may spend, and the ledger that holds the search to it.
+
+Tokens, samples, depth and money are never exceeded, not by one token: the search asks the ledger how
+many steps each sample may take before the backend takes them. Seconds are held by pacing: the steps of
+a call shrink to what the slowest recent step leaves time for, and the first call is one step long.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Self, get_args
+
+from pydantic import Field, ValidationError, model_validator
+
+from zip_introspect.config import Settings
+from zip_introspect.errors import BudgetError, ConfigError
+
+Limit = Literal["tokens", "depth", "seconds", "cost"]
+"""The limits that end a search. A limit on samples only narrows what a strategy may propose."""
+
+LIMITS: tuple[Limit, ...] = get_args(Limit)
+
+
+class Budget(Settings):
+    """Hard limits for one prompt; None is no limit.
+
+    Raises:
+        BudgetError: a limit that is zero or negative, or money without a price.
+    """
+
+    max_tokens: int | None = Field(None, gt=0, strict=True, description="Generated tokens of all samples together.")
+    max_samples: int | None = Field(None, gt=0, strict=True, description="Samples started.")
+    max_depth: int | None = Field(
+        None, gt=0, strict=True, description="Serial steps: forward passes in a row."
+    )
+    max_seconds: float | None = Field(None, gt=0, description="Wall-clock seconds from prefill on.")
+    max_cost: float | None = Field(None, gt=0, description="Money, in the currency of the prices.")
+    price_per_token: float | None = Field(None, gt=0, description="Price of a generated token.")
+    price_per_prompt_token: float = Field(0.0, ge=0, description="Price of a token of the prompt.")
+
+    @classmethod
+    def of(cls, value: Budget | int | None) -> Budget:
+        """A budget from what `generate(budget=...)` takes: a `Budget`, an int (generated tokens) or None."""
+        if value is None:
+            return cls()
+        if isinstance(value, Budget):
+            return value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return cls(max_tokens=value)
+        raise BudgetError(
+            f"budget is {value!r}; expected a Budget, a whole number of generated tokens, or None. "
+            f"Write for example Budget(max_tokens=2_000, max_samples=8)."
+        )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_cost is not None and self.price_per_token is None:
+            raise ValueError(f"max_cost={self.max_cost} needs price_per_token, the price of one generated token")
+        return self
+
+    @classmethod
+    def _explain(cls, error: ValidationError) -> ConfigError:
+        return BudgetError(f"budget refused: {super()._explain(error)}")
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What one search has spent of its budget."""
+
+    budget: Budget
+    prompt_tokens: int
+    clock: Callable[[], float] = time.perf_counter
+    tokens: int = 0
+    samples: int = 0
+    depth: int = 0
+    started: float = field(init=False)
+    _slowest: float | None = None
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+        budget = self.budget
+        if budget.max_cost is not None and budget.price_per_token is not None:
+            least = self.prompt_tokens * budget.price_per_prompt_token + budget.price_per_token
+            if least > budget.max_cost:
+                raise BudgetError(
+                    f"max_cost is {budget.max_cost}, and the prompt of {self.prompt_tokens} tokens with one generated "
+                    f"token already costs {least:g}. Raise max_cost or shorten the prompt."
+                )
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds since the ledger was opened."""
+        return self.clock() - self.started
+
+    @property
+    def cost(self) -> float | None:
+        """Money spent; None without prices."""
+        if self.budget.price_per_token is None:
+            return None
+        return self._cost_of(self.tokens)
+
+    @property
+    def tokens_left(self) -> int | None:
+        """Generated tokens that tokens and money still allow; None is no limit."""
+        left = None if self.budget.max_tokens is None else self.budget.max_tokens - self.tokens
+        if self.budget.max_cost is not None and self.budget.price_per_token is not None:
+            afforded = int((self.budget.max_cost - self._cost_of(self.tokens)) / self.budget.price_per_token)
+            # Division rounds either way: hold to the product, which is what is reported.
+            while self._cost_of(self.tokens + afforded + 1) <= self.budget.max_cost:
+                afforded += 1
+            while afforded > 0 and self._cost_of(self.tokens + afforded) > self.budget.max_cost:
+                afforded -= 1
+            left = afforded if left is None else min(left, afforded)
+        return left
+
+    @property
+    def depth_left(self) -> int | None:
+        """Serial steps that depth and the clock still allow; None is no limit."""
+        left = None if self.budget.max_depth is None else self.budget.max_depth - self.depth
+        if self.budget.max_seconds is not None:
+            remaining = self.budget.max_seconds - self.seconds
+            pace = self._slowest
+            affordable = max(0, int(remaining / pace)) if pace else int(remaining > 0)
+            left = affordable if left is None else min(left, affordable)
+        return left
+
+    @property
+    def samples_left(self) -> int | None:
+        """Samples that may still be started; None is no limit."""
+        return None if self.budget.max_samples is None else self.budget.max_samples - self.samples
+
+    def exhausted(self) -> Limit | None:
+        """The limit that allows not one more step, or None."""
+        budget = self.budget
+        if budget.max_tokens is not None and self.tokens >= budget.max_tokens:
+            return "tokens"
+        if budget.max_depth is not None and self.depth >= budget.max_depth:
+            return "depth"
+        if self.tokens_left == 0:
+            return "cost"
+        return "seconds" if self.depth_left == 0 else None
+
+    def share(self, wanted: Sequence[int]) -> list[int]:
+        """Steps for each sample, given those it wants, in order of priority.
+
+        Depth caps each; tokens are shared evenly (what one cannot use goes to the others), the
+        remainder to the first.
+        """
+        depth = self.depth_left
+        steps = [count if depth is None else min(count, depth) for count in wanted]
+        left = self.tokens_left
+        return steps if left is None else _fill(steps, left)
+
+    def spend(self, tokens: int, depth: int, seconds: float) -> None:
+        """Enter what one call of the backend took."""
+        self.tokens += tokens
+        self.depth += depth
+        if depth:
+            pace = seconds / depth
+            # Decays, so that one slow call (a first allocation, a swap) does not stop the search for good.
+            self._slowest = pace if self._slowest is None else max(pace, 0.8 * self._slowest)
+
+    def _cost_of(self, tokens: int) -> float:
+        return self.prompt_tokens * self.budget.price_per_prompt_token + tokens * (self.budget.price_per_token or 0.0)
+
+
+def _fill(wanted: Sequence[int], total: int) -> list[int]:
+    """Split `total` evenly, none above what it wants."""
+    given = [0] * len(wanted)
+    open_places = [i for i, count in enumerate(wanted) if count > 0]
+    while open_places and total > 0:
+        each, extra = divmod(total, len(open_places))
+        for rank, i in enumerate(open_places):
+            portion = min(wanted[i] - given[i], each + (rank < extra))
+            given[i] += portion
+            total -= portion
+        open_places = [i for i in open_places if given[i] < wanted[i]]
+    return given

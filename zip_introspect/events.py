@@ -1,0 +1,80 @@
+"""What a search reports while it runs. `stream` and `astream` yield these in order, `SearchFinished` last.
+
+Events of several prompts interleave; `prompt` tells them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from zip_introspect.errors import ZipIntrospectError
+from zip_introspect.result import Decision, GenerationResult, Outlook, Record, SampleFinish
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStarted(Record):
+    """The prompt has been read; nothing is generated yet."""
+
+    prompt: int
+    """Place of the prompt in its batch, from 0."""
+    prompt_tokens: int
+    expected: Outlook
+    strategy: str
+    kind: str = field(default="started", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionMade(Record):
+    """A meta-action was chosen; the backend has not run it yet."""
+
+    prompt: int
+    decision: Decision
+    kind: str = field(default="decision", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleAdvanced(Record):
+    """A sample grew by up to an interval of tokens."""
+
+    prompt: int
+    sample: int
+    text: str
+    """All of its text so far; a character cut in the middle of its bytes may still change."""
+    tokens: int
+    outlook: Outlook
+    kind: str = field(default="advanced", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFinished(Record):
+    """A sample came to its end."""
+
+    prompt: int
+    sample: int
+    text: str
+    tokens: int
+    finish: SampleFinish
+    value: float
+    answer: str | None
+    kind: str = field(default="sample_finished", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFinished(Record):
+    """The outcome of a prompt."""
+
+    prompt: int
+    result: GenerationResult
+    kind: str = field(default="finished", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFailed:
+    """A prompt of a batch failed; the others go on. `generate` and `stream` raise the error instead."""
+
+    prompt: int
+    error: ZipIntrospectError
+    kind: str = field(default="failed", init=False)
+
+
+Event = SearchStarted | DecisionMade | SampleAdvanced | SampleFinished | SearchFinished | SearchFailed

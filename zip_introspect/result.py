@@ -1,0 +1,209 @@
+"""What a generation gives back: the answer, how sure it is, what it cost, and every decision on the way.
+
+All results are immutable, hold plain numbers, strings and tuples, and go to JSON with `to_json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "budget"]
+"""stop: the answer is complete. length: cut at max_new_tokens. budget: the budget ended the search."""
+
+StopReason = Literal["utility", "finished", "budget", "cancelled", "error"]
+"""utility: nothing is worth more than the best finished sample. finished: no sample is left to continue."""
+
+SampleStatus = Literal["active", "paused", "finished", "dropped"]
+SampleFinish = Literal["stop", "stop_string", "length"]
+"""stop: end of sequence. stop_string: one of `stop`. length: cut at max_new_tokens, so without an answer."""
+
+
+class Record:
+    """A frozen dataclass that goes to plain data and JSON."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dicts and lists of plain values, ready for any serialiser."""
+        return {item.name: _plain(getattr(self, item.name)) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Strict JSON: no NaN, no infinity."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Usage(Record):
+    """What was spent."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    """Tokens of all samples together, as the budget counts them: end-of-sequence tokens and the few that a
+    backend generated beyond a stop string included."""
+    chosen_tokens: int
+    """Tokens of the chosen sample; 0 where there is none."""
+    depth: int
+    """Serial steps: forward passes one after another, the latency of eq. 17."""
+    seconds: float
+    cost: float | None = None
+    """Money, where the budget gives prices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook(Record):
+    """What the model expects of one sample, seen from some prefix (eq. 8)."""
+
+    value: float
+    """Expected reward, in the grid's units: the probability to be right where rewards are 0 or 1."""
+    remaining: float
+    """Expected tokens still to come, end of sequence included."""
+
+
+@dataclass(frozen=True, slots=True)
+class UtilityReport(Record):
+    """The numbers of eq. 17 to 19 behind a decision."""
+
+    chosen: float
+    """Utility of the chosen meta-action."""
+    keep: float | None
+    """Utility of stopping with the best finished sample; None while there is none."""
+    expected_reward: float
+    expected_compute: float
+    """Expected tokens of all chosen prefixes together, up to the horizon."""
+    expected_latency: float
+    """Expected serial steps, up to the horizon."""
+    horizon: int | tuple[int, ...] | None
+    """The last length bin a prefix is planned to reach: one for all, one for each, or None uncapped."""
+    beta: float
+    """Normalised (eq. 28): cost of a token, in reward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Record):
+    """One decision: the meta-action, what became of each sample, and why."""
+
+    index: int
+    """From 0."""
+    tokens: int
+    """Generated tokens when it was taken."""
+    depth: int
+    """Serial steps when it was taken."""
+    started: tuple[int, ...]
+    """Numbers of the samples started at the prompt; the next lists name samples likewise."""
+    continued: tuple[int, ...]
+    paused: tuple[int, ...]
+    """Those that were running and are not chosen now; samples paused before are not repeated."""
+    resumed: tuple[int, ...]
+    dropped: tuple[int, ...]
+    """Released for good: at the end of the search, the unfinished ones."""
+    finished: tuple[int, ...]
+    """Those that finished since the decision before."""
+    outlooks: tuple[tuple[int, Outlook], ...]
+    """(sample, outlook) of each unfinished sample when the decision was taken."""
+    stop: StopReason | None
+    """Why the search ends here, or None where it goes on."""
+    reason: str
+    """One sentence for people."""
+    utility: UtilityReport | None = None
+    """None for strategies that compute none."""
+    forked: tuple[tuple[int, int], ...] = ()
+    """(parent, sample) of each sample that was branched off an unfinished one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TracePoint(Record):
+    """What was expected of a sample at one decision."""
+
+    decision: int
+    tokens: int
+    """The sample's length then."""
+    value: float
+    remaining: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampleResult(Record):
+    """One sample, finished or not."""
+
+    number: int
+    text: str
+    """Without the end-of-sequence token and without the stop string."""
+    tokens: int
+    token_ids: tuple[int, ...]
+    status: SampleStatus
+    finish: SampleFinish | None
+    """None for a sample that did not finish."""
+    value: float
+    """Finished: expected value of the smoothed joint at the last prefix before its end; the lowest reward where it
+    was cut at max_new_tokens, since it has no complete answer (as eq. 26 counts it). Unfinished: the latest value."""
+    answer: str | None
+    trace: tuple[TracePoint, ...]
+    parent: int | None = None
+    """The sample it was branched off; None where it began at the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class EscalationResult(Record):
+    """What a stronger model was asked and what it said."""
+
+    target: str
+    text: str
+    answer: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class IntrospectionResult(Record):
+    """What the model expects at the prompt, before a token is generated."""
+
+    joint: tuple[tuple[float, ...], ...]
+    """Shape (B_V, B_T): rows are reward bins from low to high, columns length bins from short to long."""
+    confidence: float
+    """Expected value of one sample (eq. 8)."""
+    expected_tokens: float
+    """Expected length of one sample, end of sequence included (eq. 8)."""
+    reward_values: tuple[float, ...]
+    length_values: tuple[float, ...]
+    value_marginal: tuple[float, ...]
+    length_marginal: tuple[float, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult(Record):
+    """The outcome of one prompt."""
+
+    text: str
+    """Of the chosen sample; "" where nothing was generated."""
+    answer: str | None
+    """Extracted from the text; None where there is none."""
+    confidence: float
+    """Final value of the chosen sample; the lowest reward where it is incomplete."""
+    finish_reason: FinishReason
+    usage: Usage
+    decisions: tuple[Decision, ...]
+    samples: tuple[SampleResult, ...]
+    """In order of their numbers."""
+    chosen: int | None
+    """Number of the chosen sample; None where nothing was generated."""
+    stop_reason: StopReason
+    stop_detail: str
+    """One sentence for people."""
+    expected: Outlook
+    """What one sample promised at the prompt, before a token was generated."""
+    strategy: str
+    selection: str
+    seed: int
+    warnings: tuple[str, ...] = ()
+    escalation: EscalationResult | None = None
