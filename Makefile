@@ -1,0 +1,72 @@
+# Each target sets itself up: a virtual environment in .venv, and into it only what the target needs.
+# A stamp named after the contents of pyproject.toml and constraints.txt says that this was done.
+
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
+VENV   := .venv
+BIN    := $(VENV)/bin
+HASH   := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
+
+DEV    := $(VENV)/.installed-dev-$(HASH)
+DEMO   := $(firstword $(wildcard $(DEV)) $(VENV)/.installed-demo-$(HASH))
+DOCS   := $(VENV)/.installed-docs-$(HASH)
+
+# The variables reach the build environment of the editable install too.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format docs bench clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+
+demo: $(DEMO)  ## ask the embedded model an equation of each difficulty
+	@$(BIN)/zip-introspect demo
+
+test: $(DEV)  ## run every test that the installed extras allow
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV)  ## formatting, lint, types and the import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEV)  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(DOCS)  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+bench: $(DEV)  ## time one decision
+	$(BIN)/python -m benchmarks.decision_time
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	@test -n "$(PYTHON)" || { echo "No python3 was found; install Python 3.11 or later (Debian: apt install python3-venv)." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$(PYTHON) is $$($(PYTHON) --version); zip-introspect needs 3.11 or later: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) cannot make virtual environments; install its venv module (Debian: apt install python3-venv)." >&2; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo-$(HASH): $(VENV)/pyvenv.cfg
+	@echo "Installing the library, PyTorch and transformers (a few minutes, once)"
+	@$(PIP_INSTALL) --editable ".[cli,transformers]"
+	@touch $@
+
+$(DEV): $(VENV)/pyvenv.cfg
+	@echo "Installing the library and the development tools (a few minutes, once)"
+	@$(PIP_INSTALL) --editable ".[dev]"
+	@touch $@
+
+$(DOCS): $(VENV)/pyvenv.cfg
+	@echo "Installing the library and the documentation tools (once)"
+	@$(PIP_INSTALL) --editable ".[docs]"
+	@touch $@
