@@ -14,14 +14,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
 
 from zip_introspect.errors import GridError, ReservedTokensError
 
@@ -60,11 +53,7 @@ def _token_ids(value: Any) -> tuple[int, ...]:
     return tuple(int(item) for item in ids)
 
 
-Numbers = Annotated[
-    NDArray[np.float64],
-    BeforeValidator(_numbers),
-    PlainSerializer(lambda array: array.tolist()),
-]
+Numbers = Annotated[NDArray[np.float64], BeforeValidator(_numbers), PlainSerializer(lambda array: array.tolist())]
 TokenIds = Annotated[tuple[int, ...], BeforeValidator(_token_ids)]
 
 
@@ -166,12 +155,7 @@ class JointGrid(BaseModel):
 
     @classmethod
     def paper(
-        cls,
-        first_reserved: int,
-        *,
-        num_reward_bins: int = 8,
-        num_length_bins: int = 8,
-        startup: float = 256,
+        cls, first_reserved: int, *, num_reward_bins: int = 8, num_length_bins: int = 8, startup: float = 256
     ) -> Self:
         """The paper's grid (A.1): equal reward bins over [0, 1]; a start-up length bin, then edges that double.
 
@@ -249,14 +233,8 @@ class JointGrid(BaseModel):
         Raises:
             GridError: a bin that the grid does not have.
         """
-        rows, columns = (
-            np.asarray(reward_bin, dtype=np.int64),
-            np.asarray(length_bin, dtype=np.int64),
-        )
-        for name, index, count in (
-            ("reward", rows, self.num_reward_bins),
-            ("length", columns, self.num_length_bins),
-        ):
+        rows, columns = (np.asarray(reward_bin, dtype=np.int64), np.asarray(length_bin, dtype=np.int64))
+        for name, index, count in (("reward", rows, self.num_reward_bins), ("length", columns, self.num_length_bins)):
             if index.size and (index.min() < 0 or index.max() >= count):
                 raise GridError(f"{name} bin {index.min()}..{index.max()} is not on the grid; expected 0..{count - 1}")
         return np.asarray(rows * self.num_length_bins + columns, dtype=np.int64)
