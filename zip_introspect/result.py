@@ -10,10 +10,11 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length", "budget"]
-"""stop: the answer is complete. length: cut at max_new_tokens. budget: the budget ended the search."""
+FinishReason = Literal["stop", "length", "budget", "error"]
+"""stop: the answer is complete. length: cut at max_new_tokens. budget: the budget ended the search. error: in the
+partial results of an error."""
 
-StopReason = Literal["utility", "finished", "budget", "cancelled", "error"]
+StopReason = Literal["utility", "finished", "budget", "error"]
 """utility: nothing is worth more than the best finished sample. finished: no sample is left to continue."""
 
 SampleStatus = Literal["active", "paused", "finished", "dropped"]
@@ -75,7 +76,7 @@ class UtilityReport(Record):
     """The numbers of eq. 17 to 19 behind a decision."""
 
     chosen: float
-    """Utility of the chosen meta-action."""
+    """Utility of the best meta-action: the chosen one, or at a stop the one that was not worth running."""
     keep: float | None
     """Utility of stopping with the best finished sample; None while there is none."""
     expected_reward: float
@@ -187,7 +188,7 @@ class GenerationResult(Record):
     text: str
     """Of the chosen sample; "" where nothing was generated."""
     answer: str | None
-    """Extracted from the text; None where there is none."""
+    """Extracted from the chosen sample's text; None where there is none, or where that sample is incomplete."""
     confidence: float
     """Final value of the chosen sample; the lowest reward where it is incomplete."""
     finish_reason: FinishReason

@@ -1,0 +1,165 @@
+"""The loop: strategies propose, the backend advances every prompt's samples in one batch, the tries grow.
+
+Each round is one decision for every running prompt, then one call of `Backend.advance` for all of them. A
+sample that ends within an interval is seen at the interval's end, since the backend returns once a call: the
+decision that its ending calls for comes then, at most `interval` - 1 steps late.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from zip_introspect.answers import AnswerExtractor, default_extractor
+from zip_introspect.backend import Advanced, Backend, BackendInfo, Prefilled
+from zip_introspect.budget import Ledger
+from zip_introspect.errors import BackendError, NonFiniteLogitsError, PromptError
+from zip_introspect.events import DecisionMade, Event, SearchFailed, SearchFinished, SearchStarted
+from zip_introspect.prompt_search import Move, PromptSearch, Request
+from zip_introspect import strategies
+
+__all__ = ["Request", "check", "run"]
+
+DEFAULT_CONCURRENCY = 64
+
+
+def check(request: Request, info: BackendInfo) -> None:
+    """Refuse a request that cannot be run, before work is spent on it.
+
+    Raises:
+        PromptError: no tokens, or no room in the context for a single generated one.
+        ConfigError: an unknown strategy.
+        BudgetError: the prompt alone costs more than max_cost allows.
+    """
+    if not request.tokens:
+        raise PromptError("the prompt has no tokens; expected text to answer")
+    if len(request.tokens) >= info.max_context:
+        raise PromptError(
+            f"the prompt has {len(request.tokens)} tokens, and the context of {info.model} holds {info.max_context}, "
+            f"the answer included. Shorten the prompt by {len(request.tokens) - info.max_context + 1} tokens or more."
+        )
+    strategies.get(request.config.strategy)
+    Ledger(request.budget, len(request.tokens))
+
+
+def run(
+    backend: Backend,
+    requests: Sequence[Request],
+    *,
+    extractor: AnswerExtractor = default_extractor,
+    live: bool = False,
+    concurrency: int = DEFAULT_CONCURRENCY,
+) -> Iterator[Event]:
+    """Search every prompt, up to `concurrency` of them in lockstep; one `SearchFinished` or `SearchFailed` each.
+
+    Closing the iterator ends the search and releases every sequence, as every other way out does.
+
+    Args:
+        live: yield `SampleAdvanced` too, which decodes every sample at every interval.
+
+    Raises:
+        PromptError, ConfigError, BudgetError: as `check`, before the model runs.
+        BackendError: the backend failed for all; non-finite logits fail their own prompt only.
+    """
+    for request in requests:
+        check(request, backend.info)
+    waiting = deque(enumerate(requests))
+    running: list[PromptSearch] = []
+    try:
+        while waiting or running:
+            yield from _admit(backend, waiting, running, extractor, live, concurrency)
+            turns: list[tuple[PromptSearch, list[Move]]] = []
+            for search in list(running):
+                decision, moves = search.decide()
+                yield DecisionMade(search.index, decision)
+                if moves:
+                    turns.append((search, moves))
+                    continue
+                running.remove(search)
+                search.release()
+                yield SearchFinished(search.index, search.result())
+            yield from _advance(backend, turns, running)
+    finally:
+        for search in running:
+            search.release()
+
+
+def _advance(
+    backend: Backend, turns: Sequence[tuple[PromptSearch, list[Move]]], running: list[PromptSearch]
+) -> Iterator[Event]:
+    """One call of the backend for all prompts; those that meet non-finite logits leave `running`."""
+    everyone = [move for _, moves in turns for move in moves]
+    if not everyone:
+        return
+    begun = time.perf_counter()
+    results = backend.advance([move.sequence for move in everyone], [move.steps for move in everyone])
+    seconds = time.perf_counter() - begun
+    place = 0
+    for search, moves in turns:
+        mine: list[Advanced] = results[place : place + len(moves)]
+        place += len(moves)
+        try:
+            yield from search.absorb(moves, mine, seconds)
+        except NonFiniteLogitsError as error:
+            running.remove(search)
+            search.release()
+            yield SearchFailed(search.index, error)
+
+
+def _admit(
+    backend: Backend,
+    waiting: deque[tuple[int, Request]],
+    running: list[PromptSearch],
+    extractor: AnswerExtractor,
+    live: bool,
+    concurrency: int,
+) -> Iterator[Event]:
+    """Start as many waiting prompts as there is room for; their prompts are computed in one batch."""
+    if not waiting:
+        return
+    places, room = _places(backend.info.max_sequences, waiting[0][1], concurrency)
+    batch = [waiting.popleft() for _ in range(min(len(waiting), max(0, places - len(running))))]
+    if not batch:
+        return
+    ledgers = [Ledger(request.budget, len(request.tokens)) for _, request in batch]
+    events: list[Event] = []
+    # Every search is in `running`, and so sure to be released, before the first event is handed out.
+    for (index, request), ledger, prefilled in zip(batch, ledgers, _prefill(backend, batch), strict=True):
+        if isinstance(prefilled, NonFiniteLogitsError):
+            events.append(SearchFailed(index, prefilled))
+            continue
+        try:
+            search = PromptSearch(index, request, ledger, prefilled, backend, extractor, room=room, live=live)
+        except NonFiniteLogitsError as error:
+            backend.release([prefilled.sequence])
+            events.append(SearchFailed(index, error))
+            continue
+        running.append(search)
+        events.append(SearchStarted(index, len(request.tokens), search.expected, request.config.strategy))
+    yield from events
+
+
+def _places(max_sequences: int | None, request: Request, concurrency: int) -> tuple[int, int | None]:
+    """How many prompts may run at once, and how many samples each of them may have in the backend."""
+    if max_sequences is None:
+        return concurrency, None
+    if max_sequences < 2:
+        raise BackendError(
+            f"the backend holds {max_sequences} sequences at once; a search needs 2, the prompt's and one sample's. "
+            f"Open the model with a larger max_sequences."
+        )
+    wanted = strategies.get(request.config.strategy)(request.config).samples_at_most() + 1
+    places = max(1, min(concurrency, max_sequences // wanted))
+    return places, max_sequences // places - 1
+
+
+def _prefill(backend: Backend, batch: Sequence[tuple[int, Request]]) -> Sequence[Prefilled | NonFiniteLogitsError]:
+    """Prompts in one batch; one by one where some have non-finite logits, so that the others go on."""
+    prompts = [request.tokens for _, request in batch]
+    try:
+        return backend.prefill(prompts)
+    except NonFiniteLogitsError as error:
+        if len(batch) == 1:
+            return [error]
+    return [_prefill(backend, [item])[0] for item in batch]

@@ -1,0 +1,136 @@
+"""What a strategy is: a meta-policy, from the meta-state to the next meta-action (section 5.1).
+
+A strategy sees what the search knows of one prompt and proposes; the search holds the proposal to the
+budget, moves the samples and asks again. Strategies keep no backend state and no tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zip_introspect.config import GenerationConfig
+from zip_introspect.errors import ConfigError
+from zip_introspect.grid import JointGrid
+from zip_introspect.result import StopReason, UtilityReport
+from zip_introspect.selection import Selection
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """An unfinished sample."""
+
+    sample: int
+    length: int
+    """Generated tokens."""
+    joint: NDArray[np.float64]
+    """Shape (B_V, B_T), smoothed (eq. 27)."""
+    value: float
+    remaining: float
+    """Expected tokens to come, uncapped (eq. 8)."""
+    limit: int
+    """Tokens that it may still take: max_new_tokens, context, budget."""
+    running: bool
+    """Whether it was in the meta-action before; if not, it is paused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished sample."""
+
+    sample: int
+    length: int
+    value: float
+    """Final value; the grid's lowest reward where the sample was cut."""
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MetaState:
+    """What is known of one prompt's search when a decision is due."""
+
+    decision: int
+    grid: JointGrid
+    config: GenerationConfig
+    prompt_tokens: int
+    root_joint: NDArray[np.float64]
+    """Shape (B_V, B_T)."""
+    root_value: float
+    root_remaining: float
+    leaves: tuple[Leaf, ...]
+    """Unfinished samples, in order of their numbers."""
+    finished: tuple[Finished, ...]
+    started: int
+    """Samples started so far, finished and dropped ones among them."""
+    room: int
+    """Samples that may be started now, under max_samples, the budget and the backend."""
+    limit: int
+    """Tokens that a new sample may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetaAction:
+    """The prefixes to move next. Unfinished samples that are not named are paused."""
+
+    run: tuple[int, ...] = ()
+    """Samples to continue, those that matter most first: they are served first when the budget runs short."""
+    new: int = 0
+    """Samples to start at the root."""
+    forks: tuple[tuple[int, int], ...] = ()
+    """(sample, copies): branch a sample at its end; the copies run, the sample itself only if it is in `run`."""
+    drop: tuple[int, ...] = ()
+    """Samples that will never be continued: their states are released."""
+    reason: str = ""
+    """One sentence for people."""
+    utility: UtilityReport | None = None
+    stop: StopReason | None = None
+    """Why the search should end, or None. With a reason to stop, nothing is run."""
+
+
+class Strategy(ABC):
+    """A meta-policy. One instance serves one prompt, so it may keep state between its decisions."""
+
+    name: ClassVar[str]
+    selection: ClassVar[Selection]
+    """How the final sample is chosen unless the config says otherwise."""
+
+    def __init__(self, config: GenerationConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def decide(self, state: MetaState) -> MetaAction:
+        """The next meta-action."""
+
+    def samples_at_most(self) -> int:
+        """How many samples it may ever start; sizes what the search asks of the backend."""
+        return self.config.max_samples
+
+
+_REGISTRY: dict[str, type[Strategy]] = {}
+
+
+def register(strategy: type[Strategy]) -> type[Strategy]:
+    """Class decorator: make a strategy known by its `name`, for `GenerationConfig(strategy=...)`."""
+    _REGISTRY[strategy.name] = strategy
+    return strategy
+
+
+def names() -> list[str]:
+    """The names of all registered strategies, sorted."""
+    return sorted(_REGISTRY)
+
+
+def get(name: str) -> Callable[[GenerationConfig], Strategy]:
+    """The strategy of a name.
+
+    Raises:
+        ConfigError: no such strategy.
+    """
+    if name not in _REGISTRY:
+        raise ConfigError(f"strategy is {name!r}; expected one of {', '.join(names())}")
+    return _REGISTRY[name]

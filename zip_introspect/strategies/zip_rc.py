@@ -1,0 +1,96 @@
+"""ZIP-RC sampling: at every decision, the meta-action with the highest sampling utility (eq. 13, 19, A.2)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zip_introspect import joint, meta_actions
+from zip_introspect.grid import JointGrid
+from zip_introspect.meta_actions import HorizonMode
+from zip_introspect.result import UtilityReport
+from zip_introspect.selection import Selection
+from zip_introspect.strategies.base import Leaf, MetaAction, MetaState, Strategy, register
+
+
+@register
+class ZipRC(Strategy):
+    """Continues the leaves and starts the samples that are worth most together, and stops when nothing beats keeping
+    the best finished sample.
+
+    - Unfinished samples, paused ones too, and the root are weighed anew at each decision, by their smoothed joints.
+      What a sample may no longer take (max_new_tokens, context, budget) caps its joint first, so that an end out of
+      reach is worth the lowest reward (eq. 25).
+    - A finished sample stays in the running as a constant, its final value, at no further cost.
+    - There is no stopping without a complete answer: while there is none and nothing is worth its cost, the most
+      useful way to the end of a sample is taken, uncapped, since an answer is owed.
+    """
+
+    name: ClassVar[str] = "zip_rc"
+    selection: ClassVar[Selection] = "value"
+
+    def decide(self, state: MetaState) -> MetaAction:
+        """The best meta-action, or a stop."""
+        if not state.leaves and not state.room:
+            return MetaAction(stop="finished", reason=f"all {state.started} samples are finished")
+        answered = any(sample.complete for sample in state.finished)
+        best = self._best(state, self.config.horizon)
+        if best.worth_running:
+            reason = f"utility {best.utility.value:.3f} beats {best.keep_value:.3f} for what is finished"
+        elif answered:
+            reason = (
+                f"the best finished sample's {best.keep_value:.3f} beats running on, worth {best.utility.value:.3f}"
+            )
+            return MetaAction(stop="utility", reason=reason, utility=_report(best, answered))
+        else:
+            best = self._best(state, "none")
+            reason = f"no sample is complete yet, so the best is run to its end at utility {best.utility.value:.3f}"
+        chosen = sorted((state.leaves[i] for i in best.leaves), key=_priority)
+        return MetaAction(
+            run=tuple(leaf.sample for leaf in chosen),
+            new=best.new_samples,
+            reason=reason,
+            utility=_report(best, answered),
+        )
+
+    def _best(self, state: MetaState, horizon: HorizonMode) -> meta_actions.MetaAction:
+        counted = state.prompt_tokens if self.config.count_prompt else 0
+        return meta_actions.best_meta_action(
+            [_within(leaf.joint, leaf.limit, state.grid) for leaf in state.leaves],
+            _within(state.root_joint, state.limit, state.grid),
+            state.grid,
+            alpha=self.config.alpha,
+            beta=self.config.beta,
+            leaf_lengths=[leaf.length + counted for leaf in state.leaves],
+            root_length=counted,
+            finished_values=[sample.value for sample in state.finished],
+            max_new=state.room,
+            horizon=horizon,
+            search=self.config.search,
+        )
+
+
+def _within(probabilities: NDArray[np.float64], limit: int, grid: JointGrid) -> NDArray[np.float64]:
+    """The joint of a sample that is cut after `limit` more tokens."""
+    last = int(grid.length_bin(limit))
+    return probabilities if last == grid.num_length_bins - 1 else joint.cap(probabilities, last)
+
+
+def _priority(leaf: Leaf) -> tuple[float, float]:
+    """Who is served first when the budget runs short: the most promising, then the nearest to its end."""
+    return -leaf.value, leaf.remaining
+
+
+def _report(best: meta_actions.MetaAction, answered: bool) -> UtilityReport:
+    utility = best.utility
+    return UtilityReport(
+        chosen=utility.value,
+        keep=best.keep_value if answered else None,
+        expected_reward=utility.expected_reward,
+        expected_compute=utility.expected_compute,
+        expected_latency=utility.expected_latency,
+        horizon=utility.horizon,
+        beta=best.normalized_beta,
+    )
