@@ -1,0 +1,19 @@
+"""The commands, put together. One command a file."""
+
+from __future__ import annotations
+
+import typer
+
+from zip_introspect.cli.ask import ask
+from zip_introspect.cli.demo import demo
+from zip_introspect.cli.inspect import inspect
+from zip_introspect.cli.version import version
+
+app = typer.Typer(
+    help="Ask language models that know how likely they are to be right and how many tokens they still need.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (ask, inspect, demo, version):
+    app.command()(command)

@@ -1,0 +1,64 @@
+"""`zip-introspect ask`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from zip_introspect.cli.reporting import AsJson, Debug, reporting
+from zip_introspect.cli.session import follow, open_llm
+from zip_introspect.cli.summary import print_summary
+
+_SEARCH, _SAMPLING = "Search", "Sampling"
+
+
+def ask(
+    prompt: Annotated[str, typer.Argument(help="The question; - reads it from stdin.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Directory or hub id. (default: the embedded model)")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="The backend. (default: inferred from the model)")] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Generated tokens of all samples together, at most.", rich_help_panel=_SEARCH)
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="zip_rc, majority_vote, best_of_n or single.", rich_help_panel=_SEARCH)
+    ] = None,
+    max_samples: Annotated[int | None, typer.Option(help="Samples, at most.", rich_help_panel=_SEARCH)] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Compute (1) against latency (0) in the cost.", rich_help_panel=_SEARCH)
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="Cost against reward.", rich_help_panel=_SEARCH)] = None,
+    interval: Annotated[int | None, typer.Option(help="Tokens between two decisions.", rich_help_panel=_SEARCH)] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of one sample, at most.", rich_help_panel=_SAMPLING)
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.", rich_help_panel=_SAMPLING)] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes the result.", rich_help_panel=_SAMPLING)] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Ask a question: watch the samples, then see the answer, how sure the model is, and what it cost."""
+    settings = {
+        "strategy": strategy,
+        "max_samples": max_samples,
+        "alpha": alpha,
+        "beta": beta,
+        "interval": interval,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    with reporting(debug):
+        question = sys.stdin.read().strip() if prompt == "-" else prompt
+        console = None if as_json else Console()
+        llm = open_llm(model, backend)
+        result = follow(llm, question, console, budget=budget, **given)
+        if console is None:
+            typer.echo(result.to_json(indent=2))
+        else:
+            print_summary(console, result)

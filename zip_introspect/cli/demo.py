@@ -1,0 +1,50 @@
+"""`zip-introspect demo`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from zip_introspect.cli.reporting import AsJson, Debug, reporting
+from zip_introspect.cli.session import follow, open_llm
+from zip_introspect.cli.summary import print_summary
+
+QUESTIONS: tuple[tuple[str, str], ...] = (
+    ("1 of 5: one step", "What x makes 3*x+16=31 true?"),
+    ("2 of 5: larger numbers", "Solve 8*x-13=283"),
+    ("3 of 5: a bracket", "Find x: 9*(x+5)+19=127"),
+    ("4 of 5: x on both sides", "Which x solves 9*x+48=7*x+104?"),
+    ("5 of 5: a square", "Solve x*x+6*x+51=186 for x."),
+    ("one to doubt: no whole number fits", "Solve x*x+7*x+13=131"),
+)
+"""A title and a question each; training never saw these equations."""
+
+
+def demo(
+    seed: Annotated[int, typer.Option(help="Fixes the result.")] = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Ask the embedded model an equation of each difficulty, and one that it should not be sure of."""
+    with reporting(debug):
+        console = None if as_json else Console()
+        llm = open_llm(None, None)
+        results = []
+        for title, question in QUESTIONS:
+            if console is not None:
+                console.rule(Text(title), align="left", style="dim")
+                console.print(Text(question, style="bold"))
+            result = follow(llm, question, console, seed=seed)
+            if console is None:
+                results.append({"title": title, "prompt": question, "result": result.to_dict()})
+            else:
+                print_summary(console, result)
+                console.print()
+        if console is None:
+            typer.echo(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False))
+        else:
+            console.print('Ask one of your own: [bold].venv/bin/zip-introspect ask "Solve 7*x+12=96"[/bold]')

@@ -1,0 +1,273 @@
+"""What a model's files say about it, read without loading its weights and without its framework."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zip_introspect.errors import BackendNotInstalledError, GridError, ModelLoadError, ReservedTokensError
+from zip_introspect.grid import FILE_NAME, JointGrid
+
+MIN_BINS, MAX_BINS = 2, 8  # on each axis of a proposed grid; 8 x 8 is the paper's (A.1)
+
+# Llama's <|reserved_special_token_7|>, Gemma's <unused7>, BERT's [unused7], Phi's <|placeholder7|>,
+# T5's <extra_id_7>, Mistral's <SPECIAL_7> and [control_7], and <|reserved_7|>.
+_RESERVED_NAME = re.compile(
+    r"(?i)[<\[|]+(?:reserved|unused|placeholder|dummy|extra_id|special|control)\w*?_?\d+[>\]|]+"
+)
+_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+_HEADER_LIMIT = 100 << 20
+_HEAD_TENSORS = re.compile(r"(?:.*\.)?(?:lm_head|embed_out|output)\.weight")
+_EMBEDDING_TENSORS = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_embeddings)\.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive token ids that no text is made of."""
+
+    first: int
+    count: int
+    named: int
+    """How many have a reserved token's name; the others are rows of the output head without a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What the headers of the safetensors files say."""
+
+    files: int
+    bytes: int
+    parameters: int
+    dtypes: tuple[str, ...]
+    head_rows: int | None
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """A model as its files describe it. None is what they do not say."""
+
+    model: str
+    architecture: str
+    layers: int | None
+    hidden_size: int | None
+    max_context: int | None
+    head_rows: int
+    """Rows of the output head: token ids are below it."""
+    tokens: int | None
+    """Tokens of the tokenizer."""
+    eos_token_ids: tuple[int, ...]
+    chat_template: bool
+    runs: tuple[Run, ...]
+    """Longest first."""
+    weights: Weights | None
+    grid: JointGrid | None
+    problems: tuple[str, ...]
+    """What keeps the model from being used, one sentence each."""
+
+    @property
+    def proposal(self) -> JointGrid | None:
+        """The largest grid that the longest run of reserved ids holds, up to the paper's; None where none fits."""
+        if not self.runs:
+            return None
+        sizes = range(MIN_BINS, MAX_BINS + 1)
+        fitting = [(v, t) for v in sizes for t in sizes if v * t <= self.runs[0].count]
+        if not fitting:
+            return None
+        rewards, lengths = max(fitting, key=lambda size: (size[0] * size[1], min(size), size[1]))
+        return JointGrid.paper(self.runs[0].first, num_reward_bins=rewards, num_length_bins=lengths)
+
+
+def locate(model: str) -> Path:
+    """The directory of a model; for a hub id, one with its small files, downloaded without the weights.
+
+    Raises:
+        ModelLoadError: no such directory, or the hub has no such model or cannot be reached.
+        BackendNotInstalledError: a hub id without the package that asks the hub.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelLoadError(f"{model} is a file; expected a model's directory, with config.json in it, or a hub id.")
+    if not _HUB_ID.fullmatch(model) or model.startswith("."):
+        raise ModelLoadError(f"{model} does not exist; expected a model's directory or a hub id. Check the path.")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ModuleNotFoundError as error:
+        raise BackendNotInstalledError(
+            f"{model} is no directory here, and asking the hub needs the module {error.name!r}. "
+            'Install it with: pip install "zip-introspect[transformers]"'
+        ) from error
+    try:
+        return Path(snapshot_download(model, allow_patterns=["*.json", "*.jinja"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelLoadError(
+            f"{model} is no directory here, and the hub did not give it: {reason}. Check the name and the connection."
+        ) from error
+
+
+def read(model: str) -> ModelFacts:
+    """Read a model's files.
+
+    Raises:
+        ModelLoadError: no such model, or files that are no model's.
+    """
+    folder = locate(model)
+    config = _read_json(folder / "config.json")
+    if config is None:
+        raise ModelLoadError(f"{folder} has no config.json; expected a model as save_pretrained writes it.")
+    text_config = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    weights = _read_weights(folder)
+    head_rows = (weights.head_rows if weights else None) or _whole(text_config.get("vocab_size"))
+    if head_rows is None:
+        raise ModelLoadError(f"{folder / 'config.json'} gives no vocab_size; is it a language model's?")
+    tokenizer_config = _read_json(folder / "tokenizer_config.json") or {}
+    names = _token_names(folder)
+    eos = _eos_token_ids(folder, config, text_config)
+    grid, problems = _read_grid(folder, head_rows, eos)
+    return ModelFacts(
+        model=model,
+        architecture=", ".join(config.get("architectures") or []) or str(config.get("model_type", "unknown")),
+        layers=_whole(text_config.get("num_hidden_layers", text_config.get("n_layer"))),
+        hidden_size=_whole(text_config.get("hidden_size", text_config.get("n_embd"))),
+        max_context=_whole(text_config.get("max_position_embeddings", text_config.get("n_positions"))),
+        head_rows=head_rows,
+        tokens=None if names is None else len(names),
+        eos_token_ids=eos,
+        chat_template="chat_template" in tokenizer_config or (folder / "chat_template.jinja").exists(),
+        runs=() if names is None else find_runs(names, head_rows, eos),
+        weights=weights,
+        grid=grid,
+        problems=(*problems, *(weights.problems if weights else ())),
+    )
+
+
+def find_runs(names: dict[int, str], head_rows: int, eos_token_ids: tuple[int, ...] = ()) -> tuple[Run, ...]:
+    """Runs of ids that are named as reserved or have no token, longest first.
+
+    Args:
+        names: the tokenizer's tokens by id.
+        head_rows: rows of the output head.
+    """
+    reserved = {id_ for id_, name in names.items() if id_ < head_rows and _RESERVED_NAME.fullmatch(name)}
+    free = sorted((reserved | (set(range(head_rows)) - names.keys())) - set(eos_token_ids))
+    groups: list[list[int]] = []
+    for id_ in free:
+        if groups and groups[-1][-1] == id_ - 1:
+            groups[-1].append(id_)
+        else:
+            groups.append([id_])
+    runs = [Run(first=group[0], count=len(group), named=sum(id_ in reserved for id_ in group)) for group in groups]
+    return tuple(sorted(runs, key=lambda run: (-run.count, run.first)))
+
+
+def _token_names(folder: Path) -> dict[int, str] | None:
+    content = _read_json(folder / "tokenizer.json")
+    if content is None:
+        return None
+    try:
+        vocabulary = content["model"]["vocab"]
+        pairs = (
+            vocabulary.items() if isinstance(vocabulary, dict) else ((item[0], i) for i, item in enumerate(vocabulary))
+        )
+        names = {int(id_): str(name) for name, id_ in pairs}
+        names.update({int(item["id"]): str(item["content"]) for item in content.get("added_tokens") or []})
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ModelLoadError(f"{folder / 'tokenizer.json'} is not a tokenizer's file: {error!r}") from error
+    return names
+
+
+def _eos_token_ids(folder: Path, *configs: dict[str, Any]) -> tuple[int, ...]:
+    for content in (_read_json(folder / "generation_config.json") or {}, *configs):
+        value = content.get("eos_token_id")
+        if value is not None:
+            return tuple(value) if isinstance(value, list) else (int(value),)
+    return ()
+
+
+def _read_grid(folder: Path, head_rows: int, eos: tuple[int, ...]) -> tuple[JointGrid | None, tuple[str, ...]]:
+    if not (folder / FILE_NAME).exists():
+        return None, ()
+    try:
+        grid = JointGrid.load(folder)
+    except GridError as error:
+        return None, (str(error),)
+    try:
+        grid.check_fits(head_rows, eos)
+    except ReservedTokensError as error:
+        return grid, (str(error),)
+    return grid, ()
+
+
+def _read_weights(folder: Path) -> Weights | None:
+    index = _read_json(folder / "model.safetensors.index.json")
+    listed = {folder / name for name in (index or {}).get("weight_map", {}).values()}
+    files = sorted(listed | set(folder.glob("*.safetensors")))
+    if not any(file.exists() for file in files):
+        return None
+    problems: list[str] = []
+    shapes: dict[str, list[int]] = {}
+    dtypes: set[str] = set()
+    for file in files:
+        try:
+            header = _read_header(file)
+        except ModelLoadError as error:
+            problems.append(str(error))
+            continue
+        shapes.update({name: tensor["shape"] for name, tensor in header.items()})
+        dtypes.update(tensor["dtype"] for tensor in header.values())
+    heads = [shape for name, shape in shapes.items() if _HEAD_TENSORS.fullmatch(name) and shape]
+    embeddings = [shape for name, shape in shapes.items() if _EMBEDDING_TENSORS.fullmatch(name) and shape]
+    return Weights(
+        files=len(files),
+        bytes=sum(file.stat().st_size for file in files if file.exists()),
+        parameters=sum(math.prod(shape) for shape in shapes.values()),
+        dtypes=tuple(sorted(dtypes)),
+        head_rows=next((shape[0] for shape in heads + embeddings), None),
+        problems=tuple(problems),
+    )
+
+
+def _read_header(file: Path) -> dict[str, Any]:
+    """The header of a safetensors file: eight bytes of length, then JSON; the tensors' bytes follow."""
+    cut_short = f"{file} is cut short or not a safetensors file; download it again"
+    if not file.exists():
+        raise ModelLoadError(f"{file} is missing, though the index names it; download it again")
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _HEADER_LIMIT + 1
+        if length > min(_HEADER_LIMIT, file.stat().st_size):
+            raise ModelLoadError(cut_short)
+        try:
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
+            raise ModelLoadError(cut_short) from error
+    if file.stat().st_size != end:
+        raise ModelLoadError(f"{file} holds {file.stat().st_size} bytes; its header expects {end}: download it again")
+    return dict(header)
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelLoadError(f"{file} holds {type(content).__name__}; expected an object")
+    return content
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

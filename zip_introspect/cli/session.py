@@ -1,0 +1,51 @@
+"""Opening a model and following one search, live where there is a terminal to show it on."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+
+from zip_introspect.cli.live import SearchView
+from zip_introspect.errors import BackendError
+from zip_introspect.events import SearchFinished
+
+if TYPE_CHECKING:
+    from zip_introspect.llm import IntrospectiveLLM
+    from zip_introspect.result import GenerationResult
+
+_FRAMES_PER_SECOND = 8
+
+
+def open_llm(model: str | None, backend: str | None) -> IntrospectiveLLM:
+    """The model of that name or path; the embedded one where none is named.
+
+    Raises:
+        ZipIntrospectError: as `IntrospectiveLLM.from_pretrained`.
+    """
+    from zip_introspect.llm import IntrospectiveLLM
+
+    if model is None:
+        return IntrospectiveLLM.demo()
+    return IntrospectiveLLM.from_pretrained(model, backend=backend)
+
+
+def follow(llm: IntrospectiveLLM, prompt: str, console: Console | None, **settings: Any) -> GenerationResult:
+    """Run one search to its end; with a console that is a terminal, show the samples while they grow.
+
+    Args:
+        settings: what `IntrospectiveLLM.stream` takes beside the prompt.
+    """
+    view = SearchView()
+    live = console is not None and console.is_terminal
+    shown = (
+        Live(view, console=console, refresh_per_second=_FRAMES_PER_SECOND, transient=True) if live else nullcontext()
+    )
+    with shown:
+        for event in llm.stream(prompt, **settings):
+            if isinstance(event, SearchFinished):
+                return event.result
+            view.update(event)
+    raise BackendError("the search ended without a result; this is a defect of the strategy or the backend")

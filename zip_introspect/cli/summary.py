@@ -1,0 +1,95 @@
+"""What a search came to, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from zip_introspect.cli.text import bar, confidence_style, printable
+from zip_introspect.result import GenerationResult
+
+
+@dataclass(frozen=True, slots=True)
+class Fates:
+    """What became of the samples, by number, in rising order. A sample may be in several."""
+
+    started: tuple[int, ...]
+    paused: tuple[int, ...]
+    resumed: tuple[int, ...]
+    dropped: tuple[int, ...]
+    finished: tuple[int, ...]
+
+    @classmethod
+    def of(cls, result: GenerationResult) -> Fates:
+        """Read them off the decisions and the samples."""
+        decisions = result.decisions
+        return cls(
+            started=_union([*(d.started for d in decisions), *(_branched(d.forked) for d in decisions)]),
+            paused=_union(d.paused for d in decisions),
+            resumed=_union(d.resumed for d in decisions),
+            dropped=_union(d.dropped for d in decisions),
+            finished=tuple(s.number for s in result.samples if s.status == "finished"),
+        )
+
+
+def print_summary(console: Console, result: GenerationResult, *, working: bool = True) -> None:
+    """Print the answer, how sure the model is, what was spent, each sample's fate, and why the search stopped."""
+    fates, usage, expected = Fates.of(result), result.usage, result.expected
+    if working and result.text:
+        console.print(Padding(Text(printable(result.text)), (0, 2)))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column()
+    answer = "none" if result.answer is None else printable(result.answer)
+    facts.add_row("answer", Text(answer, style="bold"))
+    confidence = Table.grid(padding=(0, 1))
+    style = confidence_style(result.confidence)
+    confidence.add_row(
+        Text(f"{result.confidence:.2f}", style=style),
+        bar(result.confidence, style),
+        Text(f"expected {expected.value:.2f} at the prompt", style="dim"),
+    )
+    facts.add_row("confidence", confidence)
+    facts.add_row(
+        "tokens",
+        f"{usage.generated_tokens} used in {usage.depth} serial steps, {usage.chosen_tokens} of them in the answer; "
+        f"one sample was expected to take {expected.remaining:.0f}",
+    )
+    facts.add_row("samples", _samples(result, fates))
+    facts.add_row("stopped", Text(printable(result.stop_detail)))
+    facts.add_row("time", f"{usage.seconds:.1f} s" + ("" if usage.cost is None else f", cost {usage.cost:g}"))
+    for warning in result.warnings:
+        facts.add_row("warning", Text(printable(warning), style="yellow"))
+    console.print(Padding(facts, (0, 2)))
+
+
+def _samples(result: GenerationResult, fates: Fates) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("started", _numbers(fates.started))
+    table.add_row("paused", _numbers(fates.paused) + (f", resumed {_numbers(fates.resumed)}" if fates.resumed else ""))
+    table.add_row("dropped", _numbers(fates.dropped))
+    finished = [
+        f"{sample.number} ({'cut' if sample.finish == 'length' else sample.answer or 'no answer'}, {sample.value:.2f})"
+        for sample in result.samples
+        if sample.number in fates.finished
+    ]
+    chosen = "" if result.chosen is None else f"; sample {result.chosen} was chosen"
+    table.add_row("finished", Text(printable((", ".join(finished) or "none") + chosen)))
+    return table
+
+
+def _numbers(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers)) or "none"
+
+
+def _branched(forked: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+    return tuple(sample for _, sample in forked)
+
+
+def _union(groups: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(sorted({number for group in groups for number in group}))
