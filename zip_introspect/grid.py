@@ -343,9 +343,13 @@ class JointGrid(BaseModel):
             raise GridError(f"{source}: {error}") from None
 
     def __eq__(self, other: object) -> bool:
-        return self._key == other._key if isinstance(other, JointGrid) else NotImplemented
+        return self is other or self._key == other._key if isinstance(other, JointGrid) else NotImplemented
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash(self._key)
 
     @cached_property

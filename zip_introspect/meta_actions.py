@@ -34,7 +34,7 @@ HorizonMode = Literal["shared", "per_prefix", "none"]
 SearchMode = Literal["nested", "exact"]
 
 EXACT_LIMIT = 12
-"""Leaves whose every subset `exact` weighs: the best ranked, where there are more."""
+"""Leaves whose every subset `exact` weighs; where there are more, those best ranked, and the `nested` sets of all."""
 
 _SHORTLIST = 32  # candidates whose horizons are refined one by one in per_prefix mode
 
@@ -127,31 +127,46 @@ def best_meta_action(
         return MetaAction((), 0, SamplingUtility(floor, floor, 0.0, 0.0, grid.num_length_bins - 1), floor, beta)
 
     statistics = capped_statistics(np.concatenate([joints, root[None]]), grid)
-    totals = np.append(lengths, root_length) + statistics.lengths[:, -1]  # |s| + E[L], uncapped (eq. 28)
+    totals = np.concatenate([lengths, [root_length]]) + statistics.lengths[:, -1]  # |s| + E[L], uncapped (eq. 28)
     if horizon == "none":
         statistics = CappedStatistics(statistics.cdfs[:, -1:], statistics.lengths[:, -1:])
     problem = _Problem(grid, alpha, beta, floor, statistics, totals, max_new, limit)
-    sets = problem.subsets() if search == "exact" else problem.chains()
-    return problem.refined(sets) if horizon == "per_prefix" else problem.best(sets)
+    families = [problem.subsets()] if search == "exact" else [problem.chains()]
+    if search == "exact" and n > EXACT_LIMIT:
+        families.append(problem.chains())
+    found = [problem.refined(sets) if horizon == "per_prefix" else problem.best(sets) for sets in families]
+    return max(found, key=lambda action: action.utility.value)
 
 
 @dataclass(frozen=True, slots=True)
 class _LeafSets:
     """K sets of leaves for each of H horizons, and their sums and products."""
 
-    cdfs: Floats  # (H, K, F): products over the members
-    lengths: Floats  # (H, K): sums over the members
-    totals: Floats  # (H, K)
+    cdfs: Floats  # (K, H, F): products over the members
+    lengths: Floats  # (K, H): sums over the members
+    totals: Floats  # (K, H)
     sizes: Integers  # (K,)
-    order: Integers  # (H, n): leaves by rank
+    order: Integers  # (n, H): leaves by rank
     masks: Integers | None  # (K,): members as bits over the ranks; None where set k is the first sizes[k]
 
-    def members(self, horizon: int, index: int) -> list[int]:
+    def members(self, index: int, horizon: int) -> list[int]:
         """The leaves of a set, ascending."""
+        order = self.order[:, horizon].tolist()
         if self.masks is None:
-            return sorted(self.order[horizon, : self.sizes[index]].tolist())
+            return sorted(order[: self.sizes[index]])
         mask = int(self.masks[index])
-        return sorted(leaf for rank, leaf in enumerate(self.order[horizon].tolist()) if mask >> rank & 1)
+        return sorted(leaf for rank, leaf in enumerate(order) if mask >> rank & 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """Every candidate's utility and its parts, each of shape (H, K, M); -inf where a candidate may not run."""
+
+    value: Floats
+    reward: Floats
+    compute: Floats
+    latency: Floats
+    beta: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,108 +183,114 @@ class _Problem:
     limit: int
 
     def rank(self) -> Integers:
-        """Leaves by their own utility, best first, for each horizon: shape (H, n)."""
+        """Leaves by their own utility, best first, for each horizon: shape (n, H).
+
+        To the first order, a leaf's cost falls as it lengthens the mean total that normalises the cost of all
+        (eq. 28): beta * (length - mean length * (total - mean total) / mean total) / mean total.
+        """
         cdfs, lengths = self.statistics.cdfs[:-1], self.statistics.lengths[:-1]
         rewards = np.maximum(self.grid.reward_values, self.floor)
-        beta = self.beta / max(float(self.totals.mean()), 1.0)
-        loss = cdfs[..., : rewards.size - 1] @ np.diff(rewards) + beta * lengths
-        return np.argsort(loss, axis=0, kind="stable").T
+        steps = rewards[1:] - rewards[:-1]
+        mean = max(float(self.totals.sum()) / self.totals.size, 1.0)
+        discount = (self.totals[:-1, None] / mean - 1.0) * (lengths.sum(axis=0) / max(lengths.shape[0], 1))
+        loss = cdfs[..., : steps.size] @ steps + self.beta / mean * (lengths - discount)
+        return np.asarray(loss.argsort(axis=0, kind="stable"), dtype=np.intp)
 
     def chains(self) -> _LeafSets:
         """The best k leaves, for every k that may run."""
-        order = self.rank()[:, : self.limit]
-        rows = np.arange(order.shape[0])[:, None]
-        count = order.shape[1] + 1
-        cdfs = np.ones((order.shape[0], count, self.statistics.cdfs.shape[-1]))
-        np.multiply.accumulate(self.statistics.cdfs[order, rows], axis=1, out=cdfs[:, 1:])
-        lengths, totals = np.zeros((order.shape[0], count)), np.zeros((order.shape[0], count))
-        np.cumsum(self.statistics.lengths[order, rows], axis=1, out=lengths[:, 1:])
-        np.cumsum(self.totals[order], axis=1, out=totals[:, 1:])
-        return _LeafSets(cdfs, lengths, totals, np.arange(count), order, None)
+        order = self.rank()[: self.limit]
+        n, horizons = order.shape
+        columns = np.arange(horizons)
+        cdfs = np.empty((n + 1, horizons, self.statistics.cdfs.shape[-1]))
+        sums = np.empty((2, n + 1, horizons))
+        cdfs[0], sums[:, 0] = 1.0, 0.0
+        cdfs[1:], sums[0, 1:], sums[1, 1:] = (
+            self.statistics.cdfs[order, columns],
+            self.statistics.lengths[order, columns],
+            self.totals[order],
+        )
+        np.multiply.accumulate(cdfs, axis=0, out=cdfs)
+        np.add.accumulate(sums, axis=1, out=sums)
+        return _LeafSets(cdfs, sums[0], sums[1], np.arange(n + 1), order, None)
 
     def subsets(self) -> _LeafSets:
         """Every subset of the leaves; of the EXACT_LIMIT best ranked where there are more."""
-        order = self.rank()[:, :EXACT_LIMIT]
-        horizons, n = order.shape
-        cdfs = np.ones((horizons, 1 << n, self.statistics.cdfs.shape[-1]))
-        lengths, totals = np.zeros((horizons, 1 << n)), np.zeros((horizons, 1 << n))
+        order = self.rank()[:EXACT_LIMIT]
+        n, horizons = order.shape
+        cdfs = np.ones((1 << n, horizons, self.statistics.cdfs.shape[-1]))
+        lengths, totals = np.zeros((1 << n, horizons)), np.zeros((1 << n, horizons))
         sizes = np.zeros(1 << n, dtype=np.intp)
-        rows = np.arange(horizons)
-        for rank in range(n):  # the sets that hold this leaf are those before, with it
+        columns = np.arange(horizons)
+        for rank, leaf in enumerate(order):  # the sets that hold this leaf are those before, with it
             old, new = slice(0, 1 << rank), slice(1 << rank, 2 << rank)
-            leaf = order[:, rank]
-            np.multiply(cdfs[:, old], self.statistics.cdfs[leaf, rows][:, None], out=cdfs[:, new])
-            lengths[:, new] = lengths[:, old] + self.statistics.lengths[leaf, rows][:, None]
-            totals[:, new] = totals[:, old] + self.totals[leaf][:, None]
+            np.multiply(cdfs[old], self.statistics.cdfs[leaf, columns], out=cdfs[new])
+            lengths[new] = lengths[old] + self.statistics.lengths[leaf, columns]
+            totals[new] = totals[old] + self.totals[leaf]
             sizes[new] = sizes[old] + 1
         return _LeafSets(cdfs, lengths, totals, sizes, order, np.arange(1 << n))
 
-    def best(self, sets: _LeafSets) -> MetaAction:
-        """The best of all (horizon, set, number of new samples)."""
-        value, reward, compute, latency, beta = self.values(sets)
-        h, k, m = self.choose(value, sets.sizes)
-        horizon = h if value.shape[0] > 1 else self.grid.num_length_bins - 1
-        utility = SamplingUtility(
-            float(value[h, k, m]), float(reward[h, k, m]), float(compute[h, k, m]), float(latency[h, k, m]), horizon
-        )
-        return MetaAction(tuple(sets.members(h, k)), m, utility, self.floor, float(beta[h, k, m]))
-
-    def values(self, sets: _LeafSets) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-        """Value, reward, compute, latency and normalised beta, each of shape (H, K, M)."""
+    def values(self, sets: _LeafSets) -> _Values:
+        """The utility of every (horizon, set, number of new samples)."""
         news = np.arange(self.max_new + 1)
-        root = np.ones((sets.cdfs.shape[0], news.size, sets.cdfs.shape[-1]))
-        np.multiply.accumulate(
-            np.broadcast_to(self.statistics.cdfs[-1][:, None], root[:, 1:].shape), axis=1, out=root[:, 1:]
-        )
-        rewards = np.maximum(self.grid.reward_values, self.floor)
+        root = np.empty((news.size, *sets.cdfs.shape[1:]))
+        root[0], root[1:] = 1.0, self.statistics.cdfs[-1]
+        np.multiply.accumulate(root, axis=0, out=root)
+        rewards, tokens = np.maximum(self.grid.reward_values, self.floor), self.grid.length_values
+        reward_steps, token_steps = (rewards[1:] - rewards[:-1])[:, None], (tokens[1:] - tokens[:-1])[:, None]
         split = rewards.size - 1
         # E[max] = last value - sum of steps * cdf (eq. 20, 22), for all pairs (set, m) of one horizon at a time.
-        steps = np.concatenate([np.diff(rewards), np.diff(self.grid.length_values)])
-        weighted = (root * steps).transpose(0, 2, 1)
-        reward = rewards[-1] - sets.cdfs[..., :split] @ weighted[:, :split]
-        latency = self.grid.length_values[-1] - sets.cdfs[..., split:] @ weighted[:, split:]
-        compute = sets.lengths[..., None] + (news * self.statistics.lengths[-1][:, None])[:, None]
+        sets_by_horizon, root_by_horizon = sets.cdfs.transpose(1, 0, 2), root.transpose(1, 2, 0)
+        reward = rewards[-1] - sets_by_horizon[..., :split] @ (root_by_horizon[:, :split] * reward_steps)
+        latency = tokens[-1] - sets_by_horizon[..., split:] @ (root_by_horizon[:, split:] * token_steps)
+        compute = sets.lengths.T[..., None] + (self.statistics.lengths[-1][:, None] * news)[:, None]
         size = sets.sizes[:, None] + news
-        size[0, 0] = 1
-        beta = self.beta / np.maximum((sets.totals[..., None] + news * self.totals[-1]) / size, 1.0)
+        barred = size > self.limit
+        barred[0, 0] = True  # the empty action is the caller's to keep
+        mean_total = (sets.totals.T[..., None] + self.totals[-1] * news) / np.maximum(size, 1)
+        beta = self.beta / np.maximum(mean_total, 1.0)
         value = reward - beta * (self.alpha * compute + (1.0 - self.alpha) * latency)
-        value[:, sets.sizes[:, None] + news > self.limit] = -np.inf
-        value[:, 0, 0] = -np.inf
-        return value, reward, compute, latency, beta
+        value[:, barred] = -np.inf
+        return _Values(value, reward, compute, latency, beta)
 
-    def choose(self, value: Floats, sizes: Integers) -> tuple[int, int, int]:
-        """Of the candidates within rounding of the best: the fewest samples, then fewest new, then shortest."""
-        ties = np.flatnonzero(value.ravel() >= value.max() - TOLERANCE)
-        h, k, m = np.unravel_index(ties, value.shape)
-        pick = 0 if ties.size == 1 else np.lexsort((k, h, m, sizes[k] + m))[0]
-        return int(h[pick]), int(k[pick]), int(m[pick])
+    def best(self, sets: _LeafSets) -> MetaAction:
+        """The best candidate; of those within rounding of it, the fewest samples, fewest new, shortest horizon."""
+        values = self.values(sets)
+        value = values.value
+        h, k, m = (value >= value.max() - TOLERANCE).nonzero()
+        pick = 0 if h.size == 1 else int(np.lexsort((k, h, m, sets.sizes[k] + m))[0])
+        at = int(h[pick]), int(k[pick]), int(m[pick])
+        horizon = at[0] if value.shape[0] > 1 else self.grid.num_length_bins - 1
+        utility = SamplingUtility(
+            float(value[at]), float(values.reward[at]), float(values.compute[at]), float(values.latency[at]), horizon
+        )
+        return MetaAction(tuple(sets.members(at[1], at[0])), at[2], utility, self.floor, float(values.beta[at]))
 
     def refined(self, sets: _LeafSets) -> MetaAction:
         """The best of the most promising candidates once each has its own horizons."""
-        value, *_, beta = self.values(sets)
-        ranked = np.argsort(-value.max(axis=0), axis=None, kind="stable")[:_SHORTLIST]
+        values = self.values(sets)
+        top = np.argsort(-values.value.max(axis=0), axis=None, kind="stable")[:_SHORTLIST]
         candidates = []
-        for k, m in zip(*np.unravel_index(ranked, value.shape[1:]), strict=True):
-            h = int(value[:, k, m].argmax())
-            if np.isfinite(value[h, k, m]):
-                candidates.append((h, sets.members(h, int(k)), int(m), float(beta[h, k, m])))
-        n, bins = self.totals.size - 1, self.grid.num_length_bins
-        widest = max(len(leaves) + m for _, leaves, m, _ in candidates)
-        cdfs = np.ones((len(candidates), widest, *self.statistics.cdfs.shape[1:]))
-        lengths = np.zeros((len(candidates), widest, bins))
-        for row, (_, leaves, m, _) in enumerate(candidates):
-            members = [*leaves, *[n] * m]
-            cdfs[row, : len(members)] = self.statistics.cdfs[members]
-            lengths[row, : len(members)] = self.statistics.lengths[members]
+        for k, m in zip(*np.unravel_index(top, values.value.shape[1:]), strict=True):
+            h = int(values.value[:, k, m].argmax())
+            if np.isfinite(values.value[h, k, m]):
+                candidates.append((h, sets.members(int(k), h), int(m)))
+        root = self.totals.size - 1
+        members = [[*leaves, *[root] * m] for _, leaves, m in candidates]
+        widest = max(map(len, members))
+        # Padding is a prefix that is sure to be over at once: it changes no maximum and no sum.
+        cdfs = np.ones((len(members), widest, *self.statistics.cdfs.shape[1:]))
+        lengths = np.zeros((len(members), widest, self.grid.num_length_bins))
+        for row, rows in enumerate(members):
+            cdfs[row, : len(rows)] = self.statistics.cdfs[rows]
+            lengths[row, : len(rows)] = self.statistics.lengths[rows]
+        betas = self.beta / np.maximum([self.totals[rows].mean() for rows in members], 1.0)
         start = np.repeat(np.array([[h] for h, *_ in candidates], dtype=np.intp), widest, axis=1)
-        betas = np.array([b for *_, b in candidates])
         found = ascend_horizons(cdfs, lengths, start, self.grid, self.alpha, betas, self.floor)
-        pick = np.arange(len(candidates))[:, None], np.arange(widest), found
-        parts = evaluate(cdfs[pick].prod(axis=1), lengths[pick].sum(axis=1), self.grid, self.alpha, betas, self.floor)
+        at = np.arange(len(members))[:, None], np.arange(widest), found
+        parts = evaluate(cdfs[at].prod(axis=1), lengths[at].sum(axis=1), self.grid, self.alpha, betas, self.floor)
         tied = np.flatnonzero(parts[0] >= parts[0].max() - TOLERANCE).tolist()
-        row = min(tied, key=lambda i: (len(candidates[i][1]) + candidates[i][2], candidates[i][2]))
-        _, leaves, m, _ = candidates[row]
-        horizons = tuple(found[row, : len(leaves) + m].tolist())
-        value_, reward, compute, latency = (float(part[row]) for part in parts)
-        utility = SamplingUtility(value_, reward, compute, latency, horizons)
-        return MetaAction(tuple(leaves), m, utility, self.floor, float(betas[row]))
+        row = min(tied, key=lambda i: (len(members[i]), candidates[i][2]))
+        value, reward, compute, latency = (float(part[row]) for part in parts)
+        horizons = tuple(found[row, : len(members[row])].tolist())
+        utility = SamplingUtility(value, reward, compute, latency, horizons)
+        return MetaAction(tuple(candidates[row][1]), candidates[row][2], utility, self.floor, float(betas[row]))

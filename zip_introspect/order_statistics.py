@@ -37,4 +37,4 @@ def expectation_from_cdf(cdf: NDArray[np.float64], values: NDArray[np.float64]) 
         cdf: shape (..., B-1).
         values: shape (B,), rising.
     """
-    return np.asarray(values[-1] - cdf @ np.diff(values), dtype=np.float64)
+    return np.asarray(values[-1] - cdf @ (values[1:] - values[:-1]), dtype=np.float64)

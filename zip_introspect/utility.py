@@ -7,6 +7,7 @@ matrix product; what a set of prefixes is worth is then a product of rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -251,7 +252,7 @@ def best_finished(finished_values: Sequence[float], grid: JointGrid) -> float:
     if not len(finished_values):
         return float(grid.reward_values[0])
     best = float(max(finished_values))
-    if not np.isfinite(sum(finished_values)):
+    if not math.isfinite(sum(finished_values)):
         raise ConfigError(f"finished values are {list(finished_values)}; expected finite numbers")
     return best
 
@@ -264,7 +265,7 @@ def check_weights(alpha: float, beta: float) -> None:
     """
     if not 0.0 <= alpha <= 1.0:
         raise ConfigError(f"alpha is {alpha}; expected 0 (only latency counts) to 1 (only compute counts)")
-    if not (beta >= 0.0 and np.isfinite(beta)):
+    if not (beta >= 0.0 and math.isfinite(beta)):
         raise ConfigError(f"beta is {beta}; expected a finite number, 0 (cost is free) or more")
 
 
