@@ -1,0 +1,94 @@
+"""Language models that say, at every token, how likely they are to be right and how many tokens they still need.
+
+from zip_introspect import Budget, IntrospectiveLLM
+
+llm = IntrospectiveLLM.demo()
+out = llm.generate("Solve 3*x+5=35", budget=Budget(max_samples=8, max_tokens=2_000))
+out.answer, out.confidence, out.usage
+"""
+
+from zip_introspect.answers import AnswerExtractor, after_marker, boxed, default_extractor, last_number
+from zip_introspect.backend import Backend, BackendInfo, Message
+from zip_introspect.budget import Budget
+from zip_introspect.config import GenerationConfig, SamplingParams
+from zip_introspect.errors import (
+    BackendError,
+    BackendNotInstalledError,
+    BudgetError,
+    CalibrationError,
+    ConfigError,
+    GridError,
+    ModelLoadError,
+    NonFiniteLogitsError,
+    PromptError,
+    ReservedTokensError,
+    TrainingDataError,
+    ZipIntrospectError,
+)
+from zip_introspect.events import (
+    DecisionMade,
+    Event,
+    SampleAdvanced,
+    SampleFinished,
+    SearchFinished,
+    SearchStarted,
+)
+from zip_introspect.grid import JointGrid
+from zip_introspect.llm import IntrospectiveLLM, Prompt
+from zip_introspect.result import (
+    Decision,
+    EscalationResult,
+    GenerationResult,
+    IntrospectionResult,
+    Outlook,
+    SampleResult,
+    TracePoint,
+    Usage,
+    UtilityReport,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnswerExtractor",
+    "Backend",
+    "BackendError",
+    "BackendInfo",
+    "BackendNotInstalledError",
+    "Budget",
+    "BudgetError",
+    "CalibrationError",
+    "ConfigError",
+    "Decision",
+    "DecisionMade",
+    "EscalationResult",
+    "Event",
+    "GenerationConfig",
+    "GenerationResult",
+    "GridError",
+    "IntrospectionResult",
+    "IntrospectiveLLM",
+    "JointGrid",
+    "Message",
+    "ModelLoadError",
+    "NonFiniteLogitsError",
+    "Outlook",
+    "Prompt",
+    "PromptError",
+    "ReservedTokensError",
+    "SampleAdvanced",
+    "SampleFinished",
+    "SampleResult",
+    "SamplingParams",
+    "SearchFinished",
+    "SearchStarted",
+    "TracePoint",
+    "TrainingDataError",
+    "Usage",
+    "UtilityReport",
+    "ZipIntrospectError",
+    "after_marker",
+    "boxed",
+    "default_extractor",
+    "last_number",
+]

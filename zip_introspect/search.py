@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
+from zip_introspect import strategies
 from zip_introspect.answers import AnswerExtractor, default_extractor
 from zip_introspect.backend import Advanced, Backend, BackendInfo, Prefilled
 from zip_introspect.budget import Ledger
 from zip_introspect.errors import BackendError, NonFiniteLogitsError, PromptError
 from zip_introspect.events import DecisionMade, Event, SearchFailed, SearchFinished, SearchStarted
 from zip_introspect.prompt_search import Move, PromptSearch, Request
-from zip_introspect import strategies
 
 __all__ = ["Request", "check", "run"]
 
@@ -50,7 +50,7 @@ def run(
     extractor: AnswerExtractor = default_extractor,
     live: bool = False,
     concurrency: int = DEFAULT_CONCURRENCY,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Search every prompt, up to `concurrency` of them in lockstep; one `SearchFinished` or `SearchFailed` each.
 
     Closing the iterator ends the search and releases every sequence, as every other way out does.

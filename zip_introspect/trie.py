@@ -63,7 +63,7 @@ class PrefixTrie:
     @property
     def root_joint(self) -> NDArray[np.float64]:
         """Shape (B_V, B_T)."""
-        return self._root[0].astype(np.float64)
+        return np.asarray(self._root[0], dtype=np.float64)
 
     @property
     def num_tokens(self) -> int:
@@ -121,7 +121,7 @@ class PrefixTrie:
 
     def joint(self, leaf: int) -> NDArray[np.float64]:
         """The joint at a leaf's last non-terminal prefix, smoothed along its own path (eq. 27): shape (B_V, B_T)."""
-        return joint.smooth(self._runs[leaf].recent.astype(np.float64), self.window)
+        return np.asarray(joint.smooth(self._runs[leaf].recent, self.window), dtype=np.float64)
 
     def set_status(self, leaf: int, status: SampleStatus) -> None:
         """Mark a leaf; one that finished or was dropped stays so."""

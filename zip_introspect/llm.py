@@ -1,0 +1,420 @@
+"""IntrospectiveLLM: the front door. It checks what comes in, wires the rooms together, and keeps threads apart."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+from zip_introspect import joint, search
+from zip_introspect.answers import AnswerExtractor, after_marker, default_extractor
+from zip_introspect.backend import Backend, BackendInfo, InstalledBackends, Message
+from zip_introspect.budget import Budget, Ledger
+from zip_introspect.config import GenerationConfig
+from zip_introspect.errors import BackendError, ModelLoadError, NonFiniteLogitsError, PromptError, ZipIntrospectError
+from zip_introspect.events import Event, SearchFailed, SearchFinished
+from zip_introspect.grid import JointGrid
+from zip_introspect.result import GenerationResult, IntrospectionResult, Usage
+
+Prompt = str | Sequence[Message]
+"""A question, or a conversation that ends in one."""
+
+DEMO_MODEL = Path(__file__).parent / "demo" / "abacus"
+DEMO_CONFIG = GenerationConfig(max_new_tokens=512)
+DEMO_EXTRACTOR = after_marker(r"(?m)\bans\s+")
+"""The embedded model ends its working with `ans 10`; where it declines, there is no answer."""
+
+_POLL = 0.05  # seconds between looks at a cancellation while waiting for the model
+
+T = TypeVar("T")
+Outcome = GenerationResult | ZipIntrospectError
+
+
+class IntrospectiveLLM:
+    """A model that samples adaptively and says how sure it is.
+
+    Every call takes keyword overrides of the fields of `GenerationConfig`: `llm.generate(prompt, alpha=0.5, seed=3)`.
+    One instance may be shared by threads and tasks: calls take turns, streams interleave interval by interval. All
+    state in the backend is released whichever way a call ends.
+
+    Args:
+        backend: an open backend; `from_pretrained` opens one.
+        config: the settings of calls that give none.
+        extractor: finds the short answer in a sample's text, for results and votes.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: GenerationConfig | None = None,
+        *,
+        extractor: AnswerExtractor = default_extractor,
+    ) -> None:
+        self.backend = backend
+        self.config = config or GenerationConfig()
+        self.extractor = extractor
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        backend: str | type[Backend] | None = None,
+        config: GenerationConfig | None = None,
+        *,
+        grid: JointGrid | None = None,
+        extractor: AnswerExtractor = default_extractor,
+        **options: Any,
+    ) -> Self:
+        """Open a model from a directory, file or hub id.
+
+        Args:
+            backend: an installed backend's name or a backend class; None finds one that accepts the model.
+            grid: in place of the one saved with the model.
+            options: for the backend, such as `device` and `dtype`.
+
+        Raises:
+            BackendNotInstalledError: the message holds the pip command.
+            ModelLoadError: missing, truncated or foreign files.
+            GridError, ReservedTokensError: no grid, or one that does not fit the model.
+        """
+        if backend is None:
+            backend = InstalledBackends().infer(model)
+        elif isinstance(backend, str):
+            backend = InstalledBackends().load(backend)
+        return cls(backend.open(model, grid=grid, **options), config, extractor=extractor)
+
+    @classmethod
+    def demo(cls, config: GenerationConfig | None = None, **options: Any) -> Self:
+        """The embedded model, "abacus": it finds the whole x that solves an equation. Nothing is downloaded.
+
+        Raises:
+            ModelLoadError: this installation lacks the model's files.
+        """
+        if not (DEMO_MODEL / "config.json").is_file():
+            raise ModelLoadError(
+                f"the embedded model is not in {DEMO_MODEL}; expected config.json and model.safetensors there. "
+                f"Reinstall zip-introspect."
+            )
+        return cls.from_pretrained(DEMO_MODEL, config=config or DEMO_CONFIG, extractor=DEMO_EXTRACTOR, **options)
+
+    @property
+    def info(self) -> BackendInfo:
+        """What the model is and can do."""
+        return self.backend.info
+
+    @property
+    def grid(self) -> JointGrid:
+        """The bins of its joints."""
+        return self.backend.grid
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        budget: Budget | int | None = None,
+        config: GenerationConfig | None = None,
+        chat: bool = True,
+        **overrides: Any,
+    ) -> GenerationResult:
+        """Answer a prompt.
+
+        Args:
+            prompt: a question, or messages that end in one.
+            budget: a `Budget`, or a number of generated tokens; None is no limit.
+            config: in place of the instance's own.
+            chat: whether the chat template is applied.
+            overrides: fields of `GenerationConfig`.
+
+        Raises:
+            PromptError, ConfigError, BudgetError: bad input, before the model runs.
+            NonFiniteLogitsError: NaN or infinite logits in mid-run; `partial` holds the samples so far.
+            BackendError: the backend failed, or is closed.
+        """
+        return self._complete_one(self._request(prompt, budget, config, chat, overrides))
+
+    async def agenerate(
+        self,
+        prompt: Prompt,
+        *,
+        budget: Budget | int | None = None,
+        config: GenerationConfig | None = None,
+        chat: bool = True,
+        **overrides: Any,
+    ) -> GenerationResult:
+        """`generate` in a worker thread. Cancelling stops it at the next interval."""
+        request = self._request(prompt, budget, config, chat, overrides)
+        return await _in_thread(lambda stop: self._complete_one(request, stop))
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        budget: Budget | int | None = None,
+        config: GenerationConfig | None = None,
+        chat: bool = True,
+        **overrides: Any,
+    ) -> Generator[Event, None, None]:
+        """Answer a prompt and report on the way; the last event is `SearchFinished`. Closing it stops the search.
+
+        Raises:
+            as `generate`; bad input is refused at once, not at the first event.
+        """
+        return self._events(self._request(prompt, budget, config, chat, overrides))
+
+    async def astream(
+        self,
+        prompt: Prompt,
+        *,
+        budget: Budget | int | None = None,
+        config: GenerationConfig | None = None,
+        chat: bool = True,
+        **overrides: Any,
+    ) -> AsyncIterator[Event]:
+        """`stream` with the work in a worker thread. Cancelling stops it at the next interval."""
+        events = self.stream(prompt, budget=budget, config=config, chat=chat, **overrides)
+        try:
+            while (event := await _in_thread(lambda _: next(events, None))) is not None:
+                yield event
+        finally:
+            await _in_thread(lambda _: events.close())
+
+    @overload
+    def batch(
+        self, prompts: Sequence[Prompt], *, return_exceptions: Literal[False] = False, **settings: Any
+    ) -> list[GenerationResult]: ...
+
+    @overload
+    def batch(
+        self, prompts: Sequence[Prompt], *, return_exceptions: bool, **settings: Any
+    ) -> list[GenerationResult | ZipIntrospectError]: ...
+
+    def batch(
+        self, prompts: Sequence[Prompt], *, return_exceptions: bool = False, **settings: Any
+    ) -> list[GenerationResult] | list[GenerationResult | ZipIntrospectError]:
+        """Answer many prompts; their samples share forward passes. Results come in the order of the prompts.
+
+        Args:
+            return_exceptions: put the error of a prompt in its place instead of raising the first one. Without it,
+                bad input is refused before any prompt runs.
+            settings: as the keyword arguments of `generate`; the budget holds for each prompt.
+
+        Raises:
+            as `generate`. `NonFiniteLogitsError.partial` holds one result for each prompt, in order.
+        """
+        requests, errors = self._requests(prompts, settings, return_exceptions)
+        return _merge(self._complete(list(requests.values()), None, return_exceptions), list(requests), errors)
+
+    @overload
+    async def abatch(
+        self, prompts: Sequence[Prompt], *, return_exceptions: Literal[False] = False, **settings: Any
+    ) -> list[GenerationResult]: ...
+
+    @overload
+    async def abatch(
+        self, prompts: Sequence[Prompt], *, return_exceptions: bool, **settings: Any
+    ) -> list[GenerationResult | ZipIntrospectError]: ...
+
+    async def abatch(
+        self, prompts: Sequence[Prompt], *, return_exceptions: bool = False, **settings: Any
+    ) -> list[GenerationResult] | list[GenerationResult | ZipIntrospectError]:
+        """`batch` in a worker thread. Cancelling stops it at the next interval."""
+        requests, errors = self._requests(prompts, settings, return_exceptions)
+        todo = list(requests.values())
+        outcomes = await _in_thread(lambda stop: self._complete(todo, stop, return_exceptions))
+        return _merge(outcomes, list(requests), errors)
+
+    def introspect(self, prompt: Prompt, *, chat: bool = True) -> IntrospectionResult:
+        """What the model expects of itself at a prompt, before a token is generated: one forward pass.
+
+        Raises:
+            PromptError: an empty prompt, or one longer than the context.
+            NonFiniteLogitsError: NaN or infinite logits.
+        """
+        request = self._request(prompt, None, None, chat, {})
+        with self._lock:
+            self._check_open()
+            ledger = Ledger(request.budget, len(request.tokens))
+            (prefilled,) = self.backend.prefill([request.tokens])
+            self.backend.release([prefilled.sequence])
+        probabilities = joint.from_logits(prefilled.reserved_logits, self.grid)
+        return IntrospectionResult(
+            joint=tuple(tuple(row) for row in probabilities.tolist()),
+            confidence=float(joint.expected_value(probabilities, self.grid)),
+            expected_tokens=float(joint.expected_length(probabilities, self.grid)),
+            reward_values=tuple(self.grid.reward_values.tolist()),
+            length_values=tuple(self.grid.length_values.tolist()),
+            value_marginal=tuple(joint.value_marginal(probabilities).tolist()),
+            length_marginal=tuple(joint.length_marginal(probabilities).tolist()),
+            usage=Usage(len(request.tokens), 0, 0, 0, ledger.seconds),
+        )
+
+    def close(self) -> None:
+        """Free the model, once the call in progress has reached its end. Closing twice is harmless."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _request(
+        self,
+        prompt: Prompt,
+        budget: Budget | int | None,
+        config: GenerationConfig | None,
+        chat: bool,
+        overrides: dict[str, Any],
+    ) -> search.Request:
+        settings = config or self.config
+        settings = settings.replace(**overrides) if overrides else settings
+        limits = Budget.of(budget)
+        _check_prompt(prompt)
+        self._check_open()
+        request = search.Request(tuple(self.backend.encode(prompt, chat=chat)), settings, limits)
+        search.check(request, self.info)
+        return request
+
+    def _requests(
+        self, prompts: Sequence[Prompt], settings: dict[str, Any], return_exceptions: bool
+    ) -> tuple[dict[int, search.Request], dict[int, ZipIntrospectError]]:
+        """The requests that can be run, and the errors of the others, by place."""
+        if isinstance(prompts, str):
+            raise PromptError("batch was given one string; expected a list of prompts. Use generate for a single one.")
+        rest = dict(settings)
+        budget, config, chat = rest.pop("budget", None), rest.pop("config", None), rest.pop("chat", True)
+        requests: dict[int, search.Request] = {}
+        errors: dict[int, ZipIntrospectError] = {}
+        for place, prompt in enumerate(prompts):
+            try:
+                requests[place] = self._request(prompt, budget, config, chat, rest)
+            except PromptError as error:
+                if not return_exceptions:
+                    raise PromptError(f"prompt {place}: {error}") from None
+                errors[place] = error
+        return requests, errors
+
+    def _complete_one(self, request: search.Request, stop: threading.Event | None = None) -> GenerationResult:
+        (outcome,) = self._complete([request], stop)
+        if isinstance(outcome, ZipIntrospectError):
+            raise outcome
+        return outcome
+
+    def _complete(
+        self,
+        requests: Sequence[search.Request],
+        stop: threading.Event | None = None,
+        return_exceptions: bool = False,
+    ) -> list[Outcome]:
+        """Run requests to their ends: a result or, if asked for, an error each."""
+        outcomes: dict[int, Outcome] = {}
+        run = search.run(self.backend, requests, extractor=self.extractor)
+        with self._turn(stop), contextlib.closing(run) as events:
+            for event in events:
+                if stop is not None and stop.is_set():
+                    raise BackendError("the call was cancelled")
+                if isinstance(event, SearchFinished):
+                    outcomes[event.prompt] = event.result
+                elif isinstance(event, SearchFailed):
+                    outcomes[event.prompt] = event.error
+        ordered = [outcomes[place] for place in sorted(outcomes)]
+        if not return_exceptions:
+            _raise_first(ordered)
+        return ordered
+
+    def _events(self, request: search.Request) -> Generator[Event, None, None]:
+        """The events of one search; the model is held only while it works on the next one."""
+        events = search.run(self.backend, [request], extractor=self.extractor, live=True)
+        try:
+            while True:
+                with self._turn():
+                    event = next(events, None)
+                if event is None:
+                    return
+                if isinstance(event, SearchFailed):
+                    raise event.error
+                yield event
+        finally:
+            with self._lock:
+                events.close()
+
+    @contextlib.contextmanager
+    def _turn(self, stop: threading.Event | None = None) -> Iterator[None]:
+        """Hold the model; a cancelled waiter does not wait on."""
+        while not self._lock.acquire(timeout=-1 if stop is None else _POLL):
+            if stop is not None and stop.is_set():
+                raise BackendError("the call was cancelled before its turn came")
+        try:
+            self._check_open()
+            yield
+        finally:
+            self._lock.release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError("this model is closed; open it again with IntrospectiveLLM.from_pretrained")
+
+
+async def _in_thread(work: Callable[[threading.Event], T]) -> T:
+    """Run blocking work beside the event loop. A cancellation tells it to stop, and waits until it has."""
+    import asyncio  # costs a tenth of this package's import, and most programs never come here
+
+    stop = threading.Event()
+    task = asyncio.ensure_future(asyncio.to_thread(work, stop))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen: the cancellation is what the caller hears of
+        raise
+
+
+def _raise_first(outcomes: Sequence[Outcome]) -> None:
+    """Raise the first error, with what all prompts have where it carries partial results."""
+    error = next((outcome for outcome in outcomes if isinstance(outcome, ZipIntrospectError)), None)
+    if isinstance(error, NonFiniteLogitsError):
+        partial: list[GenerationResult] = []
+        for outcome in outcomes:
+            if isinstance(outcome, GenerationResult):
+                partial.append(outcome)
+            elif isinstance(outcome, NonFiniteLogitsError):
+                partial.extend(outcome.partial)
+        error.partial = partial
+    if error is not None:
+        raise error
+
+
+def _merge(outcomes: Sequence[Outcome], places: list[int], errors: dict[int, ZipIntrospectError]) -> list[Any]:
+    merged: dict[int, Any] = {**errors, **dict(zip(places, outcomes, strict=True))}
+    return [merged[place] for place in sorted(merged)]
+
+
+def _check_prompt(prompt: Prompt) -> None:
+    """Refuse what holds no question.
+
+    Raises:
+        PromptError: empty or blank text, or messages of another shape.
+    """
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise PromptError(f"the prompt is {prompt!r}, empty or only white space; expected text to answer")
+        return
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        raise PromptError(f"the prompt is {prompt!r}; expected a string, or a list of messages with role and content")
+    for place, message in enumerate(prompt):
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise PromptError(f"message {place} is {message!r}; expected {{'role': ..., 'content': ...}}, both strings")
+    if not prompt[-1]["content"].strip():
+        raise PromptError("the last message has no content; expected text to answer")
