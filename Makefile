@@ -23,6 +23,7 @@ help:  ## show this list
 
 demo: $(DEMO)  ## ask the embedded model an equation of each difficulty
 	@$(BIN)/zip-introspect demo
+	@echo 'Ask one of your own: $(BIN)/zip-introspect ask "Solve 7*x+12=96"'
 
 test: $(DEV)  ## run every test that the installed extras allow
 	$(BIN)/python -m pytest $(ARGS)
@@ -38,7 +39,7 @@ format: $(DEV)  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 docs: $(DOCS)  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(DEV)  ## time one decision
 	$(BIN)/python -m benchmarks.decision_time

@@ -12,10 +12,11 @@ def main() -> None:
     try:
         from zip_introspect.cli.app import app
     except ModuleNotFoundError as error:
-        if error.name not in ("rich", "typer"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("rich", "typer"):
             raise
         print(
-            f"error: the command line needs the package {error.name!r}, which is not installed. "
+            f"error: the command line needs the package {package!r}, which is not installed. "
             'Install it with: pip install "zip-introspect[cli]"',
             file=sys.stderr,
         )

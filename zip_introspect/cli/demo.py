@@ -46,5 +46,3 @@ def demo(
                 console.print()
         if console is None:
             typer.echo(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False))
-        else:
-            console.print('Ask one of your own: [bold].venv/bin/zip-introspect ask "Solve 7*x+12=96"[/bold]')

@@ -91,18 +91,18 @@ def locate(model: str) -> Path:
         BackendNotInstalledError: a hub id without the package that asks the hub.
     """
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return path
-    if path.exists():
-        raise ModelLoadError(f"{model} is a file; expected a model's directory, with config.json in it, or a hub id.")
+    if path.is_file():
+        raise ModelLoadError(f"{model!r} is a file; expected a model's directory, with config.json in it, or a hub id.")
     if not _HUB_ID.fullmatch(model) or model.startswith("."):
-        raise ModelLoadError(f"{model} does not exist; expected a model's directory or a hub id. Check the path.")
+        raise ModelLoadError(f"{model!r} does not exist; expected a model's directory or a hub id. Check the path.")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ModuleNotFoundError as error:
         raise BackendNotInstalledError(
-            f"{model} is no directory here, and asking the hub needs the module {error.name!r}. "
+            f"{model!r} is no directory here, and asking the hub needs the module {error.name!r}. "
             'Install it with: pip install "zip-introspect[transformers]"'
         ) from error
     try:
@@ -110,7 +110,7 @@ def locate(model: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelLoadError(
-            f"{model} is no directory here, and the hub did not give it: {reason}. Check the name and the connection."
+            f"{model!r} is no directory here, and the hub did not give it: {reason}. Check the name and the connection."
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -43,8 +43,9 @@ def follow(llm: IntrospectiveLLM, prompt: str, console: Console | None, **settin
     shown = (
         Live(view, console=console, refresh_per_second=_FRAMES_PER_SECOND, transient=True) if live else nullcontext()
     )
-    with shown:
-        for event in llm.stream(prompt, **settings):
+    # An interrupt leaves the loop here: the live table ends and the samples are released before it goes on.
+    with shown, closing(llm.stream(prompt, **settings)) as events:
+        for event in events:
             if isinstance(event, SearchFinished):
                 return event.result
             view.update(event)

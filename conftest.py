@@ -1,0 +1,6 @@
+"""The Python examples of the README and the docs are tests: each page runs from top to bottom."""
+
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"]).pytest()

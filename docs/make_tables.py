@@ -1,0 +1,108 @@
+"""Write the tables of configuration.md and errors.md from the code: `python docs/make_tables.py [--check]`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from zip_introspect import Budget, GenerationConfig, ZipIntrospectError, errors
+from zip_introspect.config import Settings
+
+DOCS = Path(__file__).parent
+_SYMBOLS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
+
+
+def settings_table(settings: type[Settings]) -> str:
+    """One row a field: name, type and range, default, meaning."""
+    rows = [
+        f"| `{name}` | {_kind(field)} | `{field.get_default()!r}` | {_cell(field.description or '')} |"
+        for name, field in settings.model_fields.items()
+    ]
+    return "\n".join(["| Field | Type | Default | Meaning |", "|---|---|---|---|", *rows])
+
+
+def errors_table() -> str:
+    """One row an error, children below their parents."""
+    rows = [
+        f"| {'&nbsp;' * 4 * depth}`{error.__name__}` | {inspect.cleandoc(error.__doc__ or '').splitlines()[0]} |"
+        for depth, error in _family(ZipIntrospectError, 0)
+    ]
+    return "\n".join(["| Error | Raised for |", "|---|---|", *rows])
+
+
+TABLES = {
+    "configuration.md": {
+        "GenerationConfig": lambda: settings_table(GenerationConfig),
+        "Budget": lambda: settings_table(Budget),
+    },
+    "errors.md": {"errors": errors_table},
+}
+
+
+def filled(page: str) -> str:
+    """A page with its tables as the code has them now."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for name, table in TABLES[page].items():
+        block = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = block.sub(lambda found, table=table: f"{found[1]}\n{table()}\n\n{found[2]}", text)
+    return text
+
+
+def stale() -> list[str]:
+    """The pages whose tables the code has left behind."""
+    return [page for page in TABLES if filled(page) != (DOCS / page).read_text(encoding="utf-8")]
+
+
+def main() -> None:
+    """Write the pages, or only check them."""
+    pages = stale()
+    if "--check" in sys.argv[1:]:
+        sys.exit(f"stale: {', '.join(pages)}; run python docs/make_tables.py" if pages else 0)
+    for page in pages:
+        (DOCS / page).write_text(filled(page), encoding="utf-8")
+
+
+def _kind(field: FieldInfo) -> str:
+    choices = [value for value in _literals(field.annotation) if isinstance(value, str)]
+    annotation = field.annotation
+    name = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    kind = " or ".join(f"`{choice}`" for choice in choices) or _cell(f"`{name}`")
+    if choices and type(None) in get_args(annotation):
+        kind += " or `None`"
+    limits = [
+        f"{symbol} {getattr(limit, attribute):g}"
+        for limit in field.metadata
+        for constraint, attribute, symbol in _SYMBOLS
+        if isinstance(limit, constraint)
+    ]
+    return ", ".join([kind, *limits])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _literals(annotation: Any) -> Iterator[Any]:
+    for part in get_args(annotation):
+        if isinstance(part, str):
+            yield part
+        else:
+            yield from _literals(part)
+
+
+def _family(error: type[Exception], depth: int) -> Iterator[tuple[int, type[Exception]]]:
+    yield depth, error
+    for child in error.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from _family(child, depth + 1)
+
+
+if __name__ == "__main__":
+    main()
