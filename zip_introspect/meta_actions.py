@@ -7,6 +7,7 @@ root's copies once more, and one batched matrix product values every (set, m, ho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -75,6 +76,7 @@ def best_meta_action(
     leaf_lengths: ArrayLike,
     root_length: float = 0.0,
     finished_values: Sequence[float] = (),
+    typical_length: float | None = None,
     max_new: int,
     max_active: int | None = None,
     horizon: HorizonMode = "shared",
@@ -91,6 +93,8 @@ def best_meta_action(
         leaf_lengths: shape (n,), tokens of each leaf so far.
         root_length: tokens counted for the root: 0, or the prompt's where that is counted.
         finished_values: values of the finished samples.
+        typical_length: tokens by which beta is divided for every candidate alike, in place of their own means.
+            Own means favour sets with long members, whose cost they understate beside that of others.
         max_new: how many new samples may still be started.
         max_active: how many samples may run at once; None is no limit.
         horizon: one shared cap, one for each prefix, or none.
@@ -115,6 +119,8 @@ def best_meta_action(
             f"leaf joints of shape {joints.shape}, {lengths.size} lengths, a root joint of shape {root.shape}; "
             f"expected (n, B_V, B_T), n lengths, and (B_V, B_T)"
         )
+    if not (lengths >= 0).all() or not root_length >= 0:
+        raise ConfigError(f"lengths are {lengths.tolist()} and {root_length} at the root; a length is 0 or more")
     if max_new < 0 or (max_active is not None and max_active < 0):
         raise ConfigError(f"max_new is {max_new} and max_active {max_active}; expected 0 or more")
     if horizon not in ("shared", "per_prefix", "none") or search not in ("nested", "exact"):
@@ -127,7 +133,11 @@ def best_meta_action(
         return MetaAction((), 0, SamplingUtility(floor, floor, 0.0, 0.0, grid.num_length_bins - 1), floor, beta)
 
     statistics = capped_statistics(np.concatenate([joints, root[None]]), grid)
+    if not math.isfinite(statistics.lengths[:, -1].sum()):
+        raise GridError("a joint holds NaN or infinite values; check the logits that it was read from")
     totals = np.concatenate([lengths, [root_length]]) + statistics.lengths[:, -1]  # |s| + E[L], uncapped (eq. 28)
+    if typical_length is not None:
+        totals = np.full(n + 1, float(typical_length))
     if horizon == "none":
         statistics = CappedStatistics(statistics.cdfs[:, -1:], statistics.lengths[:, -1:])
     problem = _Problem(grid, alpha, beta, floor, statistics, totals, max_new, limit)
