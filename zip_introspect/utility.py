@@ -66,7 +66,7 @@ def capped_statistics(joints: ArrayLike, grid: JointGrid) -> CappedStatistics:
         raise GridError(f"joints of shape {array.shape}; expected (n, {grid.num_reward_bins}, {grid.num_length_bins})")
     horizons = grid.num_length_bins
     linear = array.reshape(array.shape[0], grid.num_cells) @ _statistics_matrix(grid)
-    cdfs = 1.0 - linear[:, :-horizons].reshape(array.shape[0], horizons, -1)
+    cdfs = 1.0 - linear[:, :-horizons].reshape(array.shape[0], horizons, sum(grid.shape) - 2)
     return CappedStatistics(cdfs=cdfs, lengths=linear[:, -horizons:])
 
 
