@@ -16,6 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from zip_introspect.grid import JointGrid
 from zip_introspect.joint import expected_length
-from zip_introspect.meta_actions import MetaAction, best_meta_action
+from zip_introspect.meta_actions import HorizonMode, MetaAction, SearchMode, best_meta_action
 from zip_introspect.utility import capped_statistics, evaluate, normalized_beta
 
 GRID = JointGrid.paper(0, startup=32)
@@ -64,7 +65,8 @@ def draw_decision(rng: np.random.Generator, n: int, grid: JointGrid, max_new: in
 def timed(decide: Callable[[], MetaAction], seconds: float) -> dict[str, float]:
     """Median wall and processor time of a decision, in microseconds."""
     decide()
-    wall, cpu = [], []
+    wall: list[float] = []
+    cpu: list[float] = []
     end = time.thread_time() + seconds
     while time.thread_time() < end or len(wall) < 5:
         started, used = time.perf_counter(), time.thread_time()
@@ -99,15 +101,16 @@ def brute_force(case: dict[str, Any], per_prefix: bool) -> float:
 
 def measure_times(seconds: float) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
-    rows = []
-    for search, horizon, n in [
-        *(("nested", "shared", n) for n in (8, 32, 64, 128, 256)),
-        *(("exact", "shared", n) for n in (4, 8, 12)),
-        *(("nested", "per_prefix", n) for n in (4, 8)),
-        ("exact", "per_prefix", 8),
-    ]:
+    rows: list[dict[str, Any]] = []
+    plan: list[tuple[SearchMode, HorizonMode, tuple[int, ...]]] = [
+        ("nested", "shared", (8, 32, 64, 128, 256)),
+        ("exact", "shared", (4, 8, 12)),
+        ("nested", "per_prefix", (4, 8)),
+        ("exact", "per_prefix", (8,)),
+    ]
+    for search, horizon, n in ((search, horizon, n) for search, horizon, sizes in plan for n in sizes):
         case = draw_decision(rng, n, GRID, max_new=8)
-        found = timed(lambda case=case, s=search, h=horizon: best_meta_action(**case, search=s, horizon=h), seconds)
+        found = timed(partial(best_meta_action, **case, search=search, horizon=horizon), seconds)
         rows.append({"search": search, "horizon": horizon, "leaves": n, **found})
     base = rows[0]["cpu_us"]
     return [{**row, "ratio_to_8": row["cpu_us"] / base} for row in rows]
@@ -120,20 +123,21 @@ def measure_regret(decisions: int) -> list[dict[str, Any]]:
         ("shared horizon, 8x8 grid, 6 leaves, 2 new", GRID, 6, 2, False),
         ("a horizon each, 4x4 grid, 3 leaves, 2 new", SMALL, 3, 2, True),
     ):
-        regrets: dict[tuple[str, str], list[float]] = {}
+        regrets: dict[tuple[SearchMode, HorizonMode], list[float]] = {}
         for _ in range(decisions):
             case = draw_decision(rng, n, grid, max_new)
             best = brute_force(case, per_prefix)
-            modes = ("none", "shared", "per_prefix") if per_prefix else ("none", "shared")
-            for key in itertools.product(("nested", "exact"), modes):
-                found = best_meta_action(**case, search=key[0], horizon=key[1]).utility.value
-                regrets.setdefault(key, []).append(best - found)
-        for (search, horizon), values in regrets.items():
+            modes: tuple[HorizonMode, ...] = ("none", "shared", "per_prefix") if per_prefix else ("none", "shared")
+            searches: tuple[SearchMode, ...] = ("nested", "exact")
+            for search, horizon in itertools.product(searches, modes):
+                found = best_meta_action(**case, search=search, horizon=horizon).utility.value
+                regrets.setdefault((search, horizon), []).append(best - found)
+        for key, values in regrets.items():
             rows.append(
                 {
                     "against": title,
-                    "search": search,
-                    "horizon": horizon,
+                    "search": key[0],
+                    "horizon": key[1],
                     "mean": float(np.mean(values)),
                     "p95": float(np.quantile(values, 0.95)),
                     "worst": float(np.max(values)),

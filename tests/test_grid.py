@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ AXES = {"reward_edges": [0, 0.5, 1], "length_edges": [0, 8, 16]}
         ({"colour": "red"}, "colour"),
     ],
 )
-def test_refuses_malformed_grids(change: dict[str, object], message: str) -> None:
+def test_refuses_malformed_grids(change: dict[str, Any], message: str) -> None:
     with pytest.raises(GridError, match=message):
         JointGrid(**{**AXES, "first_reserved": 4, **change})
 

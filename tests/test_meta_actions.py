@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ GRID = JointGrid(reward_edges=[0, 0.3, 0.8, 1], length_edges=[0, 4, 8, 16, 64], 
 LAST = 3
 
 
-def situation(seed: int, n: int) -> dict[str, object]:
+def situation(seed: int, n: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     joints = rng.dirichlet(np.full(12, 0.3), size=n + 1).reshape(n + 1, 3, 4)
     return {
@@ -36,7 +37,7 @@ def situation(seed: int, n: int) -> dict[str, object]:
     }
 
 
-def value_of(case: dict[str, object], leaves: tuple[int, ...], new: int, horizon: object) -> float:
+def value_of(case: dict[str, Any], leaves: tuple[int, ...], new: int, horizon: object) -> float:
     """One candidate by the book: its own joints, its own beta."""
     joints = np.concatenate([case["leaf_joints"][list(leaves)], np.repeat(case["root_joint"][None], new, axis=0)])
     lengths = [*case["leaf_lengths"][list(leaves)], *[case["root_length"]] * new]
@@ -44,7 +45,7 @@ def value_of(case: dict[str, object], leaves: tuple[int, ...], new: int, horizon
     return sampling_utility(joints, GRID, case["alpha"], beta, case["finished_values"], horizon).value
 
 
-def candidates(case: dict[str, object]) -> list[tuple[tuple[int, ...], int]]:
+def candidates(case: dict[str, Any]) -> list[tuple[tuple[int, ...], int]]:
     n = len(case["leaf_joints"])
     limit = n + case["max_new"] if case["max_active"] is None else case["max_active"]
     return [
@@ -158,7 +159,7 @@ def test_more_samples_when_compute_is_cheap() -> None:
     root[0, 2], root[2, 2] = 0.7, 0.3
     none = {"leaf_joints": np.zeros((0, 3, 4)), "leaf_lengths": [], "root_joint": root, "grid": GRID, "max_new": 8}
     new = [best_meta_action(**none, alpha=alpha, beta=0.1).new_samples for alpha in (0.0, 0.3, 1.0)]
-    # By hand: all lengths are one bin, so m samples are worth 0.15 * 0.7^m + 0.9 * (1 - 0.7^m) - 0.1 * (alpha*m + 1 - alpha).
+    # By hand: of equal lengths, m samples are worth 0.9 - 0.75 * 0.7^m - 0.1 * (alpha*m + 1 - alpha).
     assert new == [8, 6, 3]
 
 
@@ -205,6 +206,6 @@ def test_takes_lists_and_float32() -> None:
         ({"leaf_joints": np.full((3, 3, 4), np.nan)}, GridError, "NaN or infinite"),
     ],
 )
-def test_refuses_bad_input(change: dict[str, object], error: type[Exception], message: str) -> None:
+def test_refuses_bad_input(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         best_meta_action(**(situation(1, 3) | change))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,7 +187,7 @@ def test_normalized_beta_refuses_no_prefixes_and_bears_no_length() -> None:
         ({"joints": np.zeros((3, 3))}, GridError, r"expected \(n, 3, 3\)"),
     ],
 )
-def test_refuses_bad_input(change: dict[str, object], error: type[Exception], message: str) -> None:
+def test_refuses_bad_input(change: dict[str, Any], error: type[Exception], message: str) -> None:
     given_ = {"joints": random_joints(0, 2), "grid": GRID, "alpha": 0.1, "beta": 0.1, **change}
     with pytest.raises(error, match=message):
         sampling_utility(**given_)
