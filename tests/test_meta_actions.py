@@ -95,6 +95,20 @@ def test_what_it_reports_is_what_the_utility_says(seed: int, n: int, horizon: st
     assert found.utility.value == pytest.approx(found.utility.expected_reward - found.normalized_beta * cost)
 
 
+@settings(max_examples=20)
+@given(st.integers(0, 10**6), st.integers(0, 3))
+def test_a_typical_length_gives_every_candidate_the_same_beta(seed: int, n: int) -> None:
+    case = situation(seed, n) | {"max_active": None, "max_new": 2}
+    found = best_meta_action(**case, typical_length=50.0, search="exact")
+    beta = case["beta"] / 50.0
+    best = -np.inf
+    for leaves, new in candidates(case):
+        rows = [case["leaf_joints"][i] for i in leaves] + [case["root_joint"]] * new
+        best = max(best, sampling_utility(rows, GRID, case["alpha"], beta, case["finished_values"]).value)
+    assert found.normalized_beta == pytest.approx(beta)
+    assert found.utility.value == pytest.approx(best, abs=1e-11)
+
+
 @settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(0, 6))
 def test_more_search_is_never_worse(seed: int, n: int) -> None:
@@ -195,6 +209,7 @@ def test_takes_lists_and_float32() -> None:
     [
         ({"max_new": -1}, ConfigError, "max_new is -1"),
         ({"max_active": -2}, ConfigError, "max_active -2"),
+        ({"typical_length": 0.0}, ConfigError, "typical_length is 0.0"),
         ({"horizon": "long"}, ConfigError, "horizon 'long'"),
         ({"search": "greedy"}, ConfigError, "search 'greedy'"),
         ({"alpha": 2.0}, ConfigError, "alpha is 2.0"),

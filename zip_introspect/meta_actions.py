@@ -121,6 +121,8 @@ def best_meta_action(
         )
     if not (lengths >= 0).all() or not root_length >= 0:
         raise ConfigError(f"lengths are {lengths.tolist()} and {root_length} at the root; a length is 0 or more")
+    if typical_length is not None and not 0 < typical_length < math.inf:
+        raise ConfigError(f"typical_length is {typical_length}; expected a number of tokens above 0, or None")
     if max_new < 0 or (max_active is not None and max_active < 0):
         raise ConfigError(f"max_new is {max_new} and max_active {max_active}; expected 0 or more")
     if horizon not in ("shared", "per_prefix", "none") or search not in ("nested", "exact"):
