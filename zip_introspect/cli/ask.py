@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from zip_introspect import strategies
+from zip_introspect.budget import Budget
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.session import follow, open_llm
 from zip_introspect.cli.summary import print_summary
+from zip_introspect.config import GenerationConfig
 
 _SEARCH, _SAMPLING = "Search", "Sampling"
 
@@ -56,8 +59,10 @@ def ask(
     with reporting(debug):
         question = sys.stdin.read().strip() if prompt == "-" else prompt
         console = None if as_json else Console()
+        limits = Budget.of(budget)
+        strategies.get(GenerationConfig(**given).strategy)  # settings are refused before a model is loaded for them
         llm = open_llm(model, backend)
-        result = follow(llm, question, console, budget=budget, **given)
+        result = follow(llm, question, console, budget=limits, **given)
         if console is None:
             typer.echo(result.to_json(indent=2))
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,9 @@ def open_llm(model: str | None, backend: str | None) -> IntrospectiveLLM:
     """
     from zip_introspect.llm import IntrospectiveLLM
 
+    if model is None or not sys.stderr.isatty():
+        # Bars for loading and downloading are for people who wait for a large model. Frameworks read this at import.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if model is None:
         return IntrospectiveLLM.demo()
     return IntrospectiveLLM.from_pretrained(model, backend=backend)

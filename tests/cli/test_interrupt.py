@@ -1,0 +1,53 @@
+"""Ctrl-C in the middle of a search leaves the terminal as it was."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
+PATIENCE = 120.0  # seconds
+
+
+def read_until(terminal: int, wanted: bytes, process: subprocess.Popen[bytes]) -> bytes:
+    """What the terminal shows up to `wanted`, or up to the end of the process."""
+    shown, deadline = b"", time.monotonic() + PATIENCE
+    while wanted not in shown and time.monotonic() < deadline:
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # the other end is closed
+            break
+    return shown
+
+
+def test_an_interrupted_search_shows_the_cursor_again_and_exits_with_130(tiny_model: str) -> None:
+    terminal, inside = pty.openpty()
+    before = termios.tcgetattr(inside)
+    long = ["--max-new-tokens", "90000", "--strategy", "best_of_n", "--max-samples", "4"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zip_introspect", "ask", "1+1", "--model", tiny_model, *long],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+        env={**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        shown = read_until(terminal, b"active", process)
+        assert HIDE_CURSOR in shown, shown.decode(errors="replace")
+        process.send_signal(signal.SIGINT)
+        after = read_until(terminal, b"interrupted", process)
+        assert process.wait(PATIENCE) == 130
+        assert SHOW_CURSOR in after
+        assert b"Traceback" not in after
+        assert termios.tcgetattr(inside) == before
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+        os.close(inside)

@@ -1,0 +1,98 @@
+"""What the README promises, with the embedded model, through the front doors that people use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from zip_introspect import Budget, GenerationResult, IntrospectiveLLM
+from zip_introspect.cli.app import app
+from zip_introspect.cli.demo import QUESTIONS
+from zip_introspect.demo.equations import TIERS, parse
+from zip_introspect.llm import DEMO_MODEL
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[IntrospectiveLLM]:
+    with IntrospectiveLLM.demo() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shown() -> list[dict[str, GenerationResult]]:
+    done = CliRunner().invoke(app, ["demo", "--json"])
+    assert done.exit_code == 0, done.stderr
+    return list(json.loads(done.stdout))
+
+
+def equation_in(question: str) -> str:
+    """The part of a question that is an equation of the grammar."""
+    words = question.removesuffix(".").split()
+    return next(word for word in words if parse(word))
+
+
+def test_the_demos_questions_cover_the_tiers_and_none_was_trained_on() -> None:
+    equations = [parse(equation_in(question)) for _, question in QUESTIONS]
+    assert all(equation and equation.held_out for equation in equations)
+    tiers = [equation.tier for equation in equations if equation and equation.solution is not None]
+    assert tiers == list(TIERS)
+    assert [equation.solution for equation in equations if equation][-1] is None
+
+
+def test_the_demo_finds_a_right_answer_and_is_least_sure_of_the_question_to_doubt(
+    shown: list[dict[str, dict[str, object]]],
+) -> None:
+    answers = [item["result"]["answer"] for item in shown]
+    expected = [parse(equation_in(question)).answer for _, question in QUESTIONS]  # type: ignore[union-attr]
+    assert answers[:3] == expected[:3]
+    confidences = [float(str(item["result"]["confidence"])) for item in shown]
+    assert confidences[-1] == min(confidences)
+
+
+def test_the_demo_says_what_was_expected_used_and_why_it_stopped() -> None:
+    done = CliRunner().invoke(app, ["demo"])
+    assert done.exit_code == 0, done.stderr
+    for word in ("answer", "confidence", "expected", "used", "started", "paused", "dropped", "finished", "stopped"):
+        assert done.stdout.count(word) >= len(QUESTIONS)
+
+
+def test_a_harder_question_promises_less_and_takes_longer(llm: IntrospectiveLLM) -> None:
+    easy, hard = llm.introspect(QUESTIONS[0][1]), llm.introspect(QUESTIONS[4][1])
+    assert easy.confidence > hard.confidence
+    assert easy.expected_tokens < hard.expected_tokens
+
+
+def test_a_budget_is_held_to_the_token(llm: IntrospectiveLLM) -> None:
+    out = llm.generate(QUESTIONS[4][1], budget=Budget(max_tokens=50, max_samples=3))
+    assert out.usage.generated_tokens <= 50
+    assert len(out.samples) <= 3
+
+
+def test_a_seed_fixes_the_result(llm: IntrospectiveLLM) -> None:
+    first, second = (llm.generate(QUESTIONS[3][1], seed=5) for _ in range(2))
+    assert [sample.text for sample in first.samples] == [sample.text for sample in second.samples]
+    assert first.decisions == second.decisions
+
+
+def test_what_is_no_equation_gets_an_answer_that_says_so(llm: IntrospectiveLLM) -> None:
+    out = llm.generate("Tell me about the weather")
+    assert "whole x" in out.text
+    assert out.answer is None
+
+
+def test_inspect_finds_the_embedded_model_ready() -> None:
+    done = CliRunner().invoke(app, ["inspect", str(DEMO_MODEL), "--json"])
+    assert done.exit_code == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["runs"][0]["count"] == 64
+    assert facts["grid"]["reserved_token_ids"] == list(range(facts["runs"][0]["first"], facts["runs"][0]["first"] + 64))
+    assert facts["weights"]["bytes"] <= 8_000_000
+
+
+def test_the_embedded_model_is_in_the_package_as_plain_data() -> None:
+    kinds = {file.suffix for file in Path(DEMO_MODEL).iterdir() if file.is_file()}
+    assert kinds <= {".json", ".safetensors", ".jinja", ".md"}
