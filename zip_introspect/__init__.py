@@ -30,6 +30,7 @@ from zip_introspect.events import (
     Event,
     SampleAdvanced,
     SampleFinished,
+    SearchFailed,
     SearchFinished,
     SearchStarted,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "SampleFinished",
     "SampleResult",
     "SamplingParams",
+    "SearchFailed",
     "SearchFinished",
     "SearchStarted",
     "TracePoint",

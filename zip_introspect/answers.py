@@ -75,7 +75,7 @@ default_extractor = first_of(boxed, hashes, marked, last_number)
 
 def normalize(answer: str) -> str:
     """Trim what does not change an answer: space, `$`, emphasis, a final period, thousands separators, leading `+`."""
-    answer = answer.strip().strip("$*` ").strip().rstrip(".").strip()
+    answer = answer.strip().lstrip("$*` ").rstrip("$*` .")
     if _NUMBER.fullmatch(answer):
         answer = answer.replace(",", "").replace("−", "-").removeprefix("+")
     return answer

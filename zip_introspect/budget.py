@@ -32,9 +32,7 @@ class Budget(Settings):
 
     max_tokens: int | None = Field(None, gt=0, strict=True, description="Generated tokens of all samples together.")
     max_samples: int | None = Field(None, gt=0, strict=True, description="Samples started.")
-    max_depth: int | None = Field(
-        None, gt=0, strict=True, description="Serial steps: forward passes in a row."
-    )
+    max_depth: int | None = Field(None, gt=0, strict=True, description="Serial steps: forward passes in a row.")
     max_seconds: float | None = Field(None, gt=0, description="Wall-clock seconds from prefill on.")
     max_cost: float | None = Field(None, gt=0, description="Money, in the currency of the prices.")
     price_per_token: float | None = Field(None, gt=0, description="Price of a generated token.")
@@ -170,11 +168,13 @@ def _fill(wanted: Sequence[int], total: int) -> list[int]:
     """Split `total` evenly, none above what it wants."""
     given = [0] * len(wanted)
     open_places = [i for i, count in enumerate(wanted) if count > 0]
-    while open_places and total > 0:
-        each, extra = divmod(total, len(open_places))
-        for rank, i in enumerate(open_places):
-            portion = min(wanted[i] - given[i], each + (rank < extra))
+    while open_places and total >= len(open_places):
+        each = total // len(open_places)
+        for i in open_places:
+            portion = min(wanted[i] - given[i], each)
             given[i] += portion
             total -= portion
         open_places = [i for i in open_places if given[i] < wanted[i]]
+    for i in open_places[:total]:
+        given[i] += 1
     return given

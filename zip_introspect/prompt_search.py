@@ -116,7 +116,9 @@ class PromptSearch:
         action = self._strategy.decide(state)
         limit = self.ledger.exhausted()
         if action.stop is None and limit is not None:
-            action = MetaAction(stop="budget", reason=f"the budget's {limit} are used up", utility=action.utility)
+            action = MetaAction(
+                stop="budget", reason=f"the budget's limit on {limit} is reached", utility=action.utility
+            )
         steps = self._steps(action, state)
         if action.stop is None and not any(steps):
             action = MetaAction(stop="budget", reason="the budget allows no further step", utility=action.utility)
@@ -134,7 +136,7 @@ class PromptSearch:
         self.ledger.spend(sum(counts), max(counts, default=0), seconds)
         events: list[Event] = []
         broken: list[int] = []
-        for move, result in zip(moves, results, strict=True):
+        for move, result in zip(moves, map(_sound, results), strict=True):
             events.extend(self._grow(move.sample, result))
             if result.non_finite and move.sample not in self._endings:
                 broken.append(move.sample)
@@ -416,6 +418,15 @@ class PromptSearch:
         )
         self._stop = "error", f"non-finite logits in sample {names}"
         return NonFiniteLogitsError(message, [self.result()])
+
+
+def _sound(advanced: Advanced) -> Advanced:
+    """What was generated up to the first joint that is not finite: it too is a sign of broken logits."""
+    finite = np.isfinite(advanced.reserved_logits).all(axis=1)
+    if finite.all():
+        return advanced
+    good = int(finite.argmin())
+    return Advanced(advanced.tokens[: good + 1], advanced.reserved_logits[:good], finished=False, non_finite=True)
 
 
 def _before_stop(text: str, stops: Sequence[str]) -> str | None:

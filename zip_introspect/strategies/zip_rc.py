@@ -57,6 +57,9 @@ class ZipRC(Strategy):
 
     def _best(self, state: MetaState, horizon: HorizonMode) -> meta_actions.MetaAction:
         counted = state.prompt_tokens if self.config.count_prompt else 0
+        # One estimate a decision, over all that might run (eq. 28): with the mean of each candidate set's own members,
+        # adding a long sample would make the others look cheaper.
+        totals = [state.root_remaining, *(leaf.length + leaf.remaining for leaf in state.leaves)]
         return meta_actions.best_meta_action(
             [_within(leaf.joint, leaf.limit, state.grid) for leaf in state.leaves],
             _within(state.root_joint, state.limit, state.grid),
@@ -66,6 +69,7 @@ class ZipRC(Strategy):
             leaf_lengths=[leaf.length + counted for leaf in state.leaves],
             root_length=counted,
             finished_values=[sample.value for sample in state.finished],
+            typical_length=counted + sum(totals) / len(totals),
             max_new=state.room,
             horizon=horizon,
             search=self.config.search,

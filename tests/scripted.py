@@ -1,0 +1,46 @@
+"""A backend that plays faults on purpose, over the simulated world."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from zip_introspect.backend import Advanced, SequenceId
+from zip_introspect.simulator import SimulatedBackend
+
+
+class FaultyBackend(SimulatedBackend):
+    """At call number `at` of `advance` (from 0), `fault` changes what comes back, or raises."""
+
+    def __init__(self, fault: Callable[[list[Advanced]], list[Advanced]], at: int = 1, pace: float = 0.0) -> None:
+        super().__init__()
+        self.fault, self.at, self.pace, self.calls = fault, at, pace, 0
+
+    def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
+        time.sleep(self.pace)
+        results = super().advance(sequences, steps)
+        call, self.calls = self.calls, self.calls + 1
+        return self.fault(results) if call == self.at else results
+
+
+def unchanged(results: list[Advanced]) -> list[Advanced]:
+    """No fault at all, for tests of timing."""
+    return results
+
+
+def nan_in_the_last(results: list[Advanced]) -> list[Advanced]:
+    """The last sequence meets NaN logits after its first new token."""
+    sound = results[-1]
+    return [*results[:-1], Advanced(sound.tokens[:1], sound.reserved_logits[:1], False, non_finite=True)]
+
+
+def nan_in_the_joint(results: list[Advanced]) -> list[Advanced]:
+    """Reserved logits are NaN though the others are sound."""
+    return [Advanced(r.tokens, np.full_like(r.reserved_logits, np.nan), r.finished) for r in results]
+
+
+def out_of_memory(results: list[Advanced]) -> list[Advanced]:
+    """The whole call fails."""
+    raise MemoryError("no room")

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from zip_introspect import search, strategies
+from zip_introspect.backend import Backend
+from zip_introspect.budget import Budget
+from zip_introspect.config import GenerationConfig
+from zip_introspect.errors import ConfigError
+from zip_introspect.grid import JointGrid
+from zip_introspect.result import GenerationResult
+from zip_introspect.selection import Selection
+from zip_introspect.simulator import SimulatedBackend
+from zip_introspect.strategies import Finished, Leaf, MetaAction, MetaState, Strategy
+
+GRID = JointGrid(
+    reward_edges=[0.0, 0.5, 1.0],
+    reward_values=[0.0, 1.0],
+    length_edges=[0.0, 4.0, 8.0, 16.0],
+    length_values=[2.0, 6.0, 12.0],
+    first_reserved=0,
+)
+SURE_AND_NEAR = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+HOPELESS = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+OPEN = np.array([[0.1, 0.2, 0.2], [0.1, 0.2, 0.2]])
+ONLY_LATE = np.array([[0.0, 0.0, 0.1], [0.0, 0.0, 0.9]])
+
+
+def leaf(sample: int, joint: np.ndarray, length: int = 4, limit: int = 100) -> Leaf:
+    value = float(joint.sum(axis=1) @ GRID.reward_values)
+    remaining = float(joint.sum(axis=0) @ GRID.length_values)
+    return Leaf(sample, length, joint, value, remaining, limit, running=True)
+
+
+def state(
+    leaves: tuple[Leaf, ...] = (),
+    finished: tuple[Finished, ...] = (),
+    root: np.ndarray = OPEN,
+    limit: int = 100,
+    room: int | None = None,
+    **config: object,
+) -> MetaState:
+    settings = GenerationConfig(**{"beta": 0.1, **config})
+    started = len(leaves) + len(finished)
+    room = settings.max_samples - started if room is None else room
+    at_root = leaf(0, root)
+    return MetaState(
+        1, GRID, settings, 10, root, at_root.value, at_root.remaining, leaves, finished, started, room, limit
+    )
+
+
+def decide(of: MetaState) -> MetaAction:
+    return strategies.get(of.config.strategy)(of.config).decide(of)
+
+
+def test_unknown_strategies_are_named_beside_the_known() -> None:
+    with pytest.raises(ConfigError, match="strategy is .beam.; expected one of best_of_n, .*majority_vote, single"):
+        strategies.get("beam")
+
+
+def test_zip_rc_continues_what_is_sure_and_pauses_the_rest() -> None:
+    action = decide(state((leaf(0, HOPELESS, 40), leaf(1, SURE_AND_NEAR), leaf(2, OPEN, 40))))
+    assert action.run == (1,)
+    assert action.new == 0
+    assert action.stop is None
+    assert action.utility is not None
+    assert action.utility.keep is None
+
+
+def test_zip_rc_stops_when_the_best_finished_sample_cannot_be_beaten() -> None:
+    action = decide(state((leaf(0, OPEN),), (Finished(1, 9, 1.0, complete=True),)))
+    assert action.stop == "utility"
+    assert action.utility is not None
+    assert action.utility.keep == 1.0
+    assert action.utility.chosen < 1.0
+
+
+def test_zip_rc_goes_on_while_another_sample_is_worth_its_cost() -> None:
+    finished = (Finished(0, 9, 0.3, complete=True),)
+    assert decide(state((), finished, beta=0.01)).new > 0
+    assert decide(state((), finished, beta=10.0)).stop == "utility"
+
+
+def test_zip_rc_owes_an_answer_however_dear() -> None:
+    cut = (Finished(0, 9, 0.0, complete=False),)
+    action = decide(state((leaf(1, HOPELESS),), cut, root=HOPELESS, beta=100.0))
+    assert action.stop is None
+    assert len(action.run) + action.new == 1
+    # Capping is for plans that may be given up: this one is run to its end.
+    assert action.utility is not None
+    assert action.utility.horizon == GRID.num_length_bins - 1
+
+
+def test_zip_rc_does_not_pay_for_an_end_out_of_reach() -> None:
+    finished = (Finished(0, 9, 0.3, complete=True),)
+    reachable = decide(state((leaf(1, ONLY_LATE),), finished, root=ONLY_LATE, beta=0.01))
+    assert reachable.stop is None
+    out_of_reach = decide(state((leaf(1, ONLY_LATE, limit=5),), finished, root=ONLY_LATE, limit=5, beta=0.01))
+    assert out_of_reach.stop == "utility"
+
+
+def test_zip_rc_serves_the_most_promising_first() -> None:
+    action = decide(state((leaf(0, OPEN), leaf(1, ONLY_LATE)), beta=0.0001, max_samples=2))
+    assert action.run == (1, 0)
+
+
+def test_zip_rc_is_done_when_nothing_is_left() -> None:
+    action = decide(state((), (Finished(0, 3, 0.1, complete=True),), room=0))
+    assert action.stop == "finished"
+
+
+def test_the_cost_of_one_sample_does_not_depend_on_its_company() -> None:
+    alone = decide(state((leaf(0, SURE_AND_NEAR), leaf(1, HOPELESS, 4_000)), room=0))
+    assert alone.run == (0,)
+
+
+def test_best_of_n_runs_everything_and_refills_to_n() -> None:
+    action = decide(state((leaf(0, HOPELESS), leaf(2, OPEN)), strategy="best_of_n", max_samples=5, room=3))
+    assert action.run == (0, 2)
+    assert action.new == 3
+    assert decide(state((), (Finished(0, 3, 0.1, True),), strategy="single")).stop == "finished"
+
+
+@strategies.register
+class ForkOnce(Strategy):
+    """Starts one sample, then branches it twice at the first decision and runs all to the end."""
+
+    name: ClassVar[str] = "fork_once"
+    selection: ClassVar[Selection] = "value"
+
+    def decide(self, state: MetaState) -> MetaAction:
+        if not state.started:
+            return MetaAction(new=1)
+        if state.started == 1 and state.leaves:
+            return MetaAction(forks=((0, 2),), drop=(0,))
+        run = tuple(leaf.sample for leaf in state.leaves)
+        return MetaAction(run=run) if run else MetaAction(stop="finished", reason="all done")
+
+
+def outcome(backend: Backend, budget: Budget | None = None, **config: object) -> GenerationResult:
+    settings = GenerationConfig(**{"strategy": "fork_once", "interval": 3, **config})
+    *_, last = search.run(backend, [search.Request((1, 2, 3), settings, budget or Budget())])
+    assert last.kind == "finished"
+    return last.result
+
+
+def test_branching_strategies_fork_at_a_leaf_and_may_drop_it() -> None:
+    backend = SimulatedBackend()
+    result = outcome(backend)
+    stem, *branches = result.samples
+    assert stem.status == "dropped"
+    assert [branch.parent for branch in branches] == [0, 0]
+    assert all(branch.token_ids[:3] == stem.token_ids for branch in branches)
+    assert branches[0].token_ids != branches[1].token_ids
+    assert result.decisions[1].forked == ((0, 1), (0, 2))
+    assert result.decisions[1].dropped == (0,)
+    # The stem's tokens were generated once, and are paid for once.
+    assert result.usage.generated_tokens == sum(sample.tokens for sample in result.samples) - 2 * 3
+    assert backend.held == 0
+
+
+def test_forks_count_as_samples() -> None:
+    with pytest.raises(ValueError, match="fork_once asked for 2 samples where 1 may start"):
+        outcome(SimulatedBackend(), Budget(max_samples=2))
