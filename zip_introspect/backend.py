@@ -68,7 +68,7 @@ class Advanced:
     """Shape (n,), 0 <= n <= steps; the end-of-sequence token included where it was drawn."""
     reserved_logits: NDArray[np.float32]
     """Shape (m, B_V*B_T): row i describes the prefix that ends in tokens[i]. m = n, or n - 1 where the
-    last token is end-of-sequence: no forward pass is spent on it."""
+    last token is end-of-sequence (no forward pass is spent on it) or `non_finite` is true."""
     finished: bool
     """Whether the last token is an end-of-sequence token."""
     non_finite: bool = False

@@ -1,0 +1,282 @@
+"""TransformersBackend: the sequences, their states, and how a call of `advance` moves them.
+
+It knows nothing of joints, utilities or stop strings. A sequence is its tokens and a row of a `State`; rows are
+shared until somebody advances. Everything inside one interval is queued on the device without looking at results:
+uniforms go up once, tokens and reserved logits come down once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from zip_introspect.backend import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
+from zip_introspect.config import SamplingParams
+from zip_introspect.errors import BackendError, ModelLoadError, NonFiniteLogitsError, PromptError
+from zip_introspect.grid import JointGrid
+from zip_introspect.streams import uniforms
+from zip_introspect_transformers.decoding import Decoder, Drawn, Span
+from zip_introspect_transformers.loading import TransformersOptions, load, looks_openable
+from zip_introspect_transformers.prompts import PromptEncoder
+from zip_introspect_transformers.sampling import RowSampler
+from zip_introspect_transformers.sequences import Sample, SequenceTable, place
+from zip_introspect_transformers.states import State, upload
+
+_LOOK_EVERY = 16  # steps between two looks for rows that have ended, where looking is free
+_LEAVE_SHARE = 8  # dropping ended rows copies the others: worth it from one row in so many
+
+
+class TransformersBackend(Backend):
+    """Any `AutoModelForCausalLM` on CPU or CUDA.
+
+    A sequence stops where `info.max_context` is reached: `advance` then gives fewer tokens than asked for, none in
+    the end, with `finished` false.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        grid: JointGrid,
+        options: TransformersOptions,
+        name: str,
+    ) -> None:
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        head = model.get_output_embeddings()
+        config = model.config.get_text_config(decoder=True)
+        vocab_size = int(head.weight.shape[0]) if head is not None else int(config.vocab_size)
+        eos = _eos_token_ids(model, tokenizer)
+        grid.check_fits(vocab_size, eos)
+        self.grid = grid
+        self.info = BackendInfo(
+            backend="transformers",
+            model=name,
+            architecture=type(model).__name__,
+            vocab_size=vocab_size,
+            eos_token_ids=eos,
+            max_context=_max_context(config, tokenizer, options),
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            max_sequences=options.max_sequences,
+        )
+        self._tokenizer = tokenizer
+        self._prompts = PromptEncoder(tokenizer, grid.reserved_token_ids)
+        self._decoder = Decoder(model, grid, eos, options.prefill_tokens)
+        self._sequences = SequenceTable(self._decoder, options.max_sequences, options.max_state_bytes)
+
+    @classmethod
+    def open(cls, model: str | Path, *, grid: JointGrid | None = None, **options: Any) -> Self:
+        """Load a directory of `save_pretrained` or a hub repository; see `TransformersOptions` for the options."""
+        settings = TransformersOptions(**options)
+        return cls(*load(model, grid, settings), settings, str(model))
+
+    @classmethod
+    def from_model(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        grid: JointGrid,
+        **options: Any,
+    ) -> Self:
+        """Wrap a model that is already in memory, where it is; it is put into evaluation mode.
+
+        Raises:
+            ReservedTokensError: the grid does not fit the vocabulary.
+        """
+        return cls(model.eval(), tokenizer, grid, TransformersOptions(**options), model.name_or_path or "in memory")
+
+    @classmethod
+    def accepts(cls, model: str | Path) -> bool:
+        return looks_openable(model)
+
+    def encode(self, prompt: str | Sequence[Message], *, chat: bool = True) -> list[int]:
+        return self._prompts.encode(prompt, chat=chat)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        ids = [int(token) for token in tokens]
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
+        self._check_prompts(prompts)
+        self._sequences.check_room(len(prompts))
+        samples = [Sample([int(token) for token in prompt]) for prompt in prompts]
+        first, last = self.grid.first_reserved, self.grid.first_reserved + self.grid.num_cells
+        with self._sequences.recovering(samples):
+            self._sequences.compute(samples)
+            reserved = self._sequences.reserved_logits(samples, first, last)
+        for number, row in enumerate(reserved):
+            if not np.isfinite(row).all():
+                raise NonFiniteLogitsError(
+                    f"the logits after prompt {number} ({len(prompts[number])} tokens) hold NaN or infinity; expected "
+                    f"finite numbers. Check the model's weights, or open it with dtype='float32'."
+                )
+        prefilled = [Prefilled(self._sequences.add(sample), row) for sample, row in zip(samples, reserved, strict=True)]
+        self._sequences.evict()
+        return prefilled
+
+    def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
+        origin = self._sequences[sequence]
+        if origin.ended:
+            raise BackendError(f"sequence {sequence} {origin.ended}, so it has no state to fork; fork an unended one")
+        self._sequences.check_room(len(samples))
+        return [
+            self._sequences.add(
+                Sample(list(origin.tokens), sampling, number, origin.step, state=origin.state, row=origin.row)
+            )
+            for number in samples
+        ]
+
+    def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
+        samples = self._advanceable(sequences, steps)
+        budgets = {
+            id(sample): min(asked, self.info.max_context - len(sample.tokens))
+            for sample, asked in zip(samples, steps, strict=True)
+        }
+        drawn: dict[int, Drawn] = {}
+        with self._sequences.recovering(samples):
+            for state, rows in self._sequences.batches([sample for sample in samples if budgets[id(sample)] > 0]):
+                drawn |= self._run(state, rows, budgets)
+        advanced = [self._account(sample, drawn.get(id(sample))) for sample in samples]
+        self._sequences.evict()
+        return advanced
+
+    def pause(self, sequences: Sequence[SequenceId]) -> None:
+        self._sequences.pause(sequences)
+
+    def release(self, sequences: Sequence[SequenceId]) -> None:
+        self._sequences.release(sequences)
+
+    def close(self) -> None:
+        """Forget all sequences; the model goes when this object does."""
+        self._sequences.clear()
+
+    def _advanceable(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Sample]:
+        if len(sequences) != len(steps):
+            raise BackendError(f"{len(sequences)} sequences with {len(steps)} numbers of steps; expected one for each")
+        if len(set(sequences)) != len(sequences):
+            raise BackendError("a sequence is named twice; expected each once. Fork it to go on from it twice.")
+        samples = [self._sequences[sequence] for sequence in sequences]
+        for sequence, sample, asked in zip(sequences, samples, steps, strict=True):
+            if asked < 0:
+                raise BackendError(f"sequence {sequence} was given {asked} steps; expected 0 or more")
+            if sample.ended:
+                raise BackendError(f"sequence {sequence} {sample.ended} and cannot go on; leave it out")
+            if sample.sampling is None:
+                raise BackendError(f"sequence {sequence} is a prompt without a sample number; fork it first")
+        for sample in samples:
+            self._sequences.touch(sample)
+        return samples
+
+    def _check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
+        for number, prompt in enumerate(prompts):
+            if len(prompt) == 0:
+                raise PromptError(f"prompt {number} has no tokens; expected at least one")
+            if len(prompt) >= self.info.max_context:
+                raise PromptError(
+                    f"prompt {number} has {len(prompt)} tokens, but the context holds {self.info.max_context}, answer "
+                    f"included; expected at most {self.info.max_context - 1}. Shorten it."
+                )
+            lowest, highest = min(prompt), max(prompt)
+            if lowest < 0 or highest >= self.info.vocab_size:
+                wrong = lowest if lowest < 0 else highest
+                raise PromptError(
+                    f"prompt {number} holds token {wrong}; expected 0 to {self.info.vocab_size - 1}. "
+                    f"Encode it with this model's tokenizer."
+                )
+
+    def _run(self, state: State, rows: list[Sample], budgets: dict[int, int]) -> dict[int, Drawn]:
+        """Advance the rows of a state by their budgets; those whose budget ends leave the batch with their state.
+
+        Budgets are known beforehand, so nothing is read back for them. Rows that end early are known, and leave,
+        where the host can look for free.
+        """
+        device, looks = self._decoder.device, self._decoder.looks
+        draws = upload(_draws(rows, budgets), device)
+        alive = torch.ones(len(rows), dtype=torch.bool, device=device)
+        spans: list[tuple[list[Sample], Span]] = []
+        done, going = 0, list(range(len(rows)))
+        while True:
+            steps = min(budgets[id(rows[row])] for row in going) - done
+            steps = min(steps, _LOOK_EVERY) if looks else steps
+            sampler = RowSampler([sample.sampling for sample in rows if sample.sampling is not None], device)
+            span = self._decoder.run(state, sampler, draws[:, done : done + steps], alive)
+            spans.append((rows, span))
+            done, alive = done + steps, span.alive
+            living = alive.tolist() if looks else [True] * len(rows)
+            going = [row for row, sample in enumerate(rows) if living[row] and budgets[id(sample)] > done]
+            spent = [row for row, sample in enumerate(rows) if living[row] and budgets[id(sample)] == done]
+            ended = len(rows) - len(going) - len(spent)
+            if not going:
+                break
+            if spent or ended * _LEAVE_SHARE >= len(rows):
+                if spent:
+                    place([rows[row] for row in spent], state.select(spent))
+                state, rows = state.select(going), [rows[row] for row in going]
+                place(rows, state)
+                index = upload(np.array(going), device)
+                draws, alive = draws.index_select(0, index), alive.index_select(0, index)
+                going = list(range(len(rows)))
+        return _gather(self._decoder.to_host([span for _, span in spans]), [rows for rows, _ in spans])
+
+    def _account(self, sample: Sample, drawn: Drawn | None) -> Advanced:
+        """Enter what came down into the sample, and give up its state where it has ended."""
+        if drawn is None:
+            return Advanced(np.zeros(0, np.int32), np.zeros((0, self.grid.num_cells), np.float32), finished=False)
+        finished = bool(drawn.tokens.size) and int(drawn.tokens[-1]) in self.info.eos_token_ids
+        sample.tokens += drawn.tokens.tolist()
+        sample.step += drawn.tokens.size
+        if finished or drawn.broken:
+            sample.ended = "has finished" if finished else "came to logits that are not finite"
+            sample.state = None
+        rows = drawn.reserved[:-1] if sample.ended else drawn.reserved
+        return Advanced(drawn.tokens, rows, finished, drawn.broken)
+
+
+def _draws(rows: Sequence[Sample], budgets: dict[int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Uniforms (rows, largest budget): each row's from its own stream, from its own step on."""
+    draws = np.zeros((len(rows), max(budgets[id(sample)] for sample in rows)))
+    for row, sample in enumerate(rows):
+        if sample.sampling is not None and sample.sampling.temperature > 0:
+            steps = budgets[id(sample)]
+            draws[row, :steps] = uniforms(sample.sampling.seed, sample.sample, sample.step, steps)
+    return draws
+
+
+def _gather(spans: Sequence[Sequence[Drawn]], rows: Sequence[Sequence[Sample]]) -> dict[int, Drawn]:
+    """One `Drawn` a sample, keyed by its id(), from those of its spans."""
+    parts: dict[int, list[Drawn]] = {}
+    for span, samples in zip(spans, rows, strict=True):
+        for drawn, sample in zip(span, samples, strict=True):
+            parts.setdefault(id(sample), []).append(drawn)
+    return {
+        identity: Drawn(
+            np.concatenate([part.tokens for part in pieces]),
+            np.concatenate([part.reserved for part in pieces]),
+            any(part.broken for part in pieces),
+        )
+        for identity, pieces in parts.items()
+    }
+
+
+def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    generation = getattr(model, "generation_config", None)
+    for source in (generation, model.config.get_text_config(decoder=True), tokenizer):
+        eos = getattr(source, "eos_token_id", None)
+        if eos is not None:
+            return tuple(int(token) for token in (eos if isinstance(eos, list | tuple) else [eos]))
+    raise ModelLoadError(
+        "the model names no end-of-sequence token in its generation config, config or tokenizer, so no sample would "
+        "ever finish. Set eos_token_id in generation_config.json."
+    )
+
+
+def _max_context(config: Any, tokenizer: PreTrainedTokenizerBase, options: TransformersOptions) -> int:
+    named = getattr(config, "max_position_embeddings", None) or min(int(tokenizer.model_max_length), 1 << 31)
+    return min(int(named), options.max_context or int(named))

@@ -1,0 +1,168 @@
+"""The model's forward passes: prompts in shared batches, and intervals of steps without a look at the results."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from zip_introspect.errors import ModelLoadError
+from zip_introspect.grid import JointGrid
+from zip_introspect_transformers.sampling import RowSampler
+from zip_introspect_transformers.states import PaddedCache, State, has_recurrence, new_cache, upload
+
+
+@dataclass(eq=False)
+class Span:
+    """What some steps did, still on the device."""
+
+    tokens: Tensor
+    """(rows, steps) int32; beyond a row's `count` it is meaningless."""
+    reserved: Tensor
+    """(rows, steps, cells) float32: after tokens[:, step]."""
+    count: Tensor
+    """(rows,) int32: tokens drawn."""
+    broken: Tensor
+    """(rows,) bool: the logits after the last token drawn were not finite."""
+    alive: Tensor
+    """(rows,) bool: neither ended nor broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What one row drew, in numpy."""
+
+    tokens: NDArray[np.int32]
+    reserved: NDArray[np.float32]
+    """(tokens, cells): row i is after tokens[i]; the last is meaningless where the row has ended."""
+    broken: bool
+
+
+class Decoder:
+    """Runs one model. Stateless but for the model: all that it remembers is in the `State` it is given."""
+
+    def __init__(self, model: PreTrainedModel, grid: JointGrid, eos: Sequence[int], prefill_tokens: int) -> None:
+        self.model = model
+        self.device = model.device
+        self.looks = self.device.type == "cpu"
+        """Whether the host may look at results in mid-interval, for it waits for nothing by that."""
+        self.config = model.config.get_text_config(decoder=True)
+        self._first, self._last = grid.first_reserved, grid.reserved_token_ids[-1] + 1
+        self._eos = torch.tensor(list(eos), dtype=torch.long, device=self.device)
+        self._filler = int(eos[0]) if eos else 0
+        self._prefill_tokens = prefill_tokens
+        self._exact_lengths = has_recurrence(self.config)
+        parameters = inspect.signature(model.forward).parameters
+        if "past_key_values" not in parameters:
+            raise ModelLoadError(
+                f"{type(model).__name__} keeps its state in a way of its own; expected a model whose forward takes "
+                f"past_key_values, as attention, convolution and linear-attention models of transformers do"
+            )
+        self._takes_positions = "position_ids" in parameters
+        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], State]]:
+        """States of prompts, several a batch; with each, the numbers of the prompts that are its rows."""
+        for group in self._groups([len(prompt) for prompt in prompts]):
+            lengths = [len(prompts[number]) for number in group]
+            width = max(lengths)
+            ids = np.full((len(group), width), self._filler, dtype=np.int64)
+            for row, number in enumerate(group):
+                ids[row, width - lengths[row] :] = prompts[number]
+            state = State(new_cache(self.config), lengths, 0, torch.empty(0, device=self.device))
+            columns = np.arange(width)[None, :] - (width - np.array(lengths))[:, None]
+            mask = upload(columns >= 0, self.device) if min(lengths) < width else None
+            positions = upload(columns.clip(0), self.device)
+            state.logits = self._forward(upload(ids, self.device), state.cache, mask, positions)
+            state.width = width
+            yield group, state
+
+    @torch.no_grad()
+    def run(self, state: State, sampler: RowSampler, uniforms: Tensor, alive: Tensor) -> Span:
+        """Advance a state's rows in place by as many steps as `uniforms` (rows, steps) has columns.
+
+        Rows that end go on with filler tokens that nobody reads, so that the host need not know. On the CPU, where
+        knowing is free, the loop stops once every row has ended.
+        """
+        (rows, steps), width = uniforms.shape, state.width
+        tokens = torch.zeros((rows, steps), dtype=torch.int32, device=self.device)
+        reserved = torch.zeros((rows, steps, self._last - self._first), device=self.device)
+        count = torch.zeros(rows, dtype=torch.int32, device=self.device)
+        broken = torch.zeros(rows, dtype=torch.bool, device=self.device)
+        mask = state.padding_mask(steps) if state.padded else None
+        positions = upload(np.array(state.lengths)[:, None], self.device)
+        state.cache.padded = mask is not None
+        for step in range(steps):
+            allowed = state.logits.clone()
+            allowed[:, self._first : self._last] = -torch.inf
+            drawn = sampler.draw(allowed, uniforms[:, step]).where(alive, self._filler)
+            tokens[:, step] = drawn
+            count += alive
+            alive = alive & ~(drawn[:, None] == self._eos).any(-1)
+            if self.looks and not alive.any():
+                break
+            seen = None if mask is None else mask[:, : state.width + 1]
+            state.logits = self._forward(drawn[:, None], state.cache, seen, positions + step)
+            state.width += 1
+            reserved[:, step] = state.logits[:, self._first : self._last]
+            broken |= alive & ~state.logits.isfinite().all(-1)
+            alive = alive & ~broken
+        state.lengths = [length + state.width - width for length in state.lengths]
+        return Span(tokens, reserved, count, broken, alive)
+
+    def to_host(self, spans: Sequence[Span]) -> list[list[Drawn]]:
+        """Bring spans down in one transfer, one `Drawn` a row; integers travel as the bits of floats."""
+        parts = [
+            part.to(torch.float32) if part.dtype == torch.bool else part.view(torch.float32)
+            for span in spans
+            for part in (span.tokens, span.reserved, span.count, span.broken)
+        ]
+        flat = torch.cat([part.flatten() for part in parts]).cpu().numpy()
+        arrays = iter(np.split(flat, np.cumsum([part.numel() for part in parts])[:-1]))
+        return [
+            _rows(
+                next(arrays).view(np.int32).reshape(tuple(span.tokens.shape)),
+                next(arrays).reshape(tuple(span.reserved.shape)),
+                next(arrays).view(np.int32),
+                next(arrays),
+            )
+            for span in spans
+        ]
+
+    def _groups(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Prompts of like lengths, within the token limit; of equal lengths where padding would enter a state."""
+        group: list[int] = []
+        for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+            longest = lengths[group[0]] if group else lengths[number]
+            alike = lengths[number] == longest if self._exact_lengths else 2 * lengths[number] >= longest
+            if group and (not alike or (len(group) + 1) * longest > self._prefill_tokens):
+                yield group
+                group = []
+            group.append(number)
+        if group:
+            yield group
+
+    def _forward(self, ids: Tensor, cache: PaddedCache, mask: Tensor | None, positions: Tensor) -> Tensor:
+        """Logits (rows, V) in float32 at the last column."""
+        places = {"position_ids": positions} if self._takes_positions else {}
+        output = self.model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **places, **self._last_only
+        )
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+
+def _rows(
+    tokens: NDArray[np.int32], reserved: NDArray[np.float32], count: NDArray[np.int32], broken: NDArray[np.float32]
+) -> list[Drawn]:
+    return [
+        Drawn(tokens[row, :drawn], reserved[row, :drawn], bool(broken[row])) for row, drawn in enumerate(count.tolist())
+    ]

@@ -1,0 +1,79 @@
+"""Drawing the next token of every row at once, on the device, by the inverse CDF of given uniforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zip_introspect.config import SamplingParams
+from zip_introspect_transformers.states import upload
+
+
+class RowSampler:
+    """The sampling parameters of a batch's rows as tensors; what no row asks for costs nothing."""
+
+    def __init__(self, rows: Sequence[SamplingParams], device: torch.device) -> None:
+        self._sampled = any(row.temperature > 0 for row in rows)
+        self._greedy = any(row.temperature == 0 for row in rows)
+        self._max_k = max(row.top_k for row in rows)
+        self._any_top_p = any(row.top_p < 1 for row in rows)
+        self._any_min_p = any(row.min_p > 0 for row in rows)
+
+        def column(values: Sequence[float], dtype: type[np.generic]) -> Tensor:
+            return upload(np.array(values, dtype=dtype)[:, None], device)
+
+        self._is_greedy = column([row.temperature == 0 for row in rows], np.bool_)
+        self._temperature = column([row.temperature or 1.0 for row in rows], np.float32)
+        self._top_k = column([row.top_k for row in rows], np.int64)
+        self._top_p = column([row.top_p for row in rows], np.float32)
+        self._min_p = column([row.min_p for row in rows], np.float32)
+
+    def draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        """Token ids (rows,) int64.
+
+        Args:
+            logits: (rows, V) float32, tokens that must not be drawn at minus infinity.
+            uniforms: (rows,) float64 in [0, 1).
+        """
+        if not self._sampled:
+            return logits.argmax(-1)
+        drawn = _inverse_cdf(self._probabilities(logits), uniforms)
+        return torch.where(self._is_greedy[:, 0], logits.argmax(-1), drawn) if self._greedy else drawn
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        # Subtracting the maximum first keeps a tiny temperature from overflowing.
+        scaled = (logits - logits.amax(-1, keepdim=True)) / self._temperature
+        if self._max_k:
+            scaled = self._keep_top_k(scaled)
+        probabilities = scaled.softmax(-1)
+        if self._any_top_p:
+            probabilities = self._keep_top_p(probabilities)
+        if self._any_min_p:
+            floor = self._min_p * probabilities.amax(-1, keepdim=True)
+            probabilities = probabilities.masked_fill(probabilities < floor, 0.0)
+        return probabilities
+
+    def _keep_top_k(self, scaled: Tensor) -> Tensor:
+        count = min(self._max_k, scaled.shape[-1])
+        best = scaled.topk(count, dim=-1).values
+        kth = best.gather(-1, (self._top_k.clamp(1, count) - 1))
+        return scaled.masked_fill((scaled < kth) & (self._top_k > 0), -torch.inf)
+
+    def _keep_top_p(self, probabilities: Tensor) -> Tensor:
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        mass_before = ordered.cumsum(-1) - ordered
+        dropped = (mass_before >= self._top_p) & (self._top_p < 1)
+        dropped[:, 0] = False
+        return probabilities.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), 0.0)
+
+
+def _inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The first token whose cumulative weight exceeds the uniform's share, so never one of weight 0."""
+    cumulative = weights.double().cumsum(-1)
+    total = cumulative[:, -1]
+    target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
+    drawn = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+    return drawn.clamp_max(weights.shape[-1] - 1)  # reached by rows of NaN alone, which are not used

@@ -1,0 +1,107 @@
+"""Small randomly initialised models of several architectures, a tokenizer and a grid for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    Lfm2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3NextConfig,
+)
+
+from zip_introspect.demo.corpus import examples
+from zip_introspect.demo.tokenizer import train_tokenizer
+from zip_introspect.grid import JointGrid
+
+WINDOW = 9  # far below the lengths that the tests reach
+
+MakeModel = Callable[[str], PreTrainedModel]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(
+        text for example in examples(1, 2000) for text in (example.messages[-1]["content"], example.completion)
+    )
+
+
+@pytest.fixture(scope="session")
+def grid(tokenizer: PreTrainedTokenizerFast) -> JointGrid:
+    return JointGrid.paper(first_reserved=len(tokenizer) - 64)
+
+
+@pytest.fixture(scope="session")
+def make_model(tokenizer: PreTrainedTokenizerFast) -> MakeModel:
+    """A model of an architecture, by its name; the same one each time, so leave its weights alone."""
+
+    @cache
+    def make(architecture: str) -> PreTrainedModel:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config(architecture, tokenizer)).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(3)  # at its initial scale a model hardly looks at its context
+        return model
+
+    return make
+
+
+def config(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+    shared = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
+    match architecture:
+        case "qwen3":
+            return Qwen3Config(num_hidden_layers=2, head_dim=8, tie_word_embeddings=False, **shared)
+        case "llama":
+            return LlamaConfig(num_hidden_layers=2, tie_word_embeddings=False, **shared)
+        case "mistral":
+            return MistralConfig(num_hidden_layers=2, sliding_window=WINDOW, tie_word_embeddings=False, **shared)
+        case "gemma3":
+            kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+            return Gemma3TextConfig(num_hidden_layers=3, head_dim=8, sliding_window=WINDOW, layer_types=kinds, **shared)
+        case "lfm2":
+            kinds = ["conv", "full_attention", "conv"]
+            return Lfm2Config(num_hidden_layers=3, layer_types=kinds, tie_word_embeddings=False, **shared)
+        case "qwen3_next":
+            return Qwen3NextConfig(
+                num_hidden_layers=2,
+                head_dim=8,
+                layer_types=["linear_attention", "full_attention"],
+                linear_key_head_dim=8,
+                linear_value_head_dim=8,
+                linear_num_key_heads=2,
+                linear_num_value_heads=2,
+                num_experts=2,
+                num_experts_per_tok=1,
+                moe_intermediate_size=16,
+                shared_expert_intermediate_size=16,
+                tie_word_embeddings=False,
+                **shared,
+            )
+    raise ValueError(f"no test model of architecture {architecture!r}")

@@ -1,0 +1,211 @@
+"""Opening models: what is well, and what is missing, truncated, foreign or hostile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from zip_introspect.backend import InstalledBackends
+from zip_introspect.config import SamplingParams
+from zip_introspect.errors import ConfigError, GridError, ModelLoadError, ReservedTokensError
+from zip_introspect.grid import JointGrid
+from zip_introspect_transformers import TransformersBackend
+
+MakeModel = Callable[[str], PreTrainedModel]
+
+
+@pytest.fixture(scope="module")
+def saved(
+    make_model: MakeModel,
+    tokenizer: PreTrainedTokenizerFast,
+    grid: JointGrid,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    path = tmp_path_factory.mktemp("saved")
+    make_model("qwen3").save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    grid.save(path)
+    return path
+
+
+@pytest.fixture
+def directory(saved: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def change_config(directory: Path, **changes: object) -> None:
+    file = directory / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_saved_model_is_what_it_was(saved: Path, make_model: MakeModel, grid: JointGrid) -> None:
+    backend = TransformersBackend.open(saved)
+    assert backend.grid == grid
+    assert backend.info.architecture == "Qwen3ForCausalLM"
+    assert backend.info.dtype == "float32"
+    assert backend.info.max_context == 256
+    assert backend.info.parameters == make_model("qwen3").num_parameters()
+    tokens = backend.encode("Solve 3*x+5=35")
+    (prompt,) = backend.prefill([tokens])
+    with torch.no_grad():
+        expected = make_model("qwen3")(torch.tensor([tokens])).logits[0, -1, grid.first_reserved :]
+    assert torch.allclose(torch.tensor(prompt.reserved_logits), expected, atol=1e-5)
+
+
+def test_it_is_found_by_its_entry_point(saved: Path) -> None:
+    assert InstalledBackends().load("transformers") is TransformersBackend
+    assert InstalledBackends().infer(saved) is TransformersBackend
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "gpt2"])
+def test_hub_ids_are_accepted(name: str) -> None:
+    assert TransformersBackend.accepts(name)
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "owner/model.gguf", "./model", "a/b/c", "", "https://host/model"])
+def test_other_names_are_not_accepted(name: str) -> None:
+    assert not TransformersBackend.accepts(name)
+
+
+def test_directories_without_config_are_not_accepted(tmp_path: Path) -> None:
+    assert not TransformersBackend.accepts(tmp_path)
+    assert not TransformersBackend.accepts(tmp_path / "missing")
+
+
+def test_options_are_heeded(saved: Path) -> None:
+    options = {"dtype": "bfloat16", "device": "cpu", "attn_implementation": "eager", "max_context": 50, "threads": 1}
+    backend = TransformersBackend.open(saved, **options)
+    assert backend.info.dtype == "bfloat16"
+    assert backend.info.max_context == 50
+    (prompt,) = backend.prefill([backend.encode("2")])
+    (sequence,) = backend.fork(prompt.sequence, [0], SamplingParams())
+    (advanced,) = backend.advance([sequence], [5])
+    assert advanced.tokens.size
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"devise": "cpu"}, ConfigError, "devise"),
+        ({"threads": 0}, ConfigError, "threads is 0"),
+        ({"device": "abacus"}, ModelLoadError, "device is 'abacus'; expected auto, cpu, cuda"),
+        ({"dtype": "int8"}, ModelLoadError, "dtype is 'int8'; expected auto, float32"),
+        ({"attn_implementation": "none_such"}, ModelLoadError, "cannot be loaded"),
+    ],
+)
+def test_wrong_options_are_refused(
+    saved: Path, options: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        TransformersBackend.open(saved, **options)
+
+
+def test_a_missing_path_is_named() -> None:
+    with pytest.raises(ModelLoadError, match=r"'./no/such/model' does not exist and is not a hub id; expected a dir"):
+        TransformersBackend.open("./no/such/model")
+
+
+def test_a_file_is_not_a_directory(directory: Path) -> None:
+    with pytest.raises(ModelLoadError, match="is a file; this backend opens a directory"):
+        TransformersBackend.open(directory / "config.json")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_weights_are_named(directory: Path, share: float) -> None:
+    file = directory / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ModelLoadError, match=r"model.safetensors is truncated or is not a safetensors file .*again"):
+        TransformersBackend.open(directory)
+
+
+def test_foreign_weights_are_named(directory: Path) -> None:
+    (directory / "model.safetensors").write_bytes(b"PK\x03\x04 this is a zip" * 100)
+    with pytest.raises(ModelLoadError, match="truncated or is not a safetensors file"):
+        TransformersBackend.open(directory)
+
+
+def test_pickled_weights_are_not_read(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError, match=r"no \*.safetensors; only these are read.*safe_serialization"):
+        TransformersBackend.open(directory)
+
+
+def test_weights_of_another_model_are_refused(directory: Path) -> None:
+    change_config(directory, num_hidden_layers=3, layer_types=["full_attention"] * 3)
+    with pytest.raises(ModelLoadError, match=r"not those of its config.json: \d+ missing and 0 of another shape"):
+        TransformersBackend.open(directory)
+
+
+def test_weights_of_another_shape_are_refused(directory: Path) -> None:
+    change_config(directory, intermediate_size=40)
+    with pytest.raises(ModelLoadError, match=r"cannot be loaded|of another shape"):
+        TransformersBackend.open(directory)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model_type": "qw', "config.json is not JSON, or is cut short"),
+        ("[]", "names no model_type"),
+        ('{"model_type": "none_such"}', "cannot be loaded as a causal language model"),
+        ('{"model_type": "vit"}', "cannot be loaded as a causal language model"),
+    ],
+)
+def test_a_broken_config_is_named(directory: Path, content: str, message: str) -> None:
+    (directory / "config.json").write_text(content)
+    with pytest.raises(ModelLoadError, match=message):
+        TransformersBackend.open(directory)
+
+
+def test_a_missing_config_is_named(directory: Path) -> None:
+    (directory / "config.json").unlink()
+    with pytest.raises(ModelLoadError, match=r"has no config.json; expected a directory saved by save_pretrained"):
+        TransformersBackend.open(directory)
+
+
+def test_code_that_comes_with_a_model_does_not_run(directory: Path) -> None:
+    trace = directory / "it_ran"
+    (directory / "modeling_evil.py").write_text(f"open({str(trace)!r}, 'w').close()\nclass Evil: ...\n")
+    change_config(
+        directory,
+        model_type="evil",
+        auto_map={"AutoConfig": "modeling_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"},
+    )
+    with pytest.raises(ModelLoadError, match="trust_remote_code"):
+        TransformersBackend.open(directory)
+    assert not trace.exists()
+
+
+def test_a_missing_grid_says_what_to_do(directory: Path, grid: JointGrid) -> None:
+    (directory / "zip_introspect.json").unlink()
+    with pytest.raises(GridError, match=r"zip_introspect.json does not exist.*pass a JointGrid"):
+        TransformersBackend.open(directory)
+    assert TransformersBackend.open(directory, grid=grid).grid == grid
+
+
+def test_a_grid_beyond_the_vocabulary_is_refused(saved: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    wide = JointGrid.paper(first_reserved=len(tokenizer) - 10)
+    message = rf"output head has {len(tokenizer)} rows.* needs ids {len(tokenizer) - 10}\.\.{len(tokenizer) + 53}"
+    with pytest.raises(ReservedTokensError, match=message):
+        TransformersBackend.open(saved, grid=wide)
+
+
+def test_a_grid_over_the_end_token_is_refused(saved: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    over = JointGrid.paper(first_reserved=tokenizer.eos_token_id - 3)
+    with pytest.raises(ReservedTokensError, match=f"ends its sequences with token {tokenizer.eos_token_id}"):
+        TransformersBackend.open(saved, grid=over)
+
+
+def test_a_missing_tokenizer_is_named(directory: Path) -> None:
+    for file in (*directory.glob("tokenizer*"), *directory.glob("special*")):
+        file.unlink()
+    with pytest.raises(ModelLoadError, match="cannot be loaded"):
+        TransformersBackend.open(directory)

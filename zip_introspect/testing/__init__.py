@@ -1,0 +1,1 @@
+"""Suites that show whether any backend keeps its contract. They need pytest, and nothing of ours imports them."""
