@@ -35,7 +35,8 @@ from zip_introspect.events import (
     SearchStarted,
 )
 from zip_introspect.grid import JointGrid
-from zip_introspect.llm import IntrospectiveLLM, Prompt
+from zip_introspect.llm import IntrospectiveLLM
+from zip_introspect.prompts import Prompt
 from zip_introspect.result import (
     Decision,
     EscalationResult,

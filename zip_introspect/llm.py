@@ -11,16 +11,14 @@ from typing import Any, Literal, Self, TypeVar, overload
 
 from zip_introspect import joint, search
 from zip_introspect.answers import AnswerExtractor, after_marker, default_extractor
-from zip_introspect.backend import Backend, BackendInfo, InstalledBackends, Message
+from zip_introspect.backend import Backend, BackendInfo, InstalledBackends
 from zip_introspect.budget import Budget, Ledger
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import BackendError, ModelLoadError, NonFiniteLogitsError, PromptError, ZipIntrospectError
 from zip_introspect.events import Event, SearchFailed, SearchFinished
 from zip_introspect.grid import JointGrid
+from zip_introspect.prompts import Prompt, check_prompt
 from zip_introspect.result import GenerationResult, IntrospectionResult, Usage
-
-Prompt = str | Sequence[Message]
-"""A question, or a conversation that ends in one."""
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "abacus"
 DEMO_CONFIG = GenerationConfig(max_new_tokens=512)
@@ -279,7 +277,7 @@ class IntrospectiveLLM:
         settings = config or self.config
         settings = settings.replace(**overrides) if overrides else settings
         limits = Budget.of(budget)
-        _check_prompt(prompt)
+        check_prompt(prompt)
         self._check_open()
         request = search.Request(tuple(self.backend.encode(prompt, chat=chat)), settings, limits)
         search.check(request, self.info)
@@ -399,22 +397,3 @@ def _raise_first(outcomes: Sequence[Outcome]) -> None:
 def _merge(outcomes: Sequence[Outcome], places: list[int], errors: dict[int, ZipIntrospectError]) -> list[Any]:
     merged: dict[int, Any] = {**errors, **dict(zip(places, outcomes, strict=True))}
     return [merged[place] for place in sorted(merged)]
-
-
-def _check_prompt(prompt: Prompt) -> None:
-    """Refuse what holds no question.
-
-    Raises:
-        PromptError: empty or blank text, or messages of another shape.
-    """
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            raise PromptError(f"the prompt is {prompt!r}, empty or only white space; expected text to answer")
-        return
-    if not isinstance(prompt, (list, tuple)) or not prompt:
-        raise PromptError(f"the prompt is {prompt!r}; expected a string, or a list of messages with role and content")
-    for place, message in enumerate(prompt):
-        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise PromptError(f"message {place} is {message!r}; expected {{'role': ..., 'content': ...}}, both strings")
-    if not prompt[-1]["content"].strip():
-        raise PromptError("the last message has no content; expected text to answer")

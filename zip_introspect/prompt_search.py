@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from zip_introspect import joint
 from zip_introspect.answers import AnswerExtractor
 from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
-from zip_introspect.budget import Budget, Ledger
-from zip_introspect.config import GenerationConfig
+from zip_introspect.budget import Ledger
 from zip_introspect.errors import NonFiniteLogitsError
 from zip_introspect.events import Event, SampleAdvanced, SampleFinished
+from zip_introspect.request import Request
 from zip_introspect.result import (
     Decision,
     FinishReason,
@@ -28,15 +28,7 @@ from zip_introspect.result import (
 from zip_introspect.selection import Candidate, Selection, select
 from zip_introspect.strategies import Finished, Leaf, MetaAction, MetaState, get
 from zip_introspect.trie import PrefixTrie
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One prompt to search."""
-
-    tokens: tuple[int, ...]
-    config: GenerationConfig
-    budget: Budget = field(default_factory=Budget)
+from zip_introspect.truncation import cut_at_stop, sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +128,7 @@ class PromptSearch:
         self.ledger.spend(sum(counts), max(counts, default=0), seconds)
         events: list[Event] = []
         broken: list[int] = []
-        for move, result in zip(moves, map(_sound, results), strict=True):
+        for move, result in zip(moves, map(sound, results), strict=True):
             events.extend(self._grow(move.sample, result))
             if result.non_finite and move.sample not in self._endings:
                 broken.append(move.sample)
@@ -328,7 +320,8 @@ class PromptSearch:
         tokens, rows = advanced.tokens, advanced.reserved_logits
         finish: SampleFinish | None = "stop" if advanced.finished else None
         text: str | None = None
-        if self.config.stop and (cut := self._cut_at_stop(sample, tokens)) is not None:
+        cut = cut_at_stop(self._backend.decode, self._trie.path(sample), tokens, self.config.stop)
+        if cut is not None:
             count, text = cut
             # The token that completes the stop string is terminal, as an end of sequence is: it has no joint.
             tokens, rows, finish = tokens[:count], rows[: count - 1], "stop_string"
@@ -354,17 +347,6 @@ class PromptSearch:
         self._backend.release([self._sequences.pop(sample)])
         answer = self._extractor(text) if finish != "length" else None
         return [SampleFinished(self.index, sample, text, length, finish, value, answer)]
-
-    def _cut_at_stop(self, sample: int, tokens: np.ndarray) -> tuple[int, str] | None:
-        """How many of the new tokens complete the first stop string, and the text before it; None without one."""
-        before = self._trie.path(sample)
-        if _before_stop(self._backend.decode(np.concatenate([before, tokens]).tolist()), self.config.stop) is None:
-            return None
-        for count in range(1, len(tokens) + 1):
-            text = self._backend.decode(np.concatenate([before, tokens[:count]]).tolist())
-            if (kept := _before_stop(text, self.config.stop)) is not None:
-                return count, kept
-        return None
 
     def _text(self, sample: int) -> str:
         return self._backend.decode(self._trie.path(sample).tolist())
@@ -418,18 +400,3 @@ class PromptSearch:
         )
         self._stop = "error", f"non-finite logits in sample {names}"
         return NonFiniteLogitsError(message, [self.result()])
-
-
-def _sound(advanced: Advanced) -> Advanced:
-    """What was generated up to the first joint that is not finite: it too is a sign of broken logits."""
-    finite = np.isfinite(advanced.reserved_logits).all(axis=1)
-    if finite.all():
-        return advanced
-    good = int(finite.argmin())
-    return Advanced(advanced.tokens[: good + 1], advanced.reserved_logits[:good], finished=False, non_finite=True)
-
-
-def _before_stop(text: str, stops: Sequence[str]) -> str | None:
-    """The text before the earliest stop string; None without one."""
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return text[: min(places)] if places else None

@@ -13,34 +13,16 @@ from collections.abc import Generator, Iterator, Sequence
 
 from zip_introspect import strategies
 from zip_introspect.answers import AnswerExtractor, default_extractor
-from zip_introspect.backend import Advanced, Backend, BackendInfo, Prefilled
+from zip_introspect.backend import Advanced, Backend, Prefilled
 from zip_introspect.budget import Ledger
-from zip_introspect.errors import BackendError, NonFiniteLogitsError, PromptError
+from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.events import DecisionMade, Event, SearchFailed, SearchFinished, SearchStarted
-from zip_introspect.prompt_search import Move, PromptSearch, Request
+from zip_introspect.prompt_search import Move, PromptSearch
+from zip_introspect.request import Request, check
 
 __all__ = ["Request", "check", "run"]
 
 DEFAULT_CONCURRENCY = 64
-
-
-def check(request: Request, info: BackendInfo) -> None:
-    """Refuse a request that cannot be run, before work is spent on it.
-
-    Raises:
-        PromptError: no tokens, or no room in the context for a single generated one.
-        ConfigError: an unknown strategy.
-        BudgetError: the prompt alone costs more than max_cost allows.
-    """
-    if not request.tokens:
-        raise PromptError("the prompt has no tokens; expected text to answer")
-    if len(request.tokens) >= info.max_context:
-        raise PromptError(
-            f"the prompt has {len(request.tokens)} tokens, and the context of {info.model} holds {info.max_context}, "
-            f"the answer included. Shorten the prompt by {len(request.tokens) - info.max_context + 1} tokens or more."
-        )
-    strategies.get(request.config.strategy)
-    Ledger(request.budget, len(request.tokens))
 
 
 def run(

@@ -57,7 +57,7 @@ def decide(of: MetaState) -> MetaAction:
 
 
 def test_unknown_strategies_are_named_beside_the_known() -> None:
-    with pytest.raises(ConfigError, match="strategy is .beam.; expected one of best_of_n, .*majority_vote, single"):
+    with pytest.raises(ConfigError, match=r"strategy is .beam.; expected one of best_of_n, .*majority_vote, single"):
         strategies.get("beam")
 
 

@@ -1,0 +1,30 @@
+"""What may be asked, checked before a model is bothered with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zip_introspect.backend import Message
+from zip_introspect.errors import PromptError
+
+Prompt = str | Sequence[Message]
+"""A question, or a conversation that ends in one."""
+
+
+def check_prompt(prompt: Prompt) -> None:
+    """Refuse what holds no question.
+
+    Raises:
+        PromptError: empty or blank text, or messages of another shape.
+    """
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise PromptError(f"the prompt is {prompt!r}, empty or only white space; expected text to answer")
+        return
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        raise PromptError(f"the prompt is {prompt!r}; expected a string, or a list of messages with role and content")
+    for place, message in enumerate(prompt):
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise PromptError(f"message {place} is {message!r}; expected {{'role': ..., 'content': ...}}, both strings")
+    if not prompt[-1]["content"].strip():
+        raise PromptError("the last message has no content; expected text to answer")
