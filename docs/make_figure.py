@@ -20,7 +20,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 _HEIGHT = 0.62
-_COLOURS = ScalarMappable(Normalize(0.0, 1.0), cmap="RdYlGn")
+_COLOURS = mpl.colormaps["RdYlGn"]  # over confidence, from 0 to 1
 _ENDS = {"finished": "finished", "dropped": "dropped", "paused": "paused", "active": "cut by the budget"}
 
 
@@ -74,7 +74,7 @@ def draw(result: dict[str, Any]) -> Figure:
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    figure.colorbar(_COLOURS, ax=axes, label="confidence", fraction=0.03, pad=0.01)
+    figure.colorbar(ScalarMappable(Normalize(0.0, 1.0), _COLOURS), ax=axes, label="confidence", fraction=0.03, pad=0.01)
     answer = result["answer"] if result["answer"] is not None else "none"
     axes.set_title(
         f"answer {answer}, confidence {result['confidence']:.2f}, {result['usage']['generated_tokens']} tokens",
@@ -89,13 +89,17 @@ def _draw_sample(axes: Axes, row: int, result: dict[str, Any], sample: dict[str,
     for stretch in stretches(result, sample):
         if stretch.tokens:
             end = stretch.start + stretch.tokens
-            colour = _COLOURS.to_rgba(stretch.value)
+            colour = _COLOURS(stretch.value)
             axes.barh(row, stretch.tokens, _HEIGHT, stretch.start, color=colour, edgecolor="0.4", linewidth=0.4)
         else:
             axes.hlines(row, stretch.start, stretch.end, color="0.5", linewidth=1.2, linestyle=(0, (1, 2)))
             end = stretch.end
     status = sample["status"]
-    label = _ENDS[status] if status != "finished" else f"answer {sample['answer']}, {sample['value']:.2f}"
+    label = (
+        _ENDS[status]
+        if status != "finished"
+        else f"{'no answer' if sample['answer'] is None else 'answer ' + sample['answer']}, {sample['value']:.2f}"
+    )
     if status == "finished" and sample["finish"] == "length":
         label = "cut at its longest"
     if status == "dropped":

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +15,7 @@ from zip_introspect import Budget, GenerationConfig, ZipIntrospectError, errors
 from zip_introspect.config import Settings
 
 DOCS = Path(__file__).parent
+END = "<!-- end -->"
 _SYMBOLS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
 
 
@@ -37,7 +37,7 @@ def errors_table() -> str:
     return "\n".join(["| Error | Raised for |", "|---|---|", *rows])
 
 
-TABLES = {
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "configuration.md": {
         "GenerationConfig": lambda: settings_table(GenerationConfig),
         "Budget": lambda: settings_table(Budget),
@@ -50,8 +50,9 @@ def filled(page: str) -> str:
     """A page with its tables as the code has them now."""
     text = (DOCS / page).read_text(encoding="utf-8")
     for name, table in TABLES[page].items():
-        block = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text = block.sub(lambda found, table=table: f"{found[1]}\n{table()}\n\n{found[2]}", text)
+        before, rest = text.split(f"<!-- generated: {name} -->\n")
+        _, after = rest.split(END, maxsplit=1)
+        text = f"{before}<!-- generated: {name} -->\n\n{table()}\n\n{END}{after}"
     return text
 
 
