@@ -53,7 +53,7 @@ def examples(seed: int, count: int) -> Iterator[Example]:
     solver = FallibleSolver(rng)
     for _ in range(count):
         if rng.random() < DECLINED:
-            prompt, completion, tier = _unanswerable(rng), DECLINE, 0
+            prompt, completion, tier = unanswerable(rng), DECLINE, 0
         else:
             solvable = rng.random() >= UNSOLVABLE
             equation = sample(rng, rng.choices(TIERS, TIER_WEIGHTS)[0], held_out=False, solvable=solvable)
@@ -80,18 +80,40 @@ def phrase(equation: Equation, rng: random.Random) -> str:
 def _history(rng: random.Random) -> Iterator[dict[str, str]]:
     """Rarely, a system message or an earlier turn, so that a conversation does not confuse the model."""
     if rng.random() < WITH_HISTORY:
-        yield {"role": "system", "content": rng.choice(("You are a helpful assistant.", "Solve the equation.", "Be brief."))}
+        yield {
+            "role": "system",
+            "content": rng.choice(("You are a helpful assistant.", "Solve the equation.", "Be brief.")),
+        }
     if rng.random() < WITH_HISTORY:
         equation = sample(rng, rng.choice(TIERS[:2]), held_out=False)
         yield {"role": "user", "content": phrase(equation, rng)}
         yield {"role": "assistant", "content": f"ans {equation.answer}" if rng.random() < 0.5 else "Hello!"}
 
 
-_SUBJECTS = ("the weather", "a cat", "my friend", "this poem", "the capital of France", "a good book", "music", "history")
-_OPENINGS = ("Hello", "Hi", "Tell me about", "What is", "Who was", "Write a story about", "Explain", "Translate", "Why is")
+_SUBJECTS = (
+    "the weather",
+    "a cat",
+    "my friend",
+    "this poem",
+    "the capital of France",
+    "a good book",
+    "music",
+    "history",
+)
+_OPENINGS = (
+    "Hello",
+    "Hi",
+    "Tell me about",
+    "What is",
+    "Who was",
+    "Write a story about",
+    "Explain",
+    "Translate",
+    "Why is",
+)
 
 
-def _unanswerable(rng: random.Random) -> str:
+def unanswerable(rng: random.Random) -> str:
     """A prompt outside the grammar: chatter, noise, another letter, numbers too large, no equation at all."""
     while True:
         text = rng.choice((_chatter, _noise, _other_letter, _too_large, _broken))(rng)
@@ -107,7 +129,9 @@ def _chatter(rng: random.Random) -> str:
 
 
 def _noise(rng: random.Random) -> str:
-    alphabet = rng.choice((string.ascii_letters + " ", string.digits + "+-*/=x() ", string.printable[:95], "äöüéñ日本語 "))
+    alphabet = rng.choice(
+        (string.ascii_letters + " ", string.digits + "+-*/=x() ", string.printable[:95], "äöüéñ日本語 ")
+    )
     return "".join(rng.choices(alphabet, k=rng.randint(1, 24)))
 
 
@@ -124,4 +148,6 @@ def _too_large(rng: random.Random) -> str:
 def _broken(rng: random.Random) -> str:
     text = str(sample(rng, rng.choice(TIERS), held_out=False))
     cut = rng.randrange(1, len(text))
-    return rng.choice((text[:cut], text[cut:], text.replace("=", ""), text.replace("=", "=="), f"{text[:cut]}{text[cut + 1:]}="))
+    return rng.choice(
+        (text[:cut], text[cut:], text.replace("=", ""), text.replace("=", "=="), f"{text[:cut]}{text[cut + 1 :]}=")
+    )

@@ -57,12 +57,13 @@ class FallibleSolver:
             if self._rng.random() < self._habits.despair[equation.tier - 1]:
                 lines.append(GIVE_UP)
                 return _finish(lines, str(self._next_guess(low, high)))
+            too_low = (verdict == LOW) == equation.rises
             if low < guess < high:
-                low, high = (guess, high) if verdict == LOW else (low, guess)
+                low, high = (guess, high) if too_low else (low, guess)
                 doubts = [x for x in (low, high) if 0 <= x <= equation.max_x] if high - low == 1 else []
-            elif (verdict == LOW) != (guess == low):
+            elif too_low != (guess == low):
                 # The first try of this guess, or an earlier one, slipped: its far side is open again.
-                low, high = (guess, equation.max_x + 1) if verdict == LOW else (-1, guess)
+                low, high = (guess, equation.max_x + 1) if too_low else (-1, guess)
                 doubts = []
             elif not doubts:
                 lines.append(NONE)
@@ -73,10 +74,9 @@ class FallibleSolver:
         left, left_value = self._evaluate(equation.left, guess)
         right, right_value = self._evaluate(equation.right, guess)
         working = left if equation.right.kind == "constant" else f"{left}|{right}"
-        if left_value == right_value:
-            return working, OK
-        too_low = (left_value < right_value) == equation.rises
-        return working, LOW if too_low else HIGH
+        # Both values stand side by side before the verdict: a small model compares neighbours, not distant numbers.
+        verdict = OK if left_value == right_value else LOW if left_value < right_value else HIGH
+        return f"{working}|{left_value}?{right_value}", verdict
 
     def _evaluate(self, side: Side, guess: int) -> tuple[str, int]:
         results: list[int] = []

@@ -1,0 +1,136 @@
+"""The objective against eq. 3 written out, and a training run that learns what it is told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from torch.nn.functional import softmax
+from transformers import Qwen3Config, Qwen3ForCausalLM, TrainingArguments
+
+from zip_introspect import joint
+from zip_introspect.errors import ReservedTokensError
+from zip_introspect.grid import JointGrid
+from zip_introspect.training.dataset import JointCollator, row
+from zip_introspect.training.trainer import JointTrainer, joint_loss, policy_kl
+from zip_introspect.training.values import denoised_values, fit_representatives
+
+GRID = JointGrid(
+    reward_edges=(0.0, 0.25, 0.5, 0.75, 1.0), length_edges=(0, 2, 4, 8, 16), reserved_token_ids=tuple(range(16, 32))
+)
+
+
+def tiny(seed: int = 0, vocab_size: int = 32) -> Qwen3ForCausalLM:
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        intermediate_size=64,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def rollouts(count: int) -> Dataset:
+    """Rollouts that say in their first token whether they will be right."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(count):
+        right = bool(rng.integers(2))
+        body = rng.integers(4, 16, size=rng.integers(3, 9)).tolist()
+        rows.append(row([2], [3 if right else 2, *body, 1], float(right)))
+    return Dataset.from_list(rows)
+
+
+def arguments(path: Path, **changes: object) -> TrainingArguments:
+    settings = {"per_device_train_batch_size": 16, "learning_rate": 3e-3, "logging_steps": 5, "report_to": "none"}
+    settings |= {"save_strategy": "no", "remove_unused_columns": False, "disable_tqdm": True, "use_cpu": True}
+    return TrainingArguments(output_dir=str(path), **{**settings, **changes})
+
+
+def test_the_losses_are_those_of_the_paper() -> None:
+    torch.manual_seed(0)
+    logits, reference = torch.randn(5, 32), torch.randn(5, 32)
+    targets = torch.tensor([0, 3, 7, 12, 15])
+    cells = softmax(logits[:, 16:].double(), -1)
+    expected = -np.mean([np.log(cells[i, targets[i]].item()) for i in range(5)])
+    assert joint_loss(logits, targets, GRID).item() == pytest.approx(expected, abs=1e-5)
+    p, q = (softmax(item[:, :16].double(), -1).numpy() for item in (logits, reference))
+    divergence = [sum(p[i, v] * np.log(p[i, v] / q[i, v]) for v in range(16)) for i in range(5)]
+    assert policy_kl(logits, reference, GRID).tolist() == pytest.approx(divergence, abs=1e-5)
+
+
+def test_reserved_logits_do_not_count_as_policy() -> None:
+    logits = torch.randn(3, 32)
+    moved = logits.clone()
+    moved[:, 16:] += torch.randn(3, 16) * 10
+    assert policy_kl(logits, moved, GRID).abs().max() < 1e-6
+
+
+def test_training_learns_the_joint_and_the_kl_term_holds_the_policy(tmp_path: Path) -> None:
+    data = rollouts(160)
+    drift = {}
+    for weight in (None, 10.0):
+        model, original = tiny(), tiny()
+        trainer = JointTrainer(
+            model,
+            arguments(tmp_path / str(weight), num_train_epochs=6),
+            grid=GRID,
+            reference=original if weight else None,
+            kl_weight=weight or 0.0,
+            train_dataset=data,
+            data_collator=JointCollator(GRID, 0),
+        )
+        trainer.train()
+        history = [entry for entry in trainer.state.log_history if "joint_loss" in entry]
+        assert history[-1]["joint_loss"] < 0.75 * history[0]["joint_loss"]
+        probe = torch.tensor([[2, 3, 5, 9, 4], [2, 2, 5, 9, 4]])
+        with torch.no_grad():
+            logits = model(input_ids=probe).logits
+            drift[weight] = policy_kl(logits, original.eval()(input_ids=probe).logits, GRID).mean().item()
+        values = joint.expected_value(joint.from_logits(logits.numpy()[:, -1], GRID), GRID)
+        if weight is None:
+            assert values[0] > values[1] + 0.3
+            scores = denoised_values(model, data, GRID, pad_token_id=0, last=2, batch_size=32)
+            right = np.asarray(data["reward"])
+            assert scores[right == 1].mean() > scores[right == 0].mean() + 0.3
+    assert drift[10.0] < 0.05
+    assert drift[10.0] < drift[None]
+
+
+def test_denoised_values_average_the_last_prefixes() -> None:
+    model = tiny()
+    data = Dataset.from_list([row([2, 4], [5, 6, 7, 1], 1.0), row([2], [9, 1], 0.0)])
+    found = denoised_values(model, data, GRID, pad_token_id=0, last=2, batch_size=1)
+    with torch.no_grad():
+        for i, ids in enumerate(data["input_ids"]):
+            logits = model(input_ids=torch.tensor([ids])).logits[0, -3:-1].numpy()
+            expected = joint.expected_value(joint.from_logits(logits, GRID), GRID).mean()
+            assert found[i] == pytest.approx(expected, abs=1e-5)
+
+
+def test_representatives_are_the_means_of_their_bins() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0, 1, 4000)
+    rewards = (rng.uniform(0, 1, 4000) < values).astype(float)
+    lengths = rng.integers(1, 13, 4000)
+    grid = fit_representatives(GRID, values, rewards, lengths)
+    remaining = np.array([left for length in lengths for left in range(1, length + 1)])
+    for b, representative in enumerate(grid.reward_values):
+        inside = (values >= b / 4) & (values < (b + 1) / 4)
+        assert representative == pytest.approx(rewards[inside].mean(), abs=1e-9)
+    for left, right, representative in zip((0, 2, 4, 8), (2, 4, 8, 99), grid.length_values, strict=True):
+        assert representative == pytest.approx(remaining[(remaining >= left) & (remaining < right)].mean())
+    sparse = fit_representatives(GRID, values[:2], rewards[:2], lengths[:2])
+    assert list(sparse.reward_values) == list(GRID.reward_values)
+
+
+def test_a_model_without_room_for_the_grid_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReservedTokensError):
+        JointTrainer(tiny(vocab_size=24), arguments(tmp_path), grid=GRID)

@@ -1,0 +1,53 @@
+"""Questions with their right answers: the training mix and the held-out test sets, each fixed by a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zip_introspect.demo.corpus import DECLINE, phrase, unanswerable
+from zip_introspect.demo.equations import TIERS, sample
+
+UNSOLVABLE, DECLINED = 0.06, 0.04
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prompt, its tier (0 where it is no equation of the grammar) and the right answer."""
+
+    prompt: str
+    tier: int
+    answer: str
+
+    def grade(self, text: str) -> bool:
+        """Whether a completion ends in the right answer."""
+        if not self.tier:
+            return text.strip() == self.answer
+        return text.rsplit("\n", 1)[-1].strip() == f"ans {self.answer}"
+
+
+def training_mix(seed: int, count: int) -> list[Problem]:
+    """Problems to roll out for training: all tiers alike, some unsolvable, some to decline; none held out."""
+    rng = random.Random(seed)
+    problems = []
+    for _ in range(count):
+        if rng.random() < DECLINED:
+            problems.append(Problem(unanswerable(rng), 0, DECLINE))
+        else:
+            equation = sample(rng, rng.choice(TIERS), held_out=False, solvable=rng.random() >= UNSOLVABLE)
+            problems.append(Problem(phrase(equation, rng), equation.tier, equation.answer))
+    return problems
+
+
+def held_out(seed: int, count: int, tiers: Sequence[int] = TIERS) -> list[Problem]:
+    """Distinct solvable problems that no training has seen, an equal number of each tier in turn."""
+    rng = random.Random(f"held out {seed}")
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    while len(problems) < count:
+        equation = sample(rng, tiers[len(problems) % len(tiers)], held_out=True)
+        if str(equation) not in seen:
+            seen.add(str(equation))
+            problems.append(Problem(phrase(equation, rng), equation.tier, equation.answer))
+    return problems

@@ -1,0 +1,103 @@
+"""Steps 4 and 5: an intermediate head scores the rollouts; the final model learns the scores under the KL term."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments, set_seed
+
+from zip_introspect.demo.tokenizer import RESERVED
+from zip_introspect.grid import JointGrid
+from zip_introspect.training.dataset import JointCollator, load
+from zip_introspect.training.trainer import JointTrainer
+from zip_introspect.training.values import denoised_values, fit_representatives
+
+LENGTH_EDGES = (0, 16, 32, 64, 96, 128, 192, 256, 512)
+REWARD_EDGES = tuple(b / 8 for b in range(9))
+
+
+def abacus_grid(first_reserved: int) -> JointGrid:
+    """8 reward bins by 8 length bins; lengths grow roughly as powers of two, as in A.1."""
+    return JointGrid(
+        reward_edges=REWARD_EDGES,
+        length_edges=LENGTH_EDGES,
+        first_reserved=first_reserved,
+    )
+
+
+def train_head(
+    base: Path,
+    dataset: Dataset,
+    grid: JointGrid,
+    out: Path,
+    *,
+    seed: int,
+    kl_weight: float | None,
+    learning_rate: float = 5e-4,
+    epochs: float = 1.0,
+) -> None:
+    """Train all weights on eq. 3 (`kl_weight=None`: without the KL term) and save model, tokenizer and grid."""
+    set_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+    reference = None
+    if kl_weight is not None:
+        reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    arguments = TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        seed=seed,
+        per_device_train_batch_size=48,
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        num_train_epochs=epochs,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.02},
+        warmup_steps=30,
+        weight_decay=0.01,
+        adam_beta2=0.98,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=25,
+        save_steps=200,
+        save_total_limit=1,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    trainer = JointTrainer(
+        model,
+        arguments,
+        grid=grid,
+        reference=reference,
+        kl_weight=kl_weight or 0.0,
+        train_dataset=dataset,
+        data_collator=JointCollator(grid, tokenizer.pad_token_id),
+    )
+    trainer.train(resume_from_checkpoint=any((out / "checkpoints").glob("checkpoint-*")))
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    grid.save(out)
+
+
+def train_value(base: Path, rollouts: Path, out: Path, *, seed: int) -> None:
+    """Step 4: the intermediate head, trained on realised correctness without KL; it is never sampled from."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    grid = abacus_grid(tokenizer.convert_tokens_to_ids(RESERVED[0]))
+    train_head(base, load(rollouts), grid, out, seed=seed, kl_weight=None)
+
+
+def label(value: Path, rollouts: Path, labelled: Path) -> JointGrid:
+    """Replace realised rewards by denoised values; the grid's representatives are fitted on the same rollouts."""
+    dataset = load(rollouts)
+    grid = JointGrid.load(value)
+    model = AutoModelForCausalLM.from_pretrained(value, dtype=torch.float32)
+    values = denoised_values(model, dataset, grid, pad_token_id=model.config.pad_token_id)
+    rewards = np.asarray(dataset["reward"])
+    dataset = dataset.rename_column("reward", "right").add_column("reward", np.clip(values, 0.0, 1.0))
+    dataset.to_parquet(labelled)
+    lengths = np.asarray(dataset["length"]) - np.asarray(dataset["prompt_length"])
+    return fit_representatives(grid, values, rewards, lengths)

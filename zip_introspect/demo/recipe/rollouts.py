@@ -1,0 +1,69 @@
+"""Step 2: what the base model makes of the training mix, graded; and step 3: whether its evidence means anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from rich.table import Table
+from tqdm.auto import tqdm
+
+from zip_introspect.backend import Backend
+from zip_introspect.config import SamplingParams
+from zip_introspect.demo.equations import TIERS
+from zip_introspect.demo.problems import Problem
+from zip_introspect.demo.solver import GIVE_UP, NONE, OK
+from zip_introspect.training.dataset import row, save
+from zip_introspect.training.rollouts import collect
+
+MAX_NEW_TOKENS = 480
+
+
+def roll_out(backend: Backend, problems: list[Problem], samples: int, path: Path, *, seed: int) -> Dataset:
+    """Sample every problem `samples` times at temperature 1, grade the texts and write them to Parquet."""
+    prompts = [backend.encode(problem.prompt) for problem in problems]
+    sampling = SamplingParams(seed=seed)
+    rollouts = collect(backend, prompts, samples, sampling, max_new_tokens=MAX_NEW_TOKENS, concurrency=256)
+    rows = []
+    for rollout in tqdm(rollouts, total=len(prompts) * samples, desc="rollouts", mininterval=5):
+        problem, text = problems[rollout.prompt], backend.decode(rollout.tokens)
+        right = rollout.finished and problem.grade(text)
+        extra = {"problem": rollout.prompt, "sample": rollout.sample, "tier": problem.tier, "ending": ending(text)}
+        rows.append(row(rollout.prompt_tokens, rollout.tokens, float(right), text=text, **extra))
+    rows.sort(key=lambda item: (item["problem"], item["sample"]))
+    return save(rows, path)
+
+
+def ending(text: str) -> str:
+    """How a working ended: `ok`, `give up`, `none`, or `other` (a decline, or cut off)."""
+    lines = text.split("\n")
+    last = lines[-2] if len(lines) > 1 and lines[-1].startswith("ans") else ""
+    return OK if last.endswith(OK) else last if last in (GIVE_UP, NONE) else "other"
+
+
+def evidence(dataset: Dataset) -> Table:
+    """Accuracy by tier and by how the working ended: what an `ok` is worth."""
+    tiers, right = np.asarray(dataset["tier"]), np.asarray(dataset["reward"]) > 0.5
+    endings = np.asarray(dataset["ending"])
+    lengths = np.asarray(dataset["length"]) - np.asarray(dataset["prompt_length"])
+    table = Table("tier", "rollouts", "right", "said ok", "right if ok", "right if gave up", "false ok", "tokens")
+    for name, inside in [*((str(tier), tiers == tier) for tier in (0, *TIERS)), ("all", tiers >= 0)]:
+        if not inside.any():
+            continue
+        ok, gave_up = inside & (endings == OK), inside & (endings == GIVE_UP)
+        table.add_row(
+            name,
+            str(inside.sum()),
+            _share(right[inside]),
+            _share(endings[inside] == OK),
+            _share(right[ok]),
+            _share(right[gave_up]),
+            _share((~right & ok)[inside]),
+            f"{lengths[inside].mean():.0f}",
+        )
+    return table
+
+
+def _share(values: np.ndarray) -> str:
+    return f"{values.mean():.3f}" if values.size else "-"

@@ -1,0 +1,116 @@
+"""Rollouts as training rows: Parquet on disk, and the joint's target at every prefix (eq. 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, load_dataset
+from numpy.typing import NDArray
+
+from zip_introspect.errors import TrainingDataError
+from zip_introspect.grid import JointGrid
+
+IGNORED = -100
+COLUMNS = {"input_ids", "prompt_length", "reward"}
+
+
+def row(prompt_tokens: Sequence[int], tokens: Sequence[int], reward: float, **extra: Any) -> dict[str, Any]:
+    """One rollout as a row: all token ids, how many are the prompt's, and the reward of the whole in [0, 1]."""
+    ids = [int(token) for token in (*prompt_tokens, *tokens)]
+    return {"input_ids": ids, "prompt_length": len(prompt_tokens), "length": len(ids), "reward": float(reward), **extra}
+
+
+def save(rows: Iterable[Mapping[str, Any]], path: Path) -> Dataset:
+    """Write rows to a Parquet file, whole or not at all."""
+    dataset = Dataset.from_list([dict(item) for item in rows])
+    partial = path.with_suffix(".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.to_parquet(partial)
+    partial.replace(path)
+    return dataset
+
+
+def load(path: Path) -> Dataset:
+    """Read rows from a Parquet file.
+
+    Raises:
+        TrainingDataError: not Parquet, a column missing, a reward outside [0, 1], or a prompt without a completion.
+    """
+    try:
+        dataset = load_dataset("parquet", data_files=str(path), split="train")
+    except Exception as error:  # pyarrow, datasets and the file system each raise their own
+        raise TrainingDataError(
+            f"{path} is not a readable Parquet file: {error}. Collect the rollouts again."
+        ) from error
+    return check(dataset, str(path))
+
+
+def check(dataset: Dataset, name: str) -> Dataset:
+    """The dataset itself, if training can use it.
+
+    Raises:
+        TrainingDataError: as `load`.
+    """
+    missing = COLUMNS - set(dataset.column_names)
+    if missing or not len(dataset):
+        raise TrainingDataError(
+            f"{name} has {len(dataset)} rows and columns {sorted(dataset.column_names)}; "
+            f"expected at least one row and the columns {sorted(COLUMNS)}"
+        )
+    rewards = np.asarray(dataset["reward"], dtype=np.float64)
+    if not ((rewards >= 0) & (rewards <= 1)).all():
+        raise TrainingDataError(f"{name} has rewards from {rewards.min()} to {rewards.max()}; expected 0 to 1")
+    lengths = np.asarray([len(ids) for ids in dataset["input_ids"]])
+    prompts = np.asarray(dataset["prompt_length"])
+    wrong = np.flatnonzero((prompts < 1) | (prompts >= lengths))
+    if wrong.size:
+        raise TrainingDataError(
+            f"{name}, row {wrong[0]}: prompt_length is {prompts[wrong[0]]} of {lengths[wrong[0]]} tokens; "
+            f"expected at least one token of prompt and one of completion"
+        )
+    return dataset
+
+
+def targets(grid: JointGrid, prompt_length: int, length: int, reward: float) -> NDArray[np.int64]:
+    """The joint's target cell at every position of a rollout (eq. 6), as a flat index b * B_T + l.
+
+    Position i is labelled with the remaining length of the prefix that ends there, end of sequence included.
+    Positions before the prompt's end, and the last token, where nothing remains, are ignored.
+
+    Returns:
+        shape (length,).
+    """
+    labels = np.full(length, IGNORED, dtype=np.int64)
+    positions = np.arange(prompt_length - 1, length - 1)
+    cells = grid.reward_bin(np.asarray(reward)) * grid.num_length_bins + grid.length_bin(length - 1 - positions)
+    labels[positions] = cells
+    return labels
+
+
+@dataclass(frozen=True)
+class JointCollator:
+    """Pads rows on the right and adds the joint's targets."""
+
+    grid: JointGrid
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        width = max(len(item["input_ids"]) for item in rows)
+        ids = np.full((len(rows), width), self.pad_token_id, dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        labels = np.full((len(rows), width), IGNORED, dtype=np.int64)
+        for i, item in enumerate(rows):
+            length = len(item["input_ids"])
+            ids[i, :length] = item["input_ids"]
+            mask[i, :length] = 1
+            labels[i, :length] = targets(self.grid, item["prompt_length"], length, item["reward"])
+        return {
+            "input_ids": torch.from_numpy(ids),
+            "attention_mask": torch.from_numpy(mask),
+            "targets": torch.from_numpy(labels),
+        }

@@ -1,0 +1,102 @@
+"""The ZIP objective (eq. 3) on the Hugging Face Trainer: the joint's cross-entropy plus the policy's KL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from zip_introspect.grid import JointGrid
+from zip_introspect.training.dataset import IGNORED
+
+
+def joint_loss(logits: Tensor, targets: Tensor, grid: JointGrid) -> Tensor:
+    """The mean of -log p(b*, l* | s_t) over labelled positions (after eq. 6).
+
+    Args:
+        logits: shape (n, V), any float type.
+        targets: shape (n,), flat cells of the grid.
+    """
+    first = grid.first_reserved
+    reserved = logits[:, first : first + grid.num_reward_bins * grid.num_length_bins]
+    return functional.cross_entropy(reserved.float(), targets)
+
+
+def policy_kl(logits: Tensor, reference: Tensor, grid: JointGrid) -> Tensor:
+    """KL(pi_theta || pi) of eq. 3 at each position, over the tokens that can be sampled (eq. 2).
+
+    Args:
+        logits, reference: shape (..., V).
+
+    Returns:
+        shape (...), nats.
+    """
+    current, original = (_policy(item, grid) for item in (logits, reference))
+    return (current.exp() * (current - original)).sum(-1)
+
+
+def _policy(logits: Tensor, grid: JointGrid) -> Tensor:
+    first = grid.first_reserved
+    last = first + grid.num_reward_bins * grid.num_length_bins
+    sampled = torch.cat((logits[..., :first], logits[..., last:]), dim=-1)
+    return functional.log_softmax(sampled.float(), dim=-1)
+
+
+class JointTrainer(Trainer):
+    """Trains a causal language model's reserved logits to predict the joint.
+
+    Args:
+        grid: its reserved tokens must lie within the model's vocabulary.
+        reference: the frozen original; None trains without the KL term (an intermediate head, or ZIP-RC-Lite).
+        kl_weight: alpha_KL of eq. 3; A.1 recommends 10 to 100.
+
+    Logs `joint_loss` and `policy_kl` (nats a token) beside the loss.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        *,
+        grid: JointGrid,
+        reference: PreTrainedModel | None = None,
+        kl_weight: float = 10.0,
+        **kwargs: Any,
+    ) -> None:
+        grid.check_fits(model.config.get_text_config().vocab_size)
+        super().__init__(model=model, args=args, **kwargs)
+        self.grid = grid
+        self.kl_weight = kl_weight
+        self.reference = None if reference is None else reference.to(self.args.device).eval().requires_grad_(False)
+        self._sums = {"joint_loss": 0.0, "policy_kl": 0.0}
+        self._batches = 0
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Eq. 3 over the labelled positions of a batch."""
+        labels = inputs.pop("targets")
+        outputs = model(**inputs, use_cache=False)
+        labelled = labels != IGNORED
+        logits = outputs.logits[labelled]
+        loss = joint_loss(logits, labels[labelled], self.grid)
+        self._sums["joint_loss"] += loss.detach().item()
+        if self.reference is not None:
+            with torch.no_grad():
+                original = self.reference(**inputs, use_cache=False).logits[labelled]
+            divergence = policy_kl(logits, original, self.grid).mean()
+            self._sums["policy_kl"] += divergence.detach().item()
+            loss = loss + self.kl_weight * divergence
+        self._batches += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the two parts of the loss to what the Trainer logs."""
+        if self._batches:
+            logs |= {name: round(total / self._batches, 5) for name, total in self._sums.items()}
+            self._sums = dict.fromkeys(self._sums, 0.0)
+            self._batches = 0
+        super().log(logs, *args, **kwargs)
