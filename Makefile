@@ -42,7 +42,7 @@ docs: $(DOCS)  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(DEV)  ## time one decision
-	$(BIN)/python -m benchmarks.decision_time
+	$(BIN)/python benchmarks/decision_time.py
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
