@@ -187,6 +187,14 @@ def test_zip_rc_never_stops_without_an_answer() -> None:
         assert result.answer is not None
 
 
+def test_a_small_budget_goes_to_samples_that_can_end_within_it() -> None:
+    tight = [request(str(place), Budget(max_tokens=40), beta=0.01) for place in range(60)]
+    answered = [result.answer is not None for result in results(SimulatedBackend(), tight)]
+    spread = [request(str(place), Budget(max_tokens=40), strategy="best_of_n") for place in range(60)]
+    scattered = [result.answer is not None for result in results(SimulatedBackend(), spread)]
+    assert sum(answered) > 50 > 20 > sum(scattered)
+
+
 def test_final_values_are_those_of_the_smoothed_joint() -> None:
     (result,) = results(SimulatedBackend(), [request(strategy="single", smoothing=1)])
     (smoothed,) = results(SimulatedBackend(), [request(strategy="single", smoothing=2, interval=1)])

@@ -183,7 +183,8 @@ class PromptSearch:
         )
 
     def _state(self) -> MetaState:
-        budget_left = [left for left in (self.ledger.tokens_left, self.ledger.depth_left) if left is not None]
+        tokens_left = self.ledger.tokens_left
+        budget_left = [left for left in (tokens_left, self.ledger.depth_left) if left is not None]
         limit = min(self._max_new, *budget_left) if budget_left else self._max_new
         leaves = []
         for number in self._trie.leaves("active", "paused"):
@@ -209,6 +210,7 @@ class PromptSearch:
             started=len(self._trie),
             room=self._room_for_new(),
             limit=limit,
+            tokens_left=tokens_left,
         )
 
     def _room_for_new(self) -> int:

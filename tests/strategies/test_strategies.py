@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from zip_introspect.result import GenerationResult
 from zip_introspect.selection import Selection
 from zip_introspect.simulator import SimulatedBackend
 from zip_introspect.strategies import Finished, Leaf, MetaAction, MetaState, Strategy
+from zip_introspect.strategies.zip_rc import _within
 
 GRID = JointGrid(
     reward_edges=[0.0, 0.5, 1.0],
@@ -100,6 +102,22 @@ def test_zip_rc_does_not_pay_for_an_end_out_of_reach() -> None:
     assert reachable.stop is None
     out_of_reach = decide(state((leaf(1, ONLY_LATE, limit=5),), finished, root=ONLY_LATE, limit=5, beta=0.01))
     assert out_of_reach.stop == "utility"
+
+
+def test_zip_rc_starts_no_more_samples_than_the_tokens_can_carry() -> None:
+    evenly = np.array([[0.0, 0.5, 0.0], [0.0, 0.5, 0.0]])  # 4 to 7 tokens
+    plenty = decide(state(root=evenly, beta=0.001))
+    assert plenty.new == 8
+    # 16 tokens carry two whole samples, and eight of 2 tokens would all be cut.
+    assert 1 <= decide(dataclasses.replace(state(root=evenly, beta=0.001, limit=16), tokens_left=16)).new <= 3
+
+
+@pytest.mark.parametrize(("limit", "value"), [(3, 0.0), (4, 0.25), (5, 0.5), (7, 1.0), (9, 1.0)])
+def test_a_limit_within_a_bin_reaches_its_share_of_it(limit: int, value: float) -> None:
+    sure = np.array([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # right after 4 to 7 tokens
+    capped = _within(sure, limit, GRID)
+    assert capped.sum() == pytest.approx(1.0)
+    assert capped.sum(axis=1) @ GRID.reward_values == pytest.approx(value)
 
 
 def test_zip_rc_serves_the_most_promising_first() -> None:

@@ -71,6 +71,8 @@ class MetaState:
     """Samples that may be started now, under max_samples, the budget and the backend."""
     limit: int
     """Tokens that a new sample may take."""
+    tokens_left: int | None = None
+    """Tokens that the budget leaves to all samples together; None is no limit."""
 
 
 @dataclass(frozen=True, slots=True)

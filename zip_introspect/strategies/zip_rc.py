@@ -56,13 +56,25 @@ class ZipRC(Strategy):
         )
 
     def _best(self, state: MetaState, horizon: HorizonMode) -> meta_actions.MetaAction:
+        """The best meta-action that the tokens left can carry, shared evenly by those that run."""
+        best = self._best_of(state, horizon, len(state.leaves) + state.room, state.tokens_left)
+        if state.tokens_left is None or state.tokens_left >= best.size * (state.grid.length_edges[-1] - 1):
+            return best
+        sizes = {1, *(best.size >> shift for shift in range(best.size.bit_length()))} - {0}
+        shared = [self._best_of(state, horizon, size, max(1, state.tokens_left // size)) for size in sorted(sizes)]
+        return max(shared, key=lambda action: action.utility.value)
+
+    def _best_of(
+        self, state: MetaState, horizon: HorizonMode, max_active: int, share: int | None
+    ) -> meta_actions.MetaAction:
         counted = state.prompt_tokens if self.config.count_prompt else 0
         # One estimate a decision, over all that might run (eq. 28): with the mean of each candidate set's own members,
         # adding a long sample would make the others look cheaper.
         totals = [state.root_remaining, *(leaf.length + leaf.remaining for leaf in state.leaves)]
+        share = state.limit if share is None else share
         return meta_actions.best_meta_action(
-            [_within(leaf.joint, leaf.limit, state.grid) for leaf in state.leaves],
-            _within(state.root_joint, state.limit, state.grid),
+            [_within(leaf.joint, min(leaf.limit, share), state.grid) for leaf in state.leaves],
+            _within(state.root_joint, min(state.limit, share), state.grid),
             state.grid,
             alpha=self.config.alpha,
             beta=self.config.beta,
@@ -71,15 +83,27 @@ class ZipRC(Strategy):
             finished_values=[sample.value for sample in state.finished],
             typical_length=counted + sum(totals) / len(totals),
             max_new=state.room,
+            max_active=max_active,
             horizon=horizon,
             search=self.config.search,
         )
 
 
 def _within(probabilities: NDArray[np.float64], limit: int, grid: JointGrid) -> NDArray[np.float64]:
-    """The joint of a sample that is cut after `limit` more tokens."""
+    """The joint of a sample that is cut after `limit` more tokens: what lies beyond is worth the lowest reward.
+
+    Lengths are taken as even within the bin that the limit divides.
+    """
     last = int(grid.length_bin(limit))
-    return probabilities if last == grid.num_length_bins - 1 else joint.cap(probabilities, last)
+    low, high = np.ceil(grid.length_edges[last : last + 2])
+    reached = min(1.0, max(0.0, (limit + 1 - low) / max(high - low, 1.0)))
+    if last == grid.num_length_bins - 1 and reached == 1.0:
+        return probabilities
+    capped = joint.cap(probabilities, last)
+    lost = (1.0 - reached) * capped[1:, last]
+    capped[1:, last] -= lost
+    capped[0, last] += lost.sum()
+    return capped
 
 
 def _priority(leaf: Leaf) -> tuple[float, float]:
