@@ -29,7 +29,8 @@ class Settings(BaseModel):
         parts = []
         for item in error.errors():
             place = ".".join(map(str, item["loc"])) or cls.__name__
-            parts.append(f"{place} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+            message = item["msg"].removeprefix("Value error, ")
+            parts.append(f"{place} is {item['input']!r}: {message[0].lower()}{message[1:]}")
         return ConfigError(f"{'; '.join(parts)}. See the configuration page of the docs for the ranges.")
 
 
