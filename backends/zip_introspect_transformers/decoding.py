@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from zip_introspect.errors import ModelLoadError
 from zip_introspect.grid import JointGrid
 from zip_introspect_transformers.sampling import RowSampler
-from zip_introspect_transformers.states import PaddedCache, State, has_recurrence, new_cache, upload
+from zip_introspect_transformers.states import PaddedCache, State, new_cache, tolerates_padding, upload
 
 
 @dataclass(eq=False)
@@ -58,7 +58,7 @@ class Decoder:
         self._eos = torch.tensor(list(eos), dtype=torch.long, device=self.device)
         self._filler = int(eos[0]) if eos else 0
         self._prefill_tokens = prefill_tokens
-        self._exact_lengths = has_recurrence(self.config)
+        self._exact_lengths = not tolerates_padding(self.config)
         parameters = inspect.signature(model.forward).parameters
         if "past_key_values" not in parameters:
             raise ModelLoadError(

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from torch import LongTensor, Tensor
+from transformers.cache_utils import (
+    CacheLayerMixin,
+    DummyLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionCacheLayerMixin,
+)
+
+Layer = CacheLayerMixin | LinearAttentionCacheLayerMixin | DummyLayer
 
 _SPARE_COLUMNS = 64
 
@@ -18,11 +26,11 @@ class _Room:
         self.held: Tensor | None = None
         self.end = 0
 
-    def append(self, past: Tensor, new: Tensor) -> Tensor:
+    def append(self, past: Tensor | None, new: Tensor) -> Tensor:
         """`past` and `new` joined along the columns: in place where `past` is what this room holds, else moved in."""
-        columns, added = (past.shape[-2] if past.numel() else 0), new.shape[-2]
-        if columns == 0:
+        if past is None or past.numel() == 0:
             return new
+        columns, added = past.shape[-2], new.shape[-2]
         if self.storage is None or past is not self.held or self.end + added > self.storage.shape[-2]:
             spare = max(_SPARE_COLUMNS, columns // 8)
             self.storage = new.new_empty((*new.shape[:-2], columns + added + spare, new.shape[-1]))
@@ -40,8 +48,8 @@ class _Room:
 class GrowingLayer(DynamicLayer):
     """A `DynamicLayer` with spare room behind its keys and values."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
         self._rooms = _Room(), _Room()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -52,7 +60,7 @@ class GrowingLayer(DynamicLayer):
         self.values = values.hold(values.append(self.values, value_states))
         return self.keys, self.values
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: LongTensor) -> None:
         super().reorder_cache(beam_idx)
         self._rooms = _Room(), _Room()
 
@@ -60,8 +68,8 @@ class GrowingLayer(DynamicLayer):
 class GrowingSlidingWindowLayer(DynamicSlidingWindowLayer):
     """A `DynamicSlidingWindowLayer` with spare room behind its keys and values."""
 
-    def __init__(self, sliding_window: int, **kwargs: Any) -> None:
-        super().__init__(sliding_window=sliding_window, **kwargs)
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
         self._rooms = _Room(), _Room()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -75,18 +83,15 @@ class GrowingSlidingWindowLayer(DynamicSlidingWindowLayer):
         self.values = values.hold(full_values[..., max(full_values.shape[-2] - kept, 0) :, :])
         return full_keys, full_values
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: LongTensor) -> None:
         super().reorder_cache(beam_idx)
         self._rooms = _Room(), _Room()
 
 
-def with_spare_room(layer: object) -> object:
+def with_spare_room(layer: Layer) -> Layer:
     """The growing twin of a plain or sliding-window layer; every other kind as it is."""
     if type(layer) is DynamicLayer:
-        return GrowingLayer()
+        return GrowingLayer()  # type: ignore[no-untyped-call]
     if type(layer) is DynamicSlidingWindowLayer:
         return GrowingSlidingWindowLayer(layer.sliding_window)
     return layer
-
-
-__all__ = ["GrowingLayer", "GrowingSlidingWindowLayer", "with_spare_room"]

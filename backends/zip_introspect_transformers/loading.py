@@ -87,7 +87,7 @@ def load(
     grid = grid or _find_grid(model, options)
     common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code, "revision": options.revision or "main"}
     try:
-        loaded, report = AutoModelForCausalLM.from_pretrained(
+        opened: Any = AutoModelForCausalLM.from_pretrained(
             model,
             dtype=dtype,
             use_safetensors=True,
@@ -103,7 +103,10 @@ def load(
             f"{str(model)!r} cannot be loaded as a causal language model: {_one_line(error)}. Expected config.json, "
             f"*.safetensors and the tokenizer's files of an architecture that transformers knows."
         ) from error
+    loaded, report = opened
     _check_report(str(model), report)
+    if not tokenizer.encode("1", add_special_tokens=False):
+        raise ModelLoadError(f"{str(model)!r} has no tokenizer with it; expected tokenizer.json beside the weights")
     try:
         loaded = loaded.to(device)
     except (torch.OutOfMemoryError, RuntimeError, AssertionError) as error:
@@ -172,4 +175,4 @@ def _check_report(model: str, report: dict[str, Any]) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:600]

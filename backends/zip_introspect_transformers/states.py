@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import LongTensor, Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import (
@@ -29,15 +29,8 @@ from transformers.cache_utils import (
 
 from zip_introspect_transformers.growing import GrowingLayer, GrowingSlidingWindowLayer, with_spare_room
 
-_JOINABLE = {
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    GrowingLayer,
-    GrowingSlidingWindowLayer,
-    LinearAttentionLayer,
-    LinearAttentionAndFullAttentionLayer,
-    DummyLayer,
-}
+_PADDABLE = {DynamicLayer, DynamicSlidingWindowLayer, GrowingLayer, GrowingSlidingWindowLayer, DummyLayer}
+_JOINABLE = _PADDABLE | {LinearAttentionLayer, LinearAttentionAndFullAttentionLayer}
 
 
 def upload(array: NDArray[Any], device: torch.device) -> Tensor:
@@ -67,9 +60,9 @@ def new_cache(config: PreTrainedConfig) -> PaddedCache:
     return cache
 
 
-def has_recurrence(config: PreTrainedConfig) -> bool:
-    """Whether a layer folds its past into one state, so that padding must never enter it."""
-    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in new_cache(config).layers)
+def tolerates_padding(config: PreTrainedConfig) -> bool:
+    """Whether every layer can mask padding out; one that folds its past into a state cannot."""
+    return all(type(layer) in _PADDABLE for layer in new_cache(config).layers)
 
 
 @dataclass(eq=False)
@@ -88,7 +81,7 @@ class State:
         """A new state of copies of some rows, in the order given, a row as often as it is named."""
         index = upload(np.array(rows), self.logits.device)
         cache = _copy_containers(self.cache)
-        cache.reorder_cache(index)
+        cache.reorder_cache(cast(LongTensor, index))
         lengths = [self.lengths[row] for row in rows]
         state = State(cache, lengths, self.width, self.logits.index_select(0, index))
         state.trim()
@@ -167,7 +160,7 @@ def _join_recurrence(target: LinearAttentionCacheLayerMixin, layers: Sequence[An
 
 
 def _trim(layer: Any, width: int) -> None:
-    if not isinstance(layer, DynamicLayer) or not layer.is_initialized:
+    if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
         return
     columns = width
     if isinstance(layer, DynamicSlidingWindowLayer):

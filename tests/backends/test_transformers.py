@@ -17,7 +17,7 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.grid import JointGrid
 from zip_introspect.testing.conformance import BackendConformance
-from zip_introspect_transformers import TransformersBackend
+from zip_introspect_transformers import TransformersBackend, states
 from zip_introspect_transformers.sampling import RowSampler
 
 ARCHITECTURES = ("qwen3", "llama", "mistral", "gemma3", "lfm2", "qwen3_next")
@@ -37,7 +37,7 @@ def open_model(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, grid: 
 
 
 class TestConformance(BackendConformance):
-    @pytest.fixture(scope="class", params=ARCHITECTURES)
+    @pytest.fixture(params=ARCHITECTURES)
     def backend(self, request: pytest.FixtureRequest, open_model: Open) -> TransformersBackend:
         return open_model(request.param)
 
@@ -45,7 +45,7 @@ class TestConformance(BackendConformance):
 class TestConformanceUnderMemoryCap(BackendConformance):
     """With no memory for paused states each is evicted at once, and recomputed when it is needed."""
 
-    @pytest.fixture(scope="class", params=["qwen3", "lfm2"])
+    @pytest.fixture(params=["qwen3", "lfm2"])
     def backend(self, request: pytest.FixtureRequest, open_model: Open) -> TransformersBackend:
         return open_model(request.param, max_state_bytes=0)
 
@@ -53,7 +53,7 @@ class TestConformanceUnderMemoryCap(BackendConformance):
 class TestConformanceWithoutLooking(BackendConformance):
     """As on a GPU, where the loop does not look at results before the end of the interval."""
 
-    @pytest.fixture(scope="class", params=["qwen3", "gemma3"])
+    @pytest.fixture(params=["qwen3", "gemma3"])
     def backend(self, request: pytest.FixtureRequest, open_model: Open) -> TransformersBackend:
         backend = open_model(request.param)
         backend._decoder.looks = False
@@ -146,6 +146,35 @@ def test_all_samples_of_all_prompts_advance_in_one_batch(open_model: Open, batch
     batch_sizes.clear()
     backend.advance(sequences, [2, 4, 4, 4, 4, 4])
     assert batch_sizes == [(6, 1), (6, 1), (5, 1), (5, 1)]
+
+
+def test_padding_never_enters_a_state(open_model: Open, make_model: MakeModel) -> None:
+    """Convolutions and linear attention would remember it, so their prompts share a pass at equal lengths only."""
+    shapes = []
+    for architecture in ("qwen3", "lfm2", "qwen3_next"):
+        seen: list[tuple[int, ...]] = []
+        handle = make_model(architecture).register_forward_pre_hook(
+            lambda module, arguments, named, seen=seen: seen.append(tuple(named["input_ids"].shape)), with_kwargs=True
+        )
+        open_model(architecture).prefill([[1] * 7, [2] * 6, [3] * 7])
+        handle.remove()
+        shapes.append(seen)
+    assert shapes == [[(3, 7)], [(2, 7), (1, 6)], [(2, 7), (1, 6)]]
+
+
+def test_caches_of_an_unknown_kind_advance_apart(open_model: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = open_model("gemma3")
+    prompts = backend.prefill([backend.encode(text) for text in PROMPTS])
+
+    def advance() -> list[list[int]]:
+        sampling = SamplingParams(seed=3)
+        sequences = [backend.fork(prompt.sequence, [0], sampling)[0] for prompt in prompts]
+        runs = [backend.advance(sequences, steps) for steps in ([5, 3, 2], [4, 4, 4])]
+        return [[*one.tokens.tolist(), *two.tokens.tolist()] for one, two in zip(*runs, strict=True)]
+
+    together = advance()
+    monkeypatch.setattr(states, "_JOINABLE", set())
+    assert advance() == together
 
 
 def test_an_unchanged_batch_is_not_rebuilt(open_model: Open) -> None:

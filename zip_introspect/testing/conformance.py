@@ -1,11 +1,13 @@
 """What every backend must do, as tests that run against any of them.
 
-Subclass in a test module of your own, and give a fixture `backend` (module scope keeps it quick):
+Subclass in a test module of your own, beside a fixture `backend` (module scope keeps it quick):
+
+    @pytest.fixture(scope="module")
+    def backend():
+        return MyBackend.open("some small model")
 
     class TestMyBackend(BackendConformance):
-        @pytest.fixture(scope="class")
-        def backend(self):
-            return MyBackend.open("some small model")
+        pass
 
 The tests release what they make. They need a model of any quality, a randomly initialised one too, whose context
 holds some 200 tokens beyond the prompts.
