@@ -19,8 +19,10 @@ def generation_cost(
         latency: serial forward passes, the longest path.
         single_compute, single_latency: the same for one sample of that prompt, on average.
     """
-    normal = np.asarray(compute, dtype=np.float64) / single_compute
-    return np.asarray(alpha * normal + (1 - alpha) * np.asarray(latency, dtype=np.float64) / single_latency)
+    spent, serial, one, one_serial = (
+        np.asarray(item, dtype=np.float64) for item in (compute, latency, single_compute, single_latency)
+    )
+    return np.asarray(alpha * spent / one + (1 - alpha) * serial / one_serial)
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,9 @@ def measured_joint(grid: JointGrid, values: ArrayLike, lengths: ArrayLike) -> ND
     Returns:
         shape (B_V, B_T), summing to 1.
     """
-    counts = np.zeros(grid.shape)
+    counts: NDArray[np.float64] = np.zeros(grid.shape)
     np.add.at(counts, (grid.reward_bin(np.asarray(values)), grid.length_bin(np.asarray(lengths))), 1.0)
-    return counts / counts.sum()
+    return np.asarray(counts / counts.sum())
 
 
 def classification(right: ArrayLike, values: ArrayLike, threshold: float = 0.5) -> dict[str, float]:

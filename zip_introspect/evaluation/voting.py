@@ -53,4 +53,4 @@ def expenses(samples: Sequence[Scored], prompt_tokens: int) -> tuple[float, floa
 
 def mean_over_windows(samples: Sequence[Scored], size: int, prompt_tokens: int, rule: Rule) -> NDArray[np.float64]:
     """(accuracy, compute, latency) of a rule at a size, averaged over the windows."""
-    return np.mean([(rule(w), *expenses(w, prompt_tokens)) for w in windows(samples, size)], axis=0)
+    return np.asarray(np.mean([(rule(w), *expenses(w, prompt_tokens)) for w in windows(samples, size)], axis=0))

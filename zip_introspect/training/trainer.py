@@ -70,12 +70,18 @@ class JointTrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         self.grid = grid
         self.kl_weight = kl_weight
-        self.reference = None if reference is None else reference.to(self.args.device).eval().requires_grad_(False)
+        self.reference: nn.Module | None = None
+        if reference is not None:
+            self.reference = nn.Module.to(reference, self.args.device).eval().requires_grad_(False)
         self._sums = {"joint_loss": 0.0, "policy_kl": 0.0}
         self._batches = 0
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """Eq. 3 over the labelled positions of a batch."""
         labels = inputs.pop("targets")

@@ -5,6 +5,7 @@ Every step writes under `--runs`, is seeded, resumes where it was stopped, and i
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zip_introspect.demo.problems import training_mix
 from zip_introspect.demo.recipe.base import train_base
+from zip_introspect.demo.recipe.evaluate import evaluate as measure
 from zip_introspect.demo.recipe.head import abacus_grid, label, train_head, train_value
+from zip_introspect.demo.recipe.report import page
 from zip_introspect.demo.recipe.rollouts import evidence, roll_out
-from zip_introspect.demo.tokenizer import RESERVED
+from zip_introspect.llm import DEMO_MODEL
 from zip_introspect.training.dataset import load
 from zip_introspect_transformers import TransformersBackend
 
@@ -40,8 +43,7 @@ def rollouts(runs: Runs = Path("runs"), seed: Seed = 0, problems: int = 10_000, 
     if not path.exists():
         tokenizer = AutoTokenizer.from_pretrained(runs / "base")
         model = AutoModelForCausalLM.from_pretrained(runs / "base", dtype=torch.float32)
-        grid = abacus_grid(tokenizer.convert_tokens_to_ids(RESERVED[0]))
-        backend = TransformersBackend.from_model(model, tokenizer, grid)
+        backend = TransformersBackend.from_model(model, tokenizer, abacus_grid())
         roll_out(backend, training_mix(seed, problems), samples, path, seed=seed)
     show(evidence(load(path)))
 
@@ -58,6 +60,21 @@ def final(runs: Runs = Path("runs"), seed: Seed = 0, kl_weight: float = 10.0) ->
     """Label the rollouts with denoised values and train the final model on them."""
     grid = label(runs / "value", runs / "rollouts.parquet", runs / "labelled.parquet")
     train_head(runs / "base", load(runs / "labelled.parquet"), grid, runs / "final", seed=seed, kl_weight=kl_weight)
+
+
+@app.command()
+def evaluate(
+    runs: Runs = Path("runs"),
+    seed: Seed = 0,
+    problems: int = 600,
+    measured: int = 40,
+    rollouts: int = 256,
+    docs: Annotated[Path, typer.Option(help="Where results.md and results.json are written.")] = Path("docs"),
+) -> None:
+    """Measure the shipped model on held-out problems and write the results page."""
+    figures = measure(DEMO_MODEL, runs / "base", seed=seed, problems=problems, measured=measured, rollouts=rollouts)
+    (docs / "results.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    (docs / "results.md").write_text(page(figures), encoding="utf-8")
 
 
 @app.command("all")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +93,7 @@ def _value(backend: Backend, rollout: Rollout) -> float:
 
 
 def _score(backend: Backend, question: Problem, rollout: Rollout) -> Scored:
-    text = backend.decode(rollout.tokens)
+    text = backend.decode(rollout.tokens.tolist())
     answer = text.rsplit("\n", 1)[-1] if rollout.finished else None
     right = rollout.finished and question.grade(text)
     return Scored(answer, right, _value(backend, rollout), len(rollout.tokens))
@@ -214,8 +213,9 @@ def _live(
     results = []
     for start in tqdm(range(0, len(questions), 50), desc=f"zip_rc beta={beta}"):
         prompts = [question.prompt for question in questions[start : start + 50]]
-        settings = {"max_samples": SAMPLES, "max_new_tokens": MAX_NEW_TOKENS}
-        results += llm.batch(prompts, alpha=ALPHA, beta=beta, seed=seed, **settings)
+        results += llm.batch(
+            prompts, alpha=ALPHA, beta=beta, seed=seed, max_samples=SAMPLES, max_new_tokens=MAX_NEW_TOKENS
+        )
     right = np.array(
         [question.grade(result.text) for question, result in zip(questions, results, strict=True)], dtype=np.float64
     )
@@ -238,8 +238,3 @@ def _differences(live: Curve, rival: Curve, tiers: NDArray[np.int64]) -> dict[st
         return {"value": found.value, "low": found.low, "high": found.high}
 
     return {"mix": at(tiers > 0), "hardest": at(tiers == TIERS[-1])}
-
-
-def save(figures: dict[str, Any], path: Path) -> None:
-    """The figures as JSON."""
-    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments, set_seed
 
-from zip_introspect.demo.tokenizer import RESERVED
+from zip_introspect.demo.tokenizer import RESERVED, VOCABULARY_SIZE
 from zip_introspect.grid import JointGrid
 from zip_introspect.training.dataset import JointCollator, load
 from zip_introspect.training.trainer import JointTrainer
@@ -19,8 +19,9 @@ LENGTH_EDGES = (0, 16, 32, 64, 96, 128, 192, 256, 512)
 REWARD_EDGES = tuple(b / 8 for b in range(9))
 
 
-def abacus_grid(first_reserved: int) -> JointGrid:
+def abacus_grid() -> JointGrid:
     """8 reward bins by 8 length bins; lengths grow roughly as powers of two, as in A.1."""
+    first_reserved = VOCABULARY_SIZE - len(RESERVED)
     return JointGrid(
         reward_edges=REWARD_EDGES,
         length_edges=LENGTH_EDGES,
@@ -78,16 +79,14 @@ def train_head(
         data_collator=JointCollator(grid, tokenizer.pad_token_id),
     )
     trainer.train(resume_from_checkpoint=any((out / "checkpoints").glob("checkpoint-*")))
-    model.to(torch.bfloat16).save_pretrained(out)
+    model.save_pretrained(out, state_dict={name: w.to(torch.bfloat16) for name, w in model.state_dict().items()})
     tokenizer.save_pretrained(out)
     grid.save(out)
 
 
 def train_value(base: Path, rollouts: Path, out: Path, *, seed: int) -> None:
     """Step 4: the intermediate head, trained on realised correctness without KL; it is never sampled from."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    grid = abacus_grid(tokenizer.convert_tokens_to_ids(RESERVED[0]))
-    train_head(base, load(rollouts), grid, out, seed=seed, kl_weight=None)
+    train_head(base, load(rollouts), abacus_grid(), out, seed=seed, kl_weight=None)
 
 
 def label(value: Path, rollouts: Path, labelled: Path) -> JointGrid:

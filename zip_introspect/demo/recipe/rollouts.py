@@ -27,7 +27,7 @@ def roll_out(backend: Backend, problems: list[Problem], samples: int, path: Path
     rollouts = collect(backend, prompts, samples, sampling, max_new_tokens=MAX_NEW_TOKENS, concurrency=256)
     rows = []
     for rollout in tqdm(rollouts, total=len(prompts) * samples, desc="rollouts", mininterval=5):
-        problem, text = problems[rollout.prompt], backend.decode(rollout.tokens)
+        problem, text = problems[rollout.prompt], backend.decode(rollout.tokens.tolist())
         right = rollout.finished and problem.grade(text)
         extra = {"problem": rollout.prompt, "sample": rollout.sample, "tier": problem.tier, "ending": ending(text)}
         rows.append(row(rollout.prompt_tokens, rollout.tokens, float(right), text=text, **extra))
