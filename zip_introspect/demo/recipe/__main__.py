@@ -6,6 +6,7 @@ Every step writes under `--runs`, is seeded, resumes where it was stopped, and i
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +64,15 @@ def final(runs: Runs = Path("runs"), seed: Seed = 0, kl_weight: float = 10.0) ->
 
 
 @app.command()
+def ship(runs: Runs = Path("runs")) -> None:
+    """Put the final model into the package: weights, tokenizer, chat template and grid."""
+    DEMO_MODEL.mkdir(exist_ok=True)
+    for file in sorted((runs / "final").iterdir()):
+        if file.suffix in {".json", ".jinja", ".safetensors"}:
+            shutil.copy2(file, DEMO_MODEL / file.name)
+
+
+@app.command()
 def evaluate(
     runs: Runs = Path("runs"),
     seed: Seed = 0,
@@ -84,6 +94,8 @@ def everything(runs: Runs = Path("runs"), seed: Seed = 0) -> None:
     rollouts(runs, seed)
     value(runs, seed)
     final(runs, seed)
+    ship(runs)
+    evaluate(runs, seed)
 
 
 if __name__ == "__main__":

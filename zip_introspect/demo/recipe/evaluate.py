@@ -34,7 +34,7 @@ from zip_introspect.training.rollouts import Rollout, collect
 from zip_introspect.training.trainer import policy_kl
 
 ALPHA = 0.1
-BETAS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+BETAS = (0.005, 0.01, 0.05, 0.2)
 SAMPLES = 8
 
 

@@ -20,11 +20,19 @@ from zip_introspect.training.rollouts import collect
 MAX_NEW_TOKENS = 480
 
 
-def roll_out(backend: Backend, problems: list[Problem], samples: int, path: Path, *, seed: int) -> Dataset:
+def roll_out(
+    backend: Backend,
+    problems: list[Problem],
+    samples: int,
+    path: Path,
+    *,
+    seed: int,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> Dataset:
     """Sample every problem `samples` times at temperature 1, grade the texts and write them to Parquet."""
     prompts = [backend.encode(problem.prompt) for problem in problems]
     sampling = SamplingParams(seed=seed)
-    rollouts = collect(backend, prompts, samples, sampling, max_new_tokens=MAX_NEW_TOKENS, concurrency=256)
+    rollouts = collect(backend, prompts, samples, sampling, max_new_tokens=max_new_tokens, concurrency=256)
     rows = []
     for rollout in tqdm(rollouts, total=len(prompts) * samples, desc="rollouts", mininterval=5):
         problem, text = problems[rollout.prompt], backend.decode(rollout.tokens.tolist())

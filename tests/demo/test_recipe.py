@@ -1,0 +1,59 @@
+"""The whole recipe at the smallest scale: every step runs on what the one before it wrote."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from zip_introspect import GenerationConfig, IntrospectiveLLM
+from zip_introspect.demo.problems import training_mix
+from zip_introspect.demo.recipe.base import train_base
+from zip_introspect.demo.recipe.head import abacus_grid, label, train_head, train_value
+from zip_introspect.demo.recipe.rollouts import ending, evidence, roll_out
+from zip_introspect.training.dataset import load
+from zip_introspect_transformers import TransformersBackend
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Base, rollouts, value and final model, each of a few steps."""
+    runs = tmp_path_factory.mktemp("runs")
+    train_base(runs / "base", count=48)
+    tokenizer = AutoTokenizer.from_pretrained(runs / "base")
+    model = AutoModelForCausalLM.from_pretrained(runs / "base", dtype="float32")
+    backend = TransformersBackend.from_model(model, tokenizer, abacus_grid())
+    roll_out(backend, training_mix(0, 4), 2, runs / "rollouts.parquet", seed=0, max_new_tokens=24)
+    train_value(runs / "base", runs / "rollouts.parquet", runs / "value", seed=0)
+    grid = label(runs / "value", runs / "rollouts.parquet", runs / "labelled.parquet")
+    train_head(runs / "base", load(runs / "labelled.parquet"), grid, runs / "final", seed=0, kl_weight=10.0)
+    return runs
+
+
+def test_rollouts_are_graded_rows_in_order(runs: Path) -> None:
+    rows = load(runs / "rollouts.parquet")
+    assert list(zip(rows["problem"], rows["sample"], strict=True)) == [(p, s) for p in range(4) for s in range(2)]
+    assert set(rows["reward"]) <= {0.0, 1.0}
+    assert all(length <= prompt + 24 for length, prompt in zip(rows["length"], rows["prompt_length"], strict=True))
+
+
+def test_labels_are_values_and_keep_what_was_realised(runs: Path) -> None:
+    rows, labelled = load(runs / "rollouts.parquet"), load(runs / "labelled.parquet")
+    assert labelled["right"][:] == rows["reward"][:]
+    assert all(0 < value < 1 for value in labelled["reward"])
+
+
+def test_the_final_model_opens_as_any_other(runs: Path) -> None:
+    with IntrospectiveLLM.from_pretrained(runs / "final", config=GenerationConfig(max_new_tokens=8)) as llm:
+        out = llm.generate("Solve 3*x+5=35")
+    assert 0 <= out.confidence <= 1
+    assert (runs / "final" / "model.safetensors").stat().st_size < 8_000_000
+
+
+def test_the_evidence_table_tells_endings_apart(runs: Path) -> None:
+    assert ending("try 7: 3*7=21|21?21 ok\nans 7") == "ok"
+    assert ending("try 7: 3*7=21|21?22 low\ngive up\nans 7") == "give up"
+    assert ending("none\nans none") == "none"
+    assert ending("I only find a whole x") == "other"
+    rows = evidence(load(runs / "rollouts.parquet"))
+    assert rows.columns[0].header == "tier"
+    assert rows.row_count >= 2
