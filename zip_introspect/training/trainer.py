@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from zip_introspect.grid import JointGrid
+from zip_introspect.training.batching import LengthBatchingTrainer
 from zip_introspect.training.dataset import IGNORED
 
 
@@ -45,7 +46,7 @@ def _policy(logits: Tensor, grid: JointGrid) -> Tensor:
     return functional.log_softmax(sampled.float(), dim=-1)
 
 
-class JointTrainer(Trainer):
+class JointTrainer(LengthBatchingTrainer):
     """Trains a causal language model's reserved logits to predict the joint.
 
     Args:

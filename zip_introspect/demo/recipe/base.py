@@ -12,13 +12,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
 
 from zip_introspect.demo.corpus import Example, examples
 from zip_introspect.demo.tokenizer import VOCABULARY_SIZE, train_tokenizer
+from zip_introspect.training.batching import LengthBatchingTrainer
 
 IGNORED = -100
 
@@ -75,8 +75,6 @@ def train_base(out: Path, *, seed: int = 0, count: int = 90_000, learning_rate: 
         output_dir=str(out / "checkpoints"),
         seed=seed,
         per_device_train_batch_size=16,  # small steps: many updates matter more than smooth ones here
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
         num_train_epochs=1,
         learning_rate=learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
@@ -93,7 +91,7 @@ def train_base(out: Path, *, seed: int = 0, count: int = 90_000, learning_rate: 
         report_to="none",
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(
+    trainer = LengthBatchingTrainer(
         model=model,
         args=arguments,
         train_dataset=build_dataset(tokenizer, seed, count),

@@ -37,7 +37,7 @@ def train_head(
     *,
     seed: int,
     kl_weight: float | None,
-    learning_rate: float = 5e-4,
+    learning_rate: float = 1.5e-3,
     epochs: float = 1.0,
 ) -> None:
     """Train all weights on eq. 3 (`kl_weight=None`: without the KL term) and save model, tokenizer and grid."""
@@ -50,14 +50,12 @@ def train_head(
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         seed=seed,
-        per_device_train_batch_size=48,
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
+        per_device_train_batch_size=16,
         num_train_epochs=epochs,
         learning_rate=learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.02},
-        warmup_steps=30,
+        warmup_steps=50,
         weight_decay=0.01,
         adam_beta2=0.98,
         bf16=True,
