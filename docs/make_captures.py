@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
-QUESTION = "Solve x*x+6*x+51=186 for x."
+QUESTION = "Solve x*x+7*x+45=189"
 WIDTH = 100
 
 

@@ -18,7 +18,7 @@ QUESTIONS: tuple[tuple[str, str], ...] = (
     ("2 of 5: larger numbers", "Solve 8*x-13=283"),
     ("3 of 5: a bracket", "Find x: 9*(x+5)+19=127"),
     ("4 of 5: x on both sides", "Which x solves 9*x+48=7*x+104?"),
-    ("5 of 5: a square", "Solve x*x+6*x+51=186 for x."),
+    ("5 of 5: a square", "Solve x*x+7*x+45=189"),
     ("one to doubt: no whole number fits", "Solve x*x+8*x+16=223"),
 )
 """A title and a question each; training never saw these equations."""
