@@ -76,7 +76,7 @@ class PrefixTrie:
         Args:
             leaf: whose path to leave; None is the root.
             at: the length of the prefix to leave from; None is the leaf's own end. A path keeps joints of its
-                last `window` prefixes only: smoothing on a branch from further back begins anew.
+                last `window` prefixes only: a branch from further back begins anew with the root's joint.
         """
         if leaf is None:
             if at:
@@ -90,7 +90,7 @@ class PrefixTrie:
         run = self._runs[leaf]
         recent = run.recent[: max(0, len(run.recent) - (length - at))]
         if not len(recent):
-            recent = self._root if at == 0 else np.empty((0, *self._root.shape[1:]), np.float32)
+            recent = self._root
         # The owner is the run in which the prefix lies, so that chains of parents stay short.
         owner: int | None = leaf
         while owner is not None and self._runs[owner].start >= at:
