@@ -41,6 +41,11 @@ def nan_in_the_joint(results: list[Advanced]) -> list[Advanced]:
     return [Advanced(r.tokens, np.full_like(r.reserved_logits, np.nan), r.finished) for r in results]
 
 
+def stalled(results: list[Advanced]) -> list[Advanced]:
+    """Nothing grows and nothing ends."""
+    return [Advanced(r.tokens[:0], r.reserved_logits[:0], finished=False) for r in results]
+
+
 def out_of_memory(results: list[Advanced]) -> list[Advanced]:
     """The whole call fails."""
     raise MemoryError("no room")

@@ -44,6 +44,7 @@ def test_boxed(text: str, answer: str | None) -> None:
         ("Answer: x = 3", "x = 3"),
         ("Final answer: +5", "5"),
         ("the fans 7 were", None),
+        ("To get the answer we add 3 and 4, which gives 7", None),
         ("answer:", None),
     ],
 )

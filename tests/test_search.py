@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.scripted import FaultyBackend, nan_in_the_joint, nan_in_the_last, out_of_memory
+from tests.scripted import FaultyBackend, nan_in_the_joint, nan_in_the_last, out_of_memory, stalled
 from zip_introspect import search
-from zip_introspect.backend import Backend
+from zip_introspect.backend import Backend, Prefilled
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import BackendError, ConfigError, NonFiniteLogitsError, PromptError
@@ -230,6 +230,43 @@ def test_nan_reserved_logits_are_an_error_with_partial_results_too() -> None:
         results(backend, [request(strategy="best_of_n")])
     assert len(caught.value.partial[0].samples) == 8
     assert backend.held == 0
+
+
+def test_a_prompt_whose_logits_are_not_finite_fails_alone_with_an_empty_result() -> None:
+    class BadPrompt(SimulatedBackend):
+        def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
+            if any(bytes(prompt) == b"bad" for prompt in prompts):
+                raise NonFiniteLogitsError("the logits after prompt 0 hold NaN")
+            return super().prefill(prompts)
+
+    backend = BadPrompt()
+    events = list(search.run(backend, [request("bad"), request("good")]))
+    (failed,) = [event for event in events if isinstance(event, SearchFailed)]
+    assert [event.prompt for event in events if isinstance(event, SearchFinished)] == [1]
+    (partial,) = failed.error.partial
+    assert (partial.finish_reason, partial.samples, partial.usage.prompt_tokens) == ("error", (), 3)
+    assert partial.to_json()
+    assert backend.held == 0
+
+
+def test_a_backend_that_does_not_move_is_an_error_and_not_a_loop() -> None:
+    backend = FaultyBackend(stalled)
+    with pytest.raises(BackendError, match="gave no token for sample 0 of prompt 0, which may take 4"):
+        results(backend, [request(strategy="best_of_n")])
+    assert backend.held == 0
+
+
+@pytest.mark.parametrize("limit", [{"max_tokens": 40}, {"max_depth": 12}])
+def test_a_budget_that_ends_a_search_is_its_reason_with_answers_too(limit: dict[str, int]) -> None:
+    reasons = set()
+    for place in range(40):
+        (result,) = results(SimulatedBackend(), [request(f"p{place}", Budget(**limit), beta=1e-6)])
+        spent = (result.usage.generated_tokens, result.usage.depth)
+        if any(sample.finish == "stop" for sample in result.samples) and (
+            spent[0] == limit.get("max_tokens") or spent[1] == limit.get("max_depth")
+        ):
+            reasons.add(result.finish_reason)
+    assert reasons == {"budget"}
 
 
 def test_a_backend_that_raises_leaves_no_sequence_behind() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zip_introspect.streams import uniforms
+from zip_introspect.streams import prompt_seed, uniforms
 
 seeds = st.integers(-(2**70), 2**70)
 samples = st.integers(0, 2**40)
@@ -48,3 +48,11 @@ def test_draws_are_uniform_and_unrelated() -> None:
 
 def test_a_stream_is_the_same_in_every_release() -> None:
     assert uniforms(0, 0, 0, 2).round(12).tolist() == [0.011546754286, 0.241549196563]
+
+
+@given(seeds, st.lists(st.integers(0, 200_000), min_size=1, max_size=8), st.integers(0, 200_000))
+def test_prompts_do_not_share_their_luck(seed: int, tokens: list[int], other: int) -> None:
+    own = prompt_seed(seed, tokens)
+    assert own == prompt_seed(seed, tuple(tokens))
+    assert 0 <= own < 2**63
+    assert len({own, prompt_seed(seed, [*tokens, other]), prompt_seed(seed + 1, tokens)}) == 3

@@ -12,7 +12,9 @@ from collections.abc import Callable
 AnswerExtractor = Callable[[str], str | None]
 
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?|(?<![\w.])[-+−]?\.\d+")
-_MARKER = r"(?im)(?:^|(?<=[\s.;,*]))(?:the\s+)?(?:final\s+)?ans(?:wer)?\b\**\s*(?:is\b|:|=)?\s*\**"
+_MARKER = (
+    r"(?im)(?:^|(?<=[\s.;,*]))(?:the\s+)?(?:final\s+)?(?:ans\b\**\s*(?:is\b|:|=)?|answer\b\**\s*(?:is\b|:|=))\s*\**"
+)
 
 
 def last_number(text: str) -> str | None:

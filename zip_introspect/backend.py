@@ -172,10 +172,15 @@ class InstalledBackends:
             )
         try:
             backend: type[Backend] = self.points[name].load()
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise BackendNotInstalledError(
                 f"backend {name!r} needs the module {error.name!r}, which is not installed. "
                 f'Install it with: pip install "zip-introspect[{name}]"'
+            ) from error
+        except (ImportError, OSError, RuntimeError) as error:  # a shared library that is missing or of another system
+            raise BackendNotInstalledError(
+                f"backend {name!r} cannot be imported: {error}. What it needs is installed in another version; "
+                f'upgrade it with: pip install --upgrade "zip-introspect[{name}]"'
             ) from error
         return backend
 
@@ -195,7 +200,9 @@ class InstalledBackends:
                 continue
             if backend.accepts(model):
                 return backend
-        if missing:
+        path = Path(model)
+        named_here = path.suffix == ".gguf" or path.is_absolute() or str(model).startswith(".")
+        if missing and (path.exists() or not named_here):
             raise BackendNotInstalledError(f"no installed backend opens {str(model)!r}. " + " ".join(missing))
         raise ModelLoadError(
             f"no backend opens {str(model)!r}; expected a directory with config.json and *.safetensors, a hub id "

@@ -22,6 +22,8 @@ Limit = Literal["tokens", "depth", "seconds", "cost"]
 
 LIMITS: tuple[Limit, ...] = get_args(Limit)
 
+_PLENTY = 1 << 53  # tokens or steps that no search reaches
+
 
 class Budget(Settings):
     """Hard limits for one prompt; None is no limit.
@@ -33,7 +35,9 @@ class Budget(Settings):
     max_tokens: int | None = Field(None, gt=0, strict=True, description="Generated tokens of all samples together.")
     max_samples: int | None = Field(None, gt=0, strict=True, description="Samples started.")
     max_depth: int | None = Field(None, gt=0, strict=True, description="Serial steps: forward passes in a row.")
-    max_seconds: float | None = Field(None, gt=0, description="Wall-clock seconds from prefill on.")
+    max_seconds: float | None = Field(
+        None, gt=0, description="Wall-clock seconds from prefill on, held to by the pace of the slowest call so far."
+    )
     max_cost: float | None = Field(None, gt=0, description="Money, in the currency of the prices.")
     price_per_token: float | None = Field(None, gt=0, description="Price of a generated token.")
     price_per_prompt_token: float = Field(0.0, ge=0, description="Price of a token of the prompt.")
@@ -104,11 +108,12 @@ class Ledger:
         """Generated tokens that tokens and money still allow; None is no limit."""
         left = None if self.budget.max_tokens is None else self.budget.max_tokens - self.tokens
         if self.budget.max_cost is not None and self.budget.price_per_token is not None:
-            afforded = int((self.budget.max_cost - self._cost_of(self.tokens)) / self.budget.price_per_token)
+            affordable = (self.budget.max_cost - self._cost_of(self.tokens)) / self.budget.price_per_token
+            afforded = int(min(affordable, _PLENTY))
             # Division rounds either way: hold to the product, which is what is reported.
-            while self._cost_of(self.tokens + afforded + 1) <= self.budget.max_cost:
+            if self._cost_of(self.tokens + afforded + 1) <= self.budget.max_cost:
                 afforded += 1
-            while afforded > 0 and self._cost_of(self.tokens + afforded) > self.budget.max_cost:
+            elif afforded > 0 and self._cost_of(self.tokens + afforded) > self.budget.max_cost:
                 afforded -= 1
             left = afforded if left is None else min(left, afforded)
         return left
@@ -120,8 +125,8 @@ class Ledger:
         if self.budget.max_seconds is not None:
             remaining = self.budget.max_seconds - self.seconds
             pace = self._slowest
-            affordable = max(0, int(remaining / pace)) if pace else int(remaining > 0)
-            left = affordable if left is None else min(left, affordable)
+            steps = max(0, int(min(remaining / pace, _PLENTY))) if pace else int(remaining > 0)
+            left = steps if left is None else min(left, steps)
         return left
 
     @property
@@ -151,12 +156,12 @@ class Ledger:
         left = self.tokens_left
         return steps if left is None else _fill(steps, left)
 
-    def spend(self, tokens: int, depth: int, seconds: float) -> None:
-        """Enter what one call of the backend took."""
+    def spend(self, tokens: int, depth: int, seconds: float, steps: int | None = None) -> None:
+        """Enter what one call of the backend took; `steps` are those of its whole batch, where it held others too."""
         self.tokens += tokens
         self.depth += depth
         if depth:
-            pace = seconds / depth
+            pace = seconds / max(depth, steps or 0)
             # Decays, so that one slow call (a first allocation, a swap) does not stop the search for good.
             self._slowest = pace if self._slowest is None else max(pace, 0.8 * self._slowest)
 

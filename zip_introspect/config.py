@@ -12,7 +12,7 @@ from zip_introspect.errors import ConfigError
 class Settings(BaseModel):
     """Immutable settings whose validation errors are ours: one line that names field, value and expectation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     def __init__(self, **data: Any) -> None:
         try:
@@ -51,7 +51,9 @@ class GenerationConfig(SamplingParams):
     max_samples: int = Field(8, ge=1, le=4096, description="Samples started for one prompt, at most (A.2, table 2).")
     max_new_tokens: int = Field(2048, ge=1, description="Tokens of one sample, end of sequence included.")
     alpha: float = Field(0.1, ge=0.0, le=1.0, description="Compute (1) against latency (0) in the cost (eq. 17).")
-    beta: float = Field(0.01, ge=0.0, description="Cost against reward, before normalisation (eq. 28, table 2).")
+    beta: float = Field(
+        0.01, ge=0.0, description="Cost against reward, over the mean expected length of all that may run (eq. 28)."
+    )
     interval: int = Field(16, ge=1, description="Tokens between two decisions.")
     smoothing: int = Field(1, ge=1, description="Joints averaged along a path, W of eq. 27; 1 is off.")
     horizon: Literal["shared", "per_prefix", "none"] = Field("shared", description="How planned pruning is capped.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,14 +15,22 @@ from zip_introspect.answers import AnswerExtractor, after_marker, default_extrac
 from zip_introspect.backend import Backend, BackendInfo, InstalledBackends
 from zip_introspect.budget import Budget, Ledger
 from zip_introspect.config import GenerationConfig
-from zip_introspect.errors import BackendError, ModelLoadError, NonFiniteLogitsError, PromptError, ZipIntrospectError
+from zip_introspect.errors import (
+    BackendError,
+    BudgetError,
+    ModelLoadError,
+    NonFiniteLogitsError,
+    PromptError,
+    ZipIntrospectError,
+)
 from zip_introspect.events import Event, SearchFailed, SearchFinished
 from zip_introspect.grid import JointGrid
 from zip_introspect.prompts import Prompt, check_prompt
 from zip_introspect.result import GenerationResult, IntrospectionResult, Usage
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "abacus"
-DEMO_CONFIG = GenerationConfig(max_new_tokens=512)
+DEMO_CONFIG = GenerationConfig(max_new_tokens=640, beta=0.05)
+"""For its beta the embedded model is as accurate as for the default, at half the cost (docs/results.md)."""
 DEMO_EXTRACTOR = after_marker(r"(?m)\bans\s+")
 """The embedded model ends its working with `ans 10`; where it declines, there is no answer."""
 
@@ -55,6 +64,7 @@ class IntrospectiveLLM:
         self.config = config or GenerationConfig()
         self.extractor = extractor
         self._lock = threading.RLock()
+        self._left: deque[Generator[Event, None, None]] = deque()
         self._closed = False
 
     @classmethod
@@ -174,9 +184,10 @@ class IntrospectiveLLM:
         **overrides: Any,
     ) -> AsyncIterator[Event]:
         """`stream` with the work in a worker thread. Cancelling stops it at the next interval."""
-        events = self.stream(prompt, budget=budget, config=config, chat=chat, **overrides)
+        stop = threading.Event()
+        events = self._events(self._request(prompt, budget, config, chat, overrides), stop)
         try:
-            while (event := await _in_thread(lambda _: next(events, None))) is not None:
+            while (event := await _in_thread(lambda _: next(events, None), stop)) is not None:
                 yield event
         finally:
             await _in_thread(lambda _: events.close())
@@ -296,9 +307,9 @@ class IntrospectiveLLM:
         for place, prompt in enumerate(prompts):
             try:
                 requests[place] = self._request(prompt, budget, config, chat, rest)
-            except PromptError as error:
+            except (PromptError, BudgetError) as error:
                 if not return_exceptions:
-                    raise PromptError(f"prompt {place}: {error}") from None
+                    raise type(error)(f"prompt {place}: {error}") from None
                 errors[place] = error
         return requests, errors
 
@@ -330,12 +341,12 @@ class IntrospectiveLLM:
             _raise_first(ordered)
         return ordered
 
-    def _events(self, request: search.Request) -> Generator[Event, None, None]:
+    def _events(self, request: search.Request, stop: threading.Event | None = None) -> Generator[Event, None, None]:
         """The events of one search; the model is held only while it works on the next one."""
         events = search.run(self.backend, [request], extractor=self.extractor, live=True)
         try:
             while True:
-                with self._turn():
+                with self._turn(stop):
                     event = next(events, None)
                 if event is None:
                     return
@@ -343,8 +354,17 @@ class IntrospectiveLLM:
                     raise event.error
                 yield event
         finally:
-            with self._lock:
-                events.close()
+            self._left.append(events)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Close searches that were left, now or, where another call holds the model, when that ends its turn."""
+        while self._left and self._lock.acquire(blocking=False):
+            try:
+                while self._left:
+                    self._left.popleft().close()
+            finally:
+                self._lock.release()
 
     @contextlib.contextmanager
     def _turn(self, stop: threading.Event | None = None) -> Iterator[None]:
@@ -357,17 +377,18 @@ class IntrospectiveLLM:
             yield
         finally:
             self._lock.release()
+            self._sweep()
 
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError("this model is closed; open it again with IntrospectiveLLM.from_pretrained")
 
 
-async def _in_thread(work: Callable[[threading.Event], T]) -> T:
+async def _in_thread(work: Callable[[threading.Event], T], stop: threading.Event | None = None) -> T:
     """Run blocking work beside the event loop. A cancellation tells it to stop, and waits until it has."""
     import asyncio  # costs a tenth of this package's import, and most programs never come here
 
-    stop = threading.Event()
+    stop = stop or threading.Event()
     task = asyncio.ensure_future(asyncio.to_thread(work, stop))
     try:
         return await asyncio.shield(task)

@@ -11,7 +11,7 @@ from zip_introspect import joint
 from zip_introspect.answers import AnswerExtractor
 from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
 from zip_introspect.budget import Ledger
-from zip_introspect.errors import NonFiniteLogitsError
+from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.events import Event, SampleAdvanced, SampleFinished
 from zip_introspect.request import Request
 from zip_introspect.result import (
@@ -27,6 +27,7 @@ from zip_introspect.result import (
 )
 from zip_introspect.selection import Candidate, Selection, select
 from zip_introspect.strategies import Finished, Leaf, MetaAction, MetaState, get
+from zip_introspect.streams import prompt_seed
 from zip_introspect.trie import PrefixTrie
 from zip_introspect.truncation import cut_at_stop, sound
 
@@ -80,6 +81,7 @@ class PromptSearch:
         )
         self._root = prefilled.sequence
         self._prompt_tokens = len(request.tokens)
+        self._sampling = request.config.sampling.replace(seed=prompt_seed(request.config.seed, request.tokens))
         self._max_new = min(request.config.max_new_tokens, backend.info.max_context - self._prompt_tokens)
         self._strategy = get(request.config.strategy)(request.config)
         root_joint = joint.from_logits(prefilled.reserved_logits, self._grid)
@@ -107,7 +109,8 @@ class PromptSearch:
             self._trace(sample, self._trie.length(sample), self._endings[sample].value, 0.0)
         action = self._strategy.decide(state)
         limit = self.ledger.exhausted()
-        if action.stop is None and limit is not None:
+        # Where no step is left, what a strategy says of going on is not a choice.
+        if limit is not None and action.stop in (None, "utility"):
             action = MetaAction(
                 stop="budget", reason=f"the budget's limit on {limit} is reached", utility=action.utility
             )
@@ -118,17 +121,23 @@ class PromptSearch:
             return self._end(action.stop, action, state), []
         return self._run(action, steps, state)
 
-    def absorb(self, moves: Sequence[Move], results: Sequence[Advanced], seconds: float) -> list[Event]:
-        """Take in what the backend generated for `moves`.
+    def absorb(self, moves: Sequence[Move], results: Sequence[Advanced], seconds: float, steps: int) -> list[Event]:
+        """Take in what the backend generated for `moves` in a call that took so many seconds and serial steps.
 
         Raises:
+            BackendError: a sample neither grew nor ended, so that the search would never end.
             NonFiniteLogitsError: a sample met NaN or infinite logits; the error holds what there is.
         """
         counts = [len(result.tokens) for result in results]
-        self.ledger.spend(sum(counts), max(counts, default=0), seconds)
+        self.ledger.spend(sum(counts), max(counts, default=0), seconds, steps)
         events: list[Event] = []
         broken: list[int] = []
         for move, result in zip(moves, map(sound, results), strict=True):
+            if not (len(result.tokens) or result.finished or result.non_finite):
+                raise BackendError(
+                    f"backend {self._backend.info.backend} gave no token for sample {move.sample} of prompt "
+                    f"{self.index}, which may take {move.steps}; expected at least one, or its end"
+                )
             events.extend(self._grow(move.sample, result))
             if result.non_finite and move.sample not in self._endings:
                 broken.append(move.sample)
@@ -151,7 +160,7 @@ class PromptSearch:
             for sample in samples
             if sample.tokens
         ]
-        chosen = select(candidates, self.selection, self.config.seed)
+        chosen = select(candidates, self.selection, self._sampling.seed)
         best = samples[chosen.number] if chosen else None
         complete = chosen is not None and chosen.complete
         finish: FinishReason = "error" if stop_reason == "error" else "budget" if stop_reason == "budget" else "stop"
@@ -268,7 +277,7 @@ class PromptSearch:
             return []
         numbers = [self._trie.branch(leaf) for _ in steps]
         parent = self._root if leaf is None else self._sequences[leaf]
-        sequences = self._backend.fork(parent, numbers, self.config.sampling)
+        sequences = self._backend.fork(parent, numbers, self._sampling)
         self._sequences.update(zip(numbers, sequences, strict=True))
         self.ledger.samples += len(numbers)
         moves.extend(Move(*move) for move in zip(numbers, sequences, steps, strict=True))

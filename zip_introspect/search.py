@@ -19,6 +19,7 @@ from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.events import DecisionMade, Event, SearchFailed, SearchFinished, SearchStarted
 from zip_introspect.prompt_search import Move, PromptSearch
 from zip_introspect.request import Request, check
+from zip_introspect.result import GenerationResult, Outlook, Usage
 
 __all__ = ["Request", "check", "run"]
 
@@ -77,12 +78,13 @@ def _advance(
     begun = time.perf_counter()
     results = backend.advance([move.sequence for move in everyone], [move.steps for move in everyone])
     seconds = time.perf_counter() - begun
+    steps = max(len(result.tokens) for result in results)
     place = 0
     for search, moves in turns:
         mine: list[Advanced] = results[place : place + len(moves)]
         place += len(moves)
         try:
-            yield from search.absorb(moves, mine, seconds)
+            yield from search.absorb(moves, mine, seconds, steps)
         except NonFiniteLogitsError as error:
             running.remove(search)
             search.release()
@@ -106,20 +108,48 @@ def _admit(
         return
     ledgers = [Ledger(request.budget, len(request.tokens)) for _, request in batch]
     events: list[Event] = []
+    made = _prefill(backend, batch)
     # Every search is in `running`, and so sure to be released, before the first event is handed out.
-    for (index, request), ledger, prefilled in zip(batch, ledgers, _prefill(backend, batch), strict=True):
-        if isinstance(prefilled, NonFiniteLogitsError):
-            events.append(SearchFailed(index, prefilled))
-            continue
+    for (index, request), ledger, prefilled in zip(batch, ledgers, made, strict=True):
         try:
+            if isinstance(prefilled, NonFiniteLogitsError):
+                raise prefilled
             search = PromptSearch(index, request, ledger, prefilled, backend, extractor, room=room, live=live)
         except NonFiniteLogitsError as error:
-            backend.release([prefilled.sequence])
+            backend.release([prefilled.sequence] if isinstance(prefilled, Prefilled) else [])
+            error.partial = [_nothing(request, ledger, backend, str(error))]
             events.append(SearchFailed(index, error))
-            continue
-        running.append(search)
-        events.append(SearchStarted(index, len(request.tokens), search.expected, request.config.strategy))
+        except BaseException:
+            owned = [search.index for search in running]
+            left = [item for (place, _), item in zip(batch, made, strict=True) if place not in owned]
+            backend.release([item.sequence for item in left if isinstance(item, Prefilled)])
+            raise
+        else:
+            running.append(search)
+            events.append(SearchStarted(index, len(request.tokens), search.expected, request.config.strategy))
     yield from events
+
+
+def _nothing(request: Request, ledger: Ledger, backend: Backend, reason: str) -> GenerationResult:
+    """What there is of a prompt that failed before its first token."""
+    lowest = float(backend.grid.reward_values[0])
+    strategy = strategies.get(request.config.strategy)(request.config)
+    return GenerationResult(
+        text="",
+        answer=None,
+        confidence=lowest,
+        finish_reason="error",
+        usage=Usage(len(request.tokens), 0, 0, 0, ledger.seconds, ledger.cost),
+        decisions=(),
+        samples=(),
+        chosen=None,
+        stop_reason="error",
+        stop_detail=reason,
+        expected=Outlook(lowest, 0.0),
+        strategy=strategy.name,
+        selection=request.config.selection or strategy.selection,
+        seed=request.config.seed,
+    )
 
 
 def _places(max_sequences: int | None, request: Request, concurrency: int) -> tuple[int, int | None]:

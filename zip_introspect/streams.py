@@ -6,11 +6,28 @@ the batch, the interval or the order in which samples were started, paused and r
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 _DRAWS_PER_BLOCK = 4  # Philox4x64 yields four words for each counter value
 _WORD = (1 << 64) - 1
+
+
+def prompt_seed(seed: int, tokens: Sequence[int]) -> int:
+    """The seed of a prompt's samples: prompts must not share their luck, and the same prompt must keep its own.
+
+    Args:
+        seed: of the generation; any integer.
+        tokens: the prompt's ids.
+
+    Returns:
+        63 bits, the same for the same arguments on every machine.
+    """
+    content = np.array([seed & _WORD, *tokens], dtype="<u8").tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
 
 
 def uniforms(seed: int, sample: int, start: int, count: int) -> NDArray[np.float64]:

@@ -70,7 +70,8 @@ class ZipRC(Strategy):
         counted = state.prompt_tokens if self.config.count_prompt else 0
         # One estimate a decision, over all that might run (eq. 28): with the mean of each candidate set's own members,
         # adding a long sample would make the others look cheaper.
-        totals = [state.root_remaining, *(leaf.length + leaf.remaining for leaf in state.leaves)]
+        roots = [state.root_remaining] if state.room or not state.leaves else []
+        totals = [*roots, *(leaf.length + leaf.remaining for leaf in state.leaves)]
         share = state.limit if share is None else share
         return meta_actions.best_meta_action(
             [_within(leaf.joint, min(leaf.limit, share), state.grid) for leaf in state.leaves],
@@ -81,7 +82,7 @@ class ZipRC(Strategy):
             leaf_lengths=[leaf.length + counted for leaf in state.leaves],
             root_length=counted,
             finished_values=[sample.value for sample in state.finished],
-            typical_length=counted + sum(totals) / len(totals),
+            typical_length=max(1.0, counted + sum(totals) / len(totals)),
             max_new=state.room,
             max_active=max_active,
             horizon=horizon,

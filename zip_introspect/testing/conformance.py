@@ -174,18 +174,17 @@ class BackendConformance:
     def test_a_sequence_stops_at_the_context(self, backend: Backend) -> None:
         limit = backend.info.max_context
         if limit > 4096:
-            limit = 0
+            pytest.skip(f"a context of {limit} tokens takes long to fill; open the model with a max_context of 256")
         token = backend.encode(self.prompts[0])[-1]
-        if limit:
-            (prompt,) = backend.prefill([[token] * (limit - 3)])
-            (sequence,) = backend.fork(prompt.sequence, [0], GREEDY)
-            (advanced,) = backend.advance([sequence], [10])
-            assert advanced.finished or advanced.tokens.size == 3
-            if not advanced.finished:
-                (nothing,) = backend.advance([sequence], [10])
-                assert nothing.tokens.size == 0
-                assert not nothing.finished
-            backend.release([prompt.sequence, sequence])
+        (prompt,) = backend.prefill([[token] * (limit - 3)])
+        (sequence,) = backend.fork(prompt.sequence, [0], GREEDY)
+        (advanced,) = backend.advance([sequence], [10])
+        assert advanced.finished or advanced.tokens.size == 3
+        if not advanced.finished:
+            (nothing,) = backend.advance([sequence], [10])
+            assert nothing.tokens.size == 0
+            assert not nothing.finished
+        backend.release([prompt.sequence, sequence])
 
     @pytest.mark.parametrize("sampling", FILTERS, ids=lambda sampling: f"seed{sampling.seed}")
     def test_reserved_tokens_are_never_drawn(
@@ -220,7 +219,7 @@ class BackendConformance:
             for sample in range(3)
             for seed in (0, 1, -1)
         }
-        assert len(runs) > 1
+        assert len(runs) == 9
 
     def test_greedy_ignores_the_stream(self, backend: Backend, prefilled: list[Prefilled]) -> None:
         first = self._run(backend, prefilled[2], 0, GREEDY, 12)

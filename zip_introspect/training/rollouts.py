@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zip_introspect.backend import Backend, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
-from zip_introspect.errors import TrainingDataError
+from zip_introspect.errors import NonFiniteLogitsError, TrainingDataError
+from zip_introspect.streams import prompt_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,12 @@ def collect(
 ) -> Iterator[Rollout]:
     """Sample every prompt `samples` times; rollouts come in the order in which they end.
 
+    Each prompt has random streams of its own, so that what is learnt of one prompt's luck is not that of all.
+
     Args:
         prompts: token ids, one list a prompt.
-        concurrency: rollouts advanced together; a finished one makes room for the next at the next interval.
+        concurrency: rollouts advanced together, or those of one prompt where it has more; a finished one makes room
+            for the next at the next interval.
         interval: tokens between two looks at which have finished.
 
     Raises:
@@ -71,9 +76,9 @@ def collect(
     exhausted = False
     try:
         while live or not exhausted:
-            room = (concurrency - len(live)) // samples
-            starting = [prompt for _, prompt in zip(range(max(room, not live)), queue, strict=False)]
-            exhausted = exhausted or (not starting and room > 0)
+            wanted = max((concurrency - len(live)) // samples, not live)
+            starting = list(islice(queue, wanted))
+            exhausted = exhausted or len(starting) < wanted
             if starting:
                 live |= _start(backend, starting, prompts, samples, sampling)
             yield from _advance(backend, live, prompts, max_new_tokens, interval)
@@ -88,7 +93,11 @@ def _start(
     live = {
         sequence: _Live(prompt, sample, [], [root.reserved_logits[None]])
         for prompt, root in zip(starting, roots, strict=True)
-        for sample, sequence in enumerate(backend.fork(root.sequence, range(samples), sampling))
+        for sample, sequence in enumerate(
+            backend.fork(
+                root.sequence, range(samples), sampling.replace(seed=prompt_seed(sampling.seed, prompts[prompt]))
+            )
+        )
     }
     backend.release([root.sequence for root in roots])
     return live
@@ -109,7 +118,12 @@ def _advance(
         rollout.tokens.append(step.tokens)
         rollout.logits.append(step.reserved_logits)
         rollout.length += len(step.tokens)
-        if not (step.finished or step.non_finite or rollout.length >= max_new_tokens or not len(step.tokens)):
+        if step.non_finite:
+            raise NonFiniteLogitsError(
+                f"the logits of prompt {rollout.prompt}, sample {rollout.sample} became NaN or infinite after "
+                f"{rollout.length} tokens; expected finite numbers. Check the weights, or load the model in float32."
+            )
+        if not (step.finished or rollout.length >= max_new_tokens or not len(step.tokens)):
             continue
         ended.append(sequence)
         yield Rollout(
