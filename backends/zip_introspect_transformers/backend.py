@@ -17,14 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zip_introspect.backend import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
-from zip_introspect.errors import BackendError, ModelLoadError, NonFiniteLogitsError, PromptError
+from zip_introspect.errors import ModelLoadError, NonFiniteLogitsError
 from zip_introspect.grid import JointGrid
-from zip_introspect.streams import uniforms
+from zip_introspect.sequences import check_tokens, draws
 from zip_introspect_transformers.decoding import Decoder, Drawn, Span
 from zip_introspect_transformers.loading import TransformersOptions, load, looks_openable
 from zip_introspect_transformers.prompts import PromptEncoder
 from zip_introspect_transformers.sampling import RowSampler
-from zip_introspect_transformers.sequences import Sample, SequenceTable, place
+from zip_introspect_transformers.sequences import Row, SequenceTable, place
 from zip_introspect_transformers.states import State, upload
 
 _LOOK_EVERY = 16  # steps between two looks for rows that have ended, where looking is free
@@ -104,9 +104,9 @@ class TransformersBackend(Backend):
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
-        self._check_prompts(prompts)
+        check_tokens(prompts, self.info)
         self._sequences.check_room(len(prompts))
-        samples = [Sample([int(token) for token in prompt]) for prompt in prompts]
+        samples = [Row([int(token) for token in prompt]) for prompt in prompts]
         first, last = self.grid.first_reserved, self.grid.first_reserved + self.grid.num_cells
         with self._sequences.recovering(samples):
             self._sequences.compute(samples)
@@ -122,19 +122,16 @@ class TransformersBackend(Backend):
         return prefilled
 
     def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
-        origin = self._sequences[sequence]
-        if origin.ended:
-            raise BackendError(f"sequence {sequence} {origin.ended}, so it has no state to fork; fork an unended one")
-        self._sequences.check_room(len(samples))
+        origin = self._sequences.forkable(sequence, len(samples))
         return [
             self._sequences.add(
-                Sample(list(origin.tokens), sampling, number, origin.step, state=origin.state, row=origin.row)
+                Row(list(origin.tokens), sampling, number, origin.step, state=origin.state, row=origin.row)
             )
             for number in samples
         ]
 
     def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
-        samples = self._advanceable(sequences, steps)
+        samples = self._sequences.advanceable(sequences, steps)
         budgets = {
             id(sample): min(asked, self.info.max_context - len(sample.tokens))
             for sample, asked in zip(samples, steps, strict=True)
@@ -157,56 +154,22 @@ class TransformersBackend(Backend):
         """Forget all sequences; the model goes when this object does."""
         self._sequences.clear()
 
-    def _advanceable(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Sample]:
-        if len(sequences) != len(steps):
-            raise BackendError(f"{len(sequences)} sequences with {len(steps)} numbers of steps; expected one for each")
-        if len(set(sequences)) != len(sequences):
-            raise BackendError("a sequence is named twice; expected each once. Fork it to go on from it twice.")
-        samples = [self._sequences[sequence] for sequence in sequences]
-        for sequence, sample, asked in zip(sequences, samples, steps, strict=True):
-            if asked < 0:
-                raise BackendError(f"sequence {sequence} was given {asked} steps; expected 0 or more")
-            if sample.ended:
-                raise BackendError(f"sequence {sequence} {sample.ended} and cannot go on; leave it out")
-            if sample.sampling is None:
-                raise BackendError(f"sequence {sequence} is a prompt without a sample number; fork it first")
-        for sample in samples:
-            self._sequences.touch(sample)
-        return samples
-
-    def _check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
-        for number, prompt in enumerate(prompts):
-            if len(prompt) == 0:
-                raise PromptError(f"prompt {number} has no tokens; expected at least one")
-            if len(prompt) >= self.info.max_context:
-                raise PromptError(
-                    f"prompt {number} has {len(prompt)} tokens, but the context holds {self.info.max_context}, answer "
-                    f"included; expected at most {self.info.max_context - 1}. Shorten it."
-                )
-            lowest, highest = min(prompt), max(prompt)
-            if lowest < 0 or highest >= self.info.vocab_size:
-                wrong = lowest if lowest < 0 else highest
-                raise PromptError(
-                    f"prompt {number} holds token {wrong}; expected 0 to {self.info.vocab_size - 1}. "
-                    f"Encode it with this model's tokenizer."
-                )
-
-    def _run(self, state: State, rows: list[Sample], budgets: dict[int, int]) -> dict[int, Drawn]:
+    def _run(self, state: State, rows: list[Row], budgets: dict[int, int]) -> dict[int, Drawn]:
         """Advance the rows of a state by their budgets; those whose budget ends leave the batch with their state.
 
         Budgets are known beforehand, so nothing is read back for them. Rows that end early are known, and leave,
         where the host can look for free.
         """
         device, looks = self._decoder.device, self._decoder.looks
-        draws = upload(_draws(rows, budgets), device)
+        uniforms = upload(draws(rows, [budgets[id(sample)] for sample in rows]), device)
         alive = torch.ones(len(rows), dtype=torch.bool, device=device)
-        spans: list[tuple[list[Sample], Span]] = []
+        spans: list[tuple[list[Row], Span]] = []
         done, going = 0, list(range(len(rows)))
         while True:
             steps = min(budgets[id(rows[row])] for row in going) - done
             steps = min(steps, _LOOK_EVERY) if looks else steps
             sampler = RowSampler([sample.sampling for sample in rows if sample.sampling is not None], device)
-            span = self._decoder.run(state, sampler, draws[:, done : done + steps], alive)
+            span = self._decoder.run(state, sampler, uniforms[:, done : done + steps], alive)
             spans.append((rows, span))
             done, alive = done + steps, span.alive
             living = alive.tolist() if looks else [True] * len(rows)
@@ -221,11 +184,11 @@ class TransformersBackend(Backend):
                 state, rows = state.select(going), [rows[row] for row in going]
                 place(rows, state)
                 index = upload(np.array(going), device)
-                draws, alive = draws.index_select(0, index), alive.index_select(0, index)
+                uniforms, alive = uniforms.index_select(0, index), alive.index_select(0, index)
                 going = list(range(len(rows)))
         return _gather(self._decoder.to_host([span for _, span in spans]), [rows for rows, _ in spans])
 
-    def _account(self, sample: Sample, drawn: Drawn | None) -> Advanced:
+    def _account(self, sample: Row, drawn: Drawn | None) -> Advanced:
         """Enter what came down into the sample, and give up its state where it has ended."""
         if drawn is None:
             return Advanced(np.zeros(0, np.int32), np.zeros((0, self.grid.num_cells), np.float32), finished=False)
@@ -239,17 +202,7 @@ class TransformersBackend(Backend):
         return Advanced(drawn.tokens, rows, finished, drawn.broken)
 
 
-def _draws(rows: Sequence[Sample], budgets: dict[int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Uniforms (rows, largest budget): each row's from its own stream, from its own step on."""
-    draws = np.zeros((len(rows), max(budgets[id(sample)] for sample in rows)))
-    for row, sample in enumerate(rows):
-        if sample.sampling is not None and sample.sampling.temperature > 0:
-            steps = budgets[id(sample)]
-            draws[row, :steps] = uniforms(sample.sampling.seed, sample.sample, sample.step, steps)
-    return draws
-
-
-def _gather(spans: Sequence[Sequence[Drawn]], rows: Sequence[Sequence[Sample]]) -> dict[int, Drawn]:
+def _gather(spans: Sequence[Sequence[Drawn]], rows: Sequence[Sequence[Row]]) -> dict[int, Drawn]:
     """One `Drawn` a sample, keyed by its id(), from those of its spans."""
     parts: dict[int, list[Drawn]] = {}
     for span, samples in zip(spans, rows, strict=True):

@@ -45,12 +45,20 @@ class _Room:
         return view
 
 
-class GrowingLayer(DynamicLayer):
-    """A `DynamicLayer` with spare room behind its keys and values."""
+class _Roomy(DynamicLayer):
+    """What both growing layers share: fresh rooms when the cache begins, and when its rows change."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
         self._rooms = _Room(), _Room()
+
+    def reorder_cache(self, beam_idx: LongTensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._rooms = _Room(), _Room()
+
+
+class GrowingLayer(_Roomy):
+    """A `DynamicLayer` with spare room behind its keys and values."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -60,17 +68,9 @@ class GrowingLayer(DynamicLayer):
         self.values = values.hold(values.append(self.values, value_states))
         return self.keys, self.values
 
-    def reorder_cache(self, beam_idx: LongTensor) -> None:
-        super().reorder_cache(beam_idx)
-        self._rooms = _Room(), _Room()
 
-
-class GrowingSlidingWindowLayer(DynamicSlidingWindowLayer):
+class GrowingSlidingWindowLayer(_Roomy, DynamicSlidingWindowLayer):
     """A `DynamicSlidingWindowLayer` with spare room behind its keys and values."""
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        self._rooms = _Room(), _Room()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -82,10 +82,6 @@ class GrowingSlidingWindowLayer(DynamicSlidingWindowLayer):
         self.keys = keys.hold(full_keys[..., max(full_keys.shape[-2] - kept, 0) :, :])
         self.values = values.hold(full_values[..., max(full_values.shape[-2] - kept, 0) :, :])
         return full_keys, full_values
-
-    def reorder_cache(self, beam_idx: LongTensor) -> None:
-        super().reorder_cache(beam_idx)
-        self._rooms = _Room(), _Room()
 
 
 def with_spare_room(layer: Layer) -> Layer:

@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RemoteEntryNotFoundError
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from zip_introspect.config import Settings
 from zip_introspect.errors import GridError, ModelLoadError
@@ -87,6 +87,8 @@ def load(
     grid = grid or _find_grid(model, options)
     common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code, "revision": options.revision or "main"}
     try:
+        config = AutoConfig.from_pretrained(model, **common)
+        grid.check_fits(int(config.get_text_config(decoder=True).vocab_size))  # before gigabytes are read
         opened: Any = AutoModelForCausalLM.from_pretrained(
             model,
             dtype=dtype,

@@ -6,98 +6,51 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from zip_introspect.backend import SequenceId
-from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError
+from zip_introspect.sequences import Sample, Sequences
 from zip_introspect_transformers.decoding import Decoder
 from zip_introspect_transformers.states import State, join, joinable
 
 
 @dataclass(eq=False)
-class Sample:
-    """A sequence that can go on: its tokens, its place in the random stream, and the row that remembers it."""
+class Row(Sample):
+    """A sample, and the row of a state that remembers it."""
 
-    tokens: list[int]
-    """The prompt's and the generated ones."""
-    sampling: SamplingParams | None = None
-    """None for a prompt that was not forked."""
-    sample: int = 0
-    step: int = 0
     state: State | None = None
     """None once evicted: recomputed from the tokens when it is needed."""
     row: int = 0
-    ended: str = ""
-    """Why it cannot go on; empty while it can."""
-    paused: bool = False
-    last_used: int = 0
-
-    @property
-    def idle(self) -> bool:
-        """Whether nobody is advancing it."""
-        return self.paused or self.sampling is None or self.step == 0
 
 
-def place(samples: Sequence[Sample], state: State) -> None:
+def place(samples: Sequence[Row], state: State) -> None:
     """Let the rows of a state be these samples'."""
     for row, sample in enumerate(samples):
         sample.state, sample.row = state, row
 
 
-class SequenceTable:
+class SequenceTable(Sequences[Row]):
     """All unreleased sequences. Rows of a state are shared by forks until somebody advances."""
 
     def __init__(self, decoder: Decoder, max_sequences: int | None, max_state_bytes: int | None) -> None:
+        super().__init__(max_sequences)
         self._decoder = decoder
-        self._max_sequences = max_sequences
         self._max_state_bytes = max_state_bytes
-        self._samples: dict[SequenceId, Sample] = {}
-        self._ids = count()
-        self._clock = count(1)
-
-    def add(self, sample: Sample) -> SequenceId:
-        identity = SequenceId(next(self._ids))
-        self._samples[identity] = sample
-        self.touch(sample)
-        return identity
-
-    def __getitem__(self, sequence: SequenceId) -> Sample:
-        try:
-            return self._samples[sequence]
-        except KeyError:
-            raise BackendError(
-                f"sequence {sequence} is unknown: it was released or never made. Prefill or fork another."
-            ) from None
-
-    def touch(self, sample: Sample) -> None:
-        """Mark a sample as the last used."""
-        sample.paused, sample.last_used = False, next(self._clock)
 
     def release(self, sequences: Iterable[SequenceId]) -> None:
         """Forget sequences, unknown ones passed over."""
-        released = [self._samples.pop(sequence, None) for sequence in sequences]
-        states = {id(sample.state): sample.state for sample in released if sample is not None}
+        states = {id(sample.state): sample.state for sample in self.pop(sequences)}
         for state in states.values():
             if state is not None:
                 self._shrink(state)
 
-    def check_room(self, wanted: int) -> None:
-        """Raise `BackendError` where so many sequences more are over the limit."""
-        limit = self._max_sequences
-        if limit is not None and len(self._samples) + wanted > limit:
-            raise BackendError(
-                f"{wanted} sequences more than the {len(self._samples)} that exist is over max_sequences={limit}. "
-                f"Release some, or open the model with a higher max_sequences."
-            )
-
-    def compute(self, samples: Iterable[Sample]) -> None:
+    def compute(self, samples: Iterable[Row]) -> None:
         """Compute the states of samples from their tokens, equal ones once."""
-        alike: dict[tuple[int, ...], list[Sample]] = {}
+        alike: dict[tuple[int, ...], list[Row]] = {}
         for sample in samples:
             alike.setdefault(tuple(sample.tokens), []).append(sample)
         distinct = list(alike)
@@ -106,7 +59,7 @@ class SequenceTable:
                 for sample in alike[distinct[number]]:
                     sample.state, sample.row = state, row
 
-    def reserved_logits(self, samples: Sequence[Sample], first: int, last: int) -> list[NDArray[np.float32]]:
+    def reserved_logits(self, samples: Sequence[Row], first: int, last: int) -> list[NDArray[np.float32]]:
         """Logits `first` to `last - 1` after each sample's last token; NaN where any logit is not finite."""
         states = {id(sample.state): sample.state for sample in samples if sample.state is not None}
         if not states:
@@ -119,17 +72,17 @@ class SequenceTable:
         rows = torch.cat(parts).cpu().numpy()
         return [rows[offsets[id(sample.state)] + sample.row].copy() for sample in samples]
 
-    def batches(self, samples: Sequence[Sample]) -> list[tuple[State, list[Sample]]]:
+    def batches(self, samples: Sequence[Row]) -> list[tuple[State, list[Row]]]:
         """States that hold these samples alone, one batch if that can be, each with its rows' samples.
 
         A state whose rows are these samples and nobody else's is used as it is.
         """
         self.compute(sample for sample in samples if sample.state is None)
-        members: dict[int, list[Sample]] = {}
+        members: dict[int, list[Row]] = {}
         for sample in samples:
             members.setdefault(id(sample.state), []).append(sample)
-        users = Counter(id(sample.state) for sample in self._samples.values())
-        parts: list[tuple[State, list[Sample]]] = []
+        users = Counter(id(sample.state) for sample in self)
+        parts: list[tuple[State, list[Row]]] = []
         for identity, group in members.items():
             rows, state = [sample.row for sample in group], group[0].state
             if state is None:
@@ -156,8 +109,8 @@ class SequenceTable:
         """Drop the least recently used states that nobody is advancing, until the rest fits `max_state_bytes`."""
         if self._max_state_bytes is None:
             return
-        groups: dict[int, list[Sample]] = {}
-        for sample in self._samples.values():
+        groups: dict[int, list[Row]] = {}
+        for sample in self:
             if sample.state is not None:
                 groups.setdefault(id(sample.state), []).append(sample)
         idle = [group for group in groups.values() if all(sample.idle for sample in group)]
@@ -172,13 +125,13 @@ class SequenceTable:
                 sample.state = None
 
     @contextmanager
-    def recovering(self, samples: Sequence[Sample]) -> Iterator[None]:
+    def recovering(self, samples: Sequence[Row]) -> Iterator[None]:
         """After a failure the states may be half advanced: forget them, the tokens are enough to go on from."""
         try:
             yield
         except BaseException as error:
             touched = {id(sample.state) for sample in samples}
-            for sample in (*self._samples.values(), *samples):
+            for sample in (*self, *samples):
                 if id(sample.state) in touched:
                     sample.state = None
             if isinstance(error, torch.OutOfMemoryError):
@@ -189,12 +142,9 @@ class SequenceTable:
                 ) from error
             raise
 
-    def clear(self) -> None:
-        self._samples.clear()
-
     def _shrink(self, state: State) -> None:
         """Copy out the rows of a state that are still somebody's, where they are half of it or fewer."""
-        holders = [sample for sample in self._samples.values() if sample.state is state]
+        holders = [sample for sample in self if sample.state is state]
         used = sorted({sample.row for sample in holders})
         if used and 2 * len(used) <= len(state.lengths):
             smaller = state.select(used)
