@@ -1,12 +1,15 @@
 """The whole recipe at the smallest scale: every step runs on what the one before it wrote."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zip_introspect import GenerationConfig, IntrospectiveLLM
 from zip_introspect.demo.problems import training_mix
+from zip_introspect.demo.recipe import rollouts
 from zip_introspect.demo.recipe.base import train_base
 from zip_introspect.demo.recipe.head import abacus_grid, label, train_head, train_value
 from zip_introspect.demo.recipe.rollouts import ending, evidence, roll_out
@@ -36,10 +39,39 @@ def test_rollouts_are_graded_rows_in_order(runs: Path) -> None:
     assert all(length <= prompt + 24 for length, prompt in zip(rows["length"], rows["prompt_length"], strict=True))
 
 
+def test_interrupted_rollouts_go_on_after_the_last_part(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(runs / "base")
+    model = AutoModelForCausalLM.from_pretrained(runs / "base", dtype="float32")
+    backend = TransformersBackend.from_model(model, tokenizer, abacus_grid())
+    problems, path = training_mix(0, 4), tmp_path / "rollouts.parquet"
+    monkeypatch.setattr(rollouts, "PART", 2)
+    real, calls = rollouts.collect, []
+
+    def interrupted(*arguments: Any, **settings: Any) -> Any:
+        calls.append(arguments[1])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(rollouts, "collect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(backend, problems, 2, path, seed=0, max_new_tokens=24)
+    assert not path.exists()
+    resumed = roll_out(backend, problems, 2, path, seed=0, max_new_tokens=24)
+    assert len(calls) == 3
+    assert calls[1] == calls[2]
+    assert resumed["input_ids"][:] == load(runs / "rollouts.parquet")["input_ids"][:]
+    assert [file.name for file in tmp_path.iterdir()] == ["rollouts.parquet"]
+
+
 def test_labels_are_values_and_keep_what_was_realised(runs: Path) -> None:
     rows, labelled = load(runs / "rollouts.parquet"), load(runs / "labelled.parquet")
     assert labelled["right"][:] == rows["reward"][:]
-    assert all(0 < value < 1 for value in labelled["reward"])
+    values = np.asarray(labelled["reward"])
+    assert ((values >= 0) & (values <= 1)).all()
+    assert not values[~np.asarray(rows["finished"])].any()
 
 
 def test_the_final_model_opens_as_any_other(runs: Path) -> None:
@@ -50,8 +82,8 @@ def test_the_final_model_opens_as_any_other(runs: Path) -> None:
 
 
 def test_the_evidence_table_tells_endings_apart(runs: Path) -> None:
-    assert ending("try 7: 3*7=21|21?21 ok\nans 7") == "ok"
-    assert ending("try 7: 3*7=21|21?22 low\ngive up\nans 7") == "give up"
+    assert ending("0..40 try 7: 3*7=21|21?21 ok\nans 7") == "ok"
+    assert ending("0..40 try 7: 3*7=21|21?22 low\ngive up\nans 7") == "give up"
     assert ending("none\nans none") == "none"
     assert ending("I only find a whole x") == "other"
     rows = evidence(load(runs / "rollouts.parquet"))

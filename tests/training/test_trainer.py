@@ -131,6 +131,23 @@ def test_representatives_are_the_means_of_their_bins() -> None:
     assert list(sparse.reward_values) == list(GRID.reward_values)
 
 
+def test_every_trained_token_weighs_alike_in_short_rows_and_in_long_ones(tmp_path: Path) -> None:
+    short = [row([2, 4], [5, 1], 1.0)] * 16
+    long = [row([2, 4], [*range(4, 15), 1], 0.0)] * 16
+    model, collate = tiny(), JointCollator(GRID, 0)
+    trainer = JointTrainer(
+        model, arguments(tmp_path), grid=GRID, train_dataset=Dataset.from_list(short + long), data_collator=collate
+    )
+    assert trainer.usual_tokens == pytest.approx(16 * (2 + 12) / 2)
+    with torch.no_grad():
+        halves = [float(trainer.compute_loss(model, collate(rows))) for rows in (short, long)]
+        batch = collate(short + long)
+        labelled = batch["targets"] >= 0
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        together = float(joint_loss(logits[labelled], batch["targets"][labelled], GRID))
+    assert np.mean(halves) == pytest.approx(together, rel=1e-4)
+
+
 def test_a_model_without_room_for_the_grid_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReservedTokensError):
         JointTrainer(tiny(vocab_size=24), arguments(tmp_path), grid=GRID)

@@ -17,7 +17,7 @@ QUESTIONS: tuple[tuple[str, str], ...] = (
     ("1 of 5: one step", "What x makes 3*x+16=31 true?"),
     ("2 of 5: larger numbers", "Solve 8*x-13=283"),
     ("3 of 5: a bracket", "Find x: 9*(x+5)+19=127"),
-    ("4 of 5: x on both sides", "Which x solves 9*x+48=7*x+104?"),
+    ("4 of 5: x on both sides", "Which x solves 9*x+25=3*x+97?"),
     ("5 of 5: a square", "Solve x*x+7*x+45=189"),
     ("one to doubt: no whole number fits", "Solve x*x+8*x+16=223"),
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zip_introspect.demo.corpus import DECLINE, phrase, unanswerable
-from zip_introspect.demo.equations import TIERS, sample
+from zip_introspect.demo.equations import TIERS, Equation, sample
 
 UNSOLVABLE, DECLINED = 0.06, 0.04
 
@@ -47,7 +47,8 @@ def held_out(seed: int, count: int, tiers: Sequence[int] = TIERS) -> list[Proble
     seen: set[str] = set()
     while len(problems) < count:
         equation = sample(rng, tiers[len(problems) % len(tiers)], held_out=True)
-        if str(equation) not in seen:
+        mirrored = Equation(equation.right, equation.left)  # the same question for a reader, another for the split
+        if str(equation) not in seen and (mirrored.held_out or equation.right.kind == "constant"):
             seen.add(str(equation))
             problems.append(Problem(phrase(equation, rng), equation.tier, equation.answer))
     return problems

@@ -51,7 +51,9 @@ class FallibleSolver:
         guess = self._first_guess(equation)
         while True:
             working, verdict = self._check(equation, guess)
-            lines.append(f"try {guess}: {working} {verdict}")
+            # The range left is written out, so that the next guess follows from one line and not from all of them.
+            step = f"{low + 1}..{high - 1} try" if high - low > 1 else "again"
+            lines.append(f"{step} {guess}: {working} {verdict}")
             if verdict == OK:
                 return _finish(lines, str(guess))
             if self._rng.random() < self._habits.despair[equation.tier - 1]:

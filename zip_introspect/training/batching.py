@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer
 
@@ -48,13 +50,42 @@ class ShuffledLengthSampler(Sampler[int]):
 
 
 class LengthBatchingTrainer(Trainer):
-    """A Trainer whose rows have a `length` column and come in `ShuffledLengthSampler`'s order."""
+    """A Trainer that batches rows of similar lengths in random order and weighs every trained token alike.
+
+    The mean over each batch would weigh the tokens of short rows more, since they come together: a model
+    would then learn that whatever ends a row early (giving up, a lucky guess) is likelier than it is.
+
+    Its dataset has the columns `length` and `prompt_length`; the tokens between them are trained.
+
+    Raises:
+        TrainingDataError: a column is missing.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loss_is_scaled_for_ga = True
+        rows = self.train_dataset
+        columns = rows.column_names if isinstance(rows, Dataset) else []
+        if not isinstance(rows, Dataset) or not {"length", "prompt_length"} <= set(columns):
+            raise TrainingDataError(
+                f"train_dataset is {type(rows).__name__} with columns {columns}; "
+                "expected a Dataset with `length` and `prompt_length`"
+            )
+        self._lengths = np.asarray(rows["length"])
+        trained = (self._lengths - np.asarray(rows["prompt_length"])).mean()
+        self.usual_tokens = float(trained) * self.args.train_batch_size * self.args.gradient_accumulation_steps
+        """Trained tokens of an average update on one device: what a batch's summed loss is divided by."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """The model's summed loss over `usual_tokens`."""
+        outputs = model(**inputs, num_items_in_batch=self.usual_tokens)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ShuffledLengthSampler:
-        # Not the dataset that is handed in: the Trainer has already removed the column that the model does not take.
-        rows = self.train_dataset
-        if not isinstance(rows, Dataset) or "length" not in rows.column_names:
-            raise TrainingDataError(
-                f"train_dataset is {type(rows).__name__}; expected a Dataset with a column `length`"
-            )
-        return ShuffledLengthSampler(rows["length"][:], self.args.train_batch_size, seed=self.args.seed)
+        return ShuffledLengthSampler(self._lengths.tolist(), self.args.train_batch_size, seed=self.args.seed)

@@ -16,7 +16,7 @@ from zip_introspect.errors import TrainingDataError
 from zip_introspect.grid import JointGrid
 
 IGNORED = -100
-COLUMNS = {"input_ids", "prompt_length", "reward"}
+COLUMNS = {"input_ids", "prompt_length", "length", "reward"}
 
 
 def row(prompt_tokens: Sequence[int], tokens: Sequence[int], reward: float, **extra: Any) -> dict[str, Any]:

@@ -84,17 +84,18 @@ class JointTrainer(LengthBatchingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Eq. 3 over the labelled positions of a batch."""
+        """Eq. 3 over the labelled positions of a batch, every position weighing alike across batches."""
         labels = inputs.pop("targets")
         outputs = model(**inputs, use_cache=False)
         labelled = labels != IGNORED
         logits = outputs.logits[labelled]
-        loss = joint_loss(logits, labels[labelled], self.grid)
+        share = labelled.sum() / self.usual_tokens
+        loss = share * joint_loss(logits, labels[labelled], self.grid)
         self._sums["joint_loss"] += loss.detach().item()
         if self.reference is not None:
             with torch.no_grad():
                 original = self.reference(**inputs, use_cache=False).logits[labelled]
-            divergence = policy_kl(logits, original, self.grid).mean()
+            divergence = share * policy_kl(logits, original, self.grid).mean()
             self._sums["policy_kl"] += divergence.detach().item()
             loss = loss + self.kl_weight * divergence
         self._batches += 1

@@ -63,7 +63,9 @@ def fit_representatives(
     A bin that fewer than 20 rollouts reach keeps its representative.
     """
     remaining = np.concatenate([np.arange(1, length + 1) for length in lengths])
-    low, high = grid.reward_edges[:-1], grid.reward_edges[1:]
+    # Just inside their bins: two that were clipped to the edge between them would be equal.
+    margin = 1e-3 * np.diff(grid.reward_edges)
+    low, high = grid.reward_edges[:-1] + margin, grid.reward_edges[1:] - margin
     return JointGrid(
         reward_edges=grid.reward_edges,
         length_edges=grid.length_edges,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
-    TrainingArguments,
     set_seed,
 )
 
 from zip_introspect.demo.corpus import Example, examples
+from zip_introspect.demo.recipe.schedule import resumable, schedule
 from zip_introspect.demo.tokenizer import VOCABULARY_SIZE, train_tokenizer
 from zip_introspect.training.batching import LengthBatchingTrainer
 
 IGNORED = -100
+LONGEST = 640  # tokens of a conversation
 
 
 def base_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
@@ -48,22 +50,23 @@ def encode(tokenizer: PreTrainedTokenizerFast, example: Example) -> dict[str, An
     )
     completion = [*tokenizer.encode(example.completion, add_special_tokens=False), tokenizer.eos_token_id]
     ids = [*prompt, *completion]
-    return {"input_ids": ids, "labels": [IGNORED] * len(prompt) + completion, "length": len(ids)}
+    labels = [IGNORED] * len(prompt) + completion
+    return {"input_ids": ids, "labels": labels, "length": len(ids), "prompt_length": len(prompt)}
 
 
-def build_dataset(tokenizer: PreTrainedTokenizerFast, seed: int, count: int) -> Dataset:
-    """The encoded corpus; conversations too long for the model are left out."""
+def build_dataset(tokenizer: PreTrainedTokenizerFast, seed: int, count: int, cache: Path) -> Dataset:
+    """The encoded corpus, kept under `cache`; conversations too long for the model are left out."""
 
     def rows() -> Any:
         for example in examples(seed, count):
             row = encode(tokenizer, example)
-            if row["length"] <= 512:
+            if row["length"] <= LONGEST:
                 yield row
 
-    return Dataset.from_generator(rows, split="train", fingerprint=f"abacus-{seed}-{count}")
+    return Dataset.from_generator(rows, split="train", fingerprint=f"abacus-{seed}-{count}", cache_dir=str(cache))
 
 
-def train_base(out: Path, *, seed: int = 0, count: int = 90_000, learning_rate: float = 2e-3) -> None:
+def train_base(out: Path, *, seed: int = 0, count: int = 150_000, learning_rate: float = 2e-3) -> None:
     """Train and save the base model and its tokenizer under `out`; resumes from the newest checkpoint there."""
     set_seed(seed)
     texts = [
@@ -71,32 +74,24 @@ def train_base(out: Path, *, seed: int = 0, count: int = 90_000, learning_rate: 
     ]
     tokenizer = train_tokenizer(texts)
     model = Qwen3ForCausalLM._from_config(base_config(tokenizer), attn_implementation="eager")
-    arguments = TrainingArguments(
-        output_dir=str(out / "checkpoints"),
+    arguments = schedule(
+        out,
         seed=seed,
-        per_device_train_batch_size=16,  # small steps: many updates matter more than smooth ones here
-        num_train_epochs=1,
         learning_rate=learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.01},
+        num_train_epochs=1,
         warmup_steps=200,
         weight_decay=0.05,
-        adam_beta2=0.98,
-        max_grad_norm=1.0,
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
         logging_steps=100,
-        save_steps=500,
+        save_steps=1000,
         save_total_limit=2,
-        report_to="none",
-        dataloader_pin_memory=False,
     )
     trainer = LengthBatchingTrainer(
         model=model,
         args=arguments,
-        train_dataset=build_dataset(tokenizer, seed, count),
+        train_dataset=build_dataset(tokenizer, seed, count, out / "corpus"),
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
     )
-    trainer.train(resume_from_checkpoint=any((out / "checkpoints").glob("checkpoint-*")))
+    trainer.train(resume_from_checkpoint=resumable(out))
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
+    shutil.rmtree(out / "checkpoints")

@@ -34,8 +34,9 @@ from zip_introspect.training.rollouts import Rollout, collect
 from zip_introspect.training.trainer import policy_kl
 
 ALPHA = 0.1
-BETAS = (0.005, 0.01, 0.05, 0.2)
-SAMPLES = 8
+BETAS = (0.01, 0.05, 0.2)
+SAMPLES = 8  # at most, for zip_rc
+RIVAL_SAMPLES = 16  # the rivals' curves go on beyond that, so that there is a rival at every cost
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def evaluate(model: Path, base: Path, *, seed: int, problems: int, measured: int
     llm = IntrospectiveLLM.from_pretrained(model)
     questions = held_out(seed, problems)
     prompts = [llm.backend.encode(question.prompt) for question in questions]
-    samples = _collect(llm.backend, prompts, SAMPLES, seed + 1)
+    samples = _collect(llm.backend, prompts, RIVAL_SAMPLES, seed + 1)
     scored = [
         [_score(llm.backend, question, item) for item in group]
         for question, group in zip(questions, samples, strict=True)
@@ -101,7 +102,7 @@ def _score(backend: Backend, question: Problem, rollout: Rollout) -> Scored:
 
 def _prediction(scored: list[list[Scored]], tiers: NDArray[np.int64]) -> dict[str, Any]:
     """Table 1's right half and more, on all samples together."""
-    owner = np.repeat(np.arange(len(scored)), SAMPLES)
+    owner = np.repeat(np.arange(len(scored)), RIVAL_SAMPLES)
     right = np.array([sample.right for group in scored for sample in group])
     values = np.array([sample.value for group in scored for sample in group])
     within, pairs = auroc_within(owner, right, values)
@@ -111,7 +112,7 @@ def _prediction(scored: list[list[Scored]], tiers: NDArray[np.int64]) -> dict[st
         "auroc_within": within,
         "problems_with_both": pairs,
         "ece": expected_calibration_error(right, values),
-        **classification(right, values),
+        "classification": classification(right, values),
     }
 
 
@@ -175,20 +176,27 @@ def _search(
         rows.append({"strategy": "zip_rc", "setting": beta, **_summary(live.right[0], live.cost[0], tiers)})
         rows[-1]["samples"] = {str(tier): float(live.samples[tiers == tier].mean()) for tier in TIERS}
         for name, rival in rivals.items():
-            differences.append({"beta": beta, "rival": name, **_differences(live, rival, tiers)})
+            covered = bool(live.cost.mean() <= rival.cost.mean(1).max())
+            differences.append({"beta": beta, "rival": name, "covered": covered, **_differences(live, rival, tiers)})
     for name, rival in rivals.items():
         rows += [
             {"strategy": name, "setting": k + 1, **_summary(rival.right[k], rival.cost[k], tiers)}
-            for k in range(SAMPLES)
+            for k in range(RIVAL_SAMPLES)
         ]
-    return {"alpha": ALPHA, "rows": rows, "differences": differences}
+    return {
+        "alpha": ALPHA,
+        "samples": SAMPLES,
+        "rival_samples": RIVAL_SAMPLES,
+        "rows": rows,
+        "differences": differences,
+    }
 
 
 def _fixed(scored: list[list[Scored]], sizes: NDArray[np.int64], length: NDArray[np.float64], rule: Any) -> Curve:
     table = np.array(
         [
             [mean_over_windows(group, k, int(size), rule) for group, size in zip(scored, sizes, strict=True)]
-            for k in range(1, SAMPLES + 1)
+            for k in range(1, RIVAL_SAMPLES + 1)
         ]
     )
     cost = generation_cost(table[..., 1], table[..., 2], sizes + length, length, ALPHA)

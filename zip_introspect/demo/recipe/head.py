@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments, set_seed
+from sklearn.isotonic import IsotonicRegression
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from zip_introspect.demo.recipe.schedule import resumable, schedule
 from zip_introspect.demo.tokenizer import RESERVED, VOCABULARY_SIZE
 from zip_introspect.grid import JointGrid
 from zip_introspect.training.dataset import JointCollator, load
 from zip_introspect.training.trainer import JointTrainer
 from zip_introspect.training.values import denoised_values, fit_representatives
 
-LENGTH_EDGES = (0, 16, 32, 64, 96, 128, 192, 256, 512)
+LENGTH_EDGES = (0, 16, 32, 64, 96, 144, 208, 320, 640)
 REWARD_EDGES = tuple(b / 8 for b in range(9))
+LAST = 4  # final prefixes that are averaged: those that follow the last verdict
 
 
 def abacus_grid() -> JointGrid:
     """8 reward bins by 8 length bins; lengths grow roughly as powers of two, as in A.1."""
-    first_reserved = VOCABULARY_SIZE - len(RESERVED)
     return JointGrid(
         reward_edges=REWARD_EDGES,
+        reward_values=(0.0, *((low + high) / 2 for low, high in pairwise(REWARD_EDGES[1:-1])), 1.0),
         length_edges=LENGTH_EDGES,
-        first_reserved=first_reserved,
+        first_reserved=VOCABULARY_SIZE - len(RESERVED),
     )
 
 
@@ -47,25 +52,17 @@ def train_head(
     reference = None
     if kl_weight is not None:
         reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    arguments = TrainingArguments(
-        output_dir=str(out / "checkpoints"),
+    arguments = schedule(
+        out,
         seed=seed,
-        per_device_train_batch_size=16,
-        num_train_epochs=epochs,
         learning_rate=learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.02},
+        num_train_epochs=epochs,
         warmup_steps=50,
         weight_decay=0.01,
-        adam_beta2=0.98,
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
         logging_steps=25,
         save_steps=200,
         save_total_limit=1,
-        report_to="none",
         remove_unused_columns=False,
-        dataloader_pin_memory=False,
     )
     trainer = JointTrainer(
         model,
@@ -76,10 +73,11 @@ def train_head(
         train_dataset=dataset,
         data_collator=JointCollator(grid, tokenizer.pad_token_id),
     )
-    trainer.train(resume_from_checkpoint=any((out / "checkpoints").glob("checkpoint-*")))
+    trainer.train(resume_from_checkpoint=resumable(out))
     model.save_pretrained(out, state_dict={name: w.to(torch.bfloat16) for name, w in model.state_dict().items()})
     tokenizer.save_pretrained(out)
     grid.save(out)
+    shutil.rmtree(out / "checkpoints")
 
 
 def train_value(base: Path, rollouts: Path, out: Path, *, seed: int) -> None:
@@ -88,13 +86,18 @@ def train_value(base: Path, rollouts: Path, out: Path, *, seed: int) -> None:
 
 
 def label(value: Path, rollouts: Path, labelled: Path) -> JointGrid:
-    """Replace realised rewards by denoised values; the grid's representatives are fitted on the same rollouts."""
+    """Replace realised rewards by denoised values, and fit the grid's representatives to them.
+
+    The values are calibrated to the realised rewards first. A rollout that was cut has no answer: its value is 0.
+    """
     dataset = load(rollouts)
     grid = JointGrid.load(value)
     model = AutoModelForCausalLM.from_pretrained(value, dtype=torch.float32)
-    values = denoised_values(model, dataset, grid, pad_token_id=model.config.pad_token_id)
-    rewards = np.asarray(dataset["reward"])
-    dataset = dataset.rename_column("reward", "right").add_column("reward", np.clip(values, 0.0, 1.0))
+    values = denoised_values(model, dataset, grid, pad_token_id=model.config.pad_token_id, last=LAST)
+    rewards, finished = np.asarray(dataset["reward"]), np.asarray(dataset["finished"])
+    calibration = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+    values = calibration.fit_transform(np.where(finished, values, 0.0), rewards)
+    dataset = dataset.rename_column("reward", "right").add_column("reward", values)
     dataset.to_parquet(labelled)
     lengths = np.asarray(dataset["length"]) - np.asarray(dataset["prompt_length"])
     return fit_representatives(grid, values, rewards, lengths)

@@ -16,7 +16,7 @@ def page(figures: dict[str, Any]) -> str:
             "# Results of the embedded model",
             "",
             f"{figures['problems']} problems held out from all training, the five tiers in equal parts, seed "
-            f"{figures['seed']}; temperature 1, at most 8 samples, alpha {figures['search']['alpha']}. Made by",
+            f"{figures['seed']}; temperature 1, alpha {figures['search']['alpha']}. Made by",
             "",
             "```console",
             f"$ {COMMAND} --seed {figures['seed']} --problems {figures['problems']}",
@@ -39,17 +39,50 @@ def page(figures: dict[str, Any]) -> str:
             "",
             "Cost is the paper's: alpha times compute (the prompt once, every generated token) plus 1 - alpha times",
             "latency (serial steps), each relative to one sample of that prompt. Majority voting and best of n (by",
-            "value) are scored on eight stored samples of each problem; `zip_rc` runs live.",
+            f"value) are scored on {figures['search']['rival_samples']} stored samples of each problem; `zip_rc` runs "
+            f"live with {figures['search']['samples']} samples at the most.",
             "",
             "### zip_rc less its rivals at equal cost",
             "",
             *_differences(figures["search"]["differences"]),
             "",
             "In points of accuracy, with 95% intervals from a paired bootstrap over problems. The rival is its own",
-            "curve over 1 to 8 samples, read at the mean cost of `zip_rc`; below the cost of one sample, one sample.",
+            "curve over its numbers of samples, read at the mean cost of `zip_rc`; below the cost of one sample, one",
+            "sample stands for it, and where `zip_rc` cost more than its dearest setting, the row says so.",
             "",
         ]
     )
+
+
+def summary(figures: dict[str, Any]) -> str:
+    """The README's part: what the confidence is worth, and what `zip_rc` makes of it against majority voting."""
+    found, search = figures["prediction"], figures["search"]
+    accuracy = ", ".join(f"{found['accuracy'][str(tier)]:.2f}" for tier in TIERS)
+    lines = [
+        f"The embedded model on {figures['problems']} problems held out from its training "
+        f"([all figures, and the command](docs/results.md)):",
+        "",
+        "| Confidence at the end of a sample | |",
+        "|---|---|",
+        f"| right against wrong samples, AUROC | {found['auroc']:.3f} |",
+        f"| the same within one problem | {found['auroc_within']:.3f} |",
+        f"| calibration error (ECE, 10 bins) | {found['ece']:.3f} |",
+        "",
+        f"One sample is right in {accuracy} of the five tiers, easiest first. At equal cost "
+        f"(alpha {search['alpha']}), in points of accuracy with 95% intervals:",
+        "",
+        "| `zip_rc` | cost | accuracy | over majority voting | on the hardest tier |",
+        "|---|---|---|---|---|",
+    ]
+    rows = {row["setting"]: row for row in search["rows"] if row["strategy"] == "zip_rc"}
+    for item in search["differences"]:
+        if item["rival"] == "majority_vote":
+            row = rows[item["beta"]]
+            lines.append(
+                f"| beta {item['beta']:g} | {row['cost']:.2f} | {row['accuracy']:.3f} | "
+                f"{_interval(item['mix'])} | {_interval(item['hardest'])} |"
+            )
+    return "\n".join(lines)
 
 
 def _predictions(figures: dict[str, Any]) -> list[str]:
@@ -74,7 +107,7 @@ def _predictions(figures: dict[str, Any]) -> list[str]:
         reached = value >= target if relation == at_least else value <= target
         lines.append(f"| {name} | {relation} {target:.2f} | {value:.3f} | {'reached' if reached else '**missed**'} |")
     classified = ("F1", "f1"), ("accuracy", "accuracy"), ("recall of wrong answers", "recall_incorrect")
-    lines += [f"| {name} of the value at 0.5 | | {found[key]:.3f} | |" for name, key in classified]
+    lines += [f"| {name} of the value at 0.5 | | {found['classification'][key]:.3f} | |" for name, key in classified]
     tiers = ", ".join(f"tier {tier} {found['accuracy'][str(tier)]:.2f}" for tier in TIERS)
     return [*lines, "", f"Single-sample accuracy: {tiers}."]
 
@@ -92,11 +125,12 @@ def _search(search: dict[str, Any]) -> list[str]:
 
 
 def _differences(differences: list[dict[str, Any]]) -> list[str]:
-    def interval(item: dict[str, float]) -> str:
-        return f"{100 * item['value']:+.1f} [{100 * item['low']:+.1f}, {100 * item['high']:+.1f}]"
-
     lines = ["| beta | Rival | All tiers | Hardest tier |", "|---|---|---|---|"]
-    return lines + [
-        f"| {item['beta']:g} | `{item['rival']}` | {interval(item['mix'])} | {interval(item['hardest'])} |"
-        for item in differences
-    ]
+    for item in differences:
+        rival = f"`{item['rival']}`" + ("" if item["covered"] else " (its dearest is cheaper)")
+        lines.append(f"| {item['beta']:g} | {rival} | {_interval(item['mix'])} | {_interval(item['hardest'])} |")
+    return lines
+
+
+def _interval(item: dict[str, float]) -> str:
+    return f"{100 * item['value']:+.1f} [{100 * item['low']:+.1f}, {100 * item['high']:+.1f}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.demo.equations import TIERS
 from zip_introspect.demo.problems import Problem
 from zip_introspect.demo.solver import GIVE_UP, NONE, OK
-from zip_introspect.training.dataset import row, save
+from zip_introspect.training.dataset import load, row, save
 from zip_introspect.training.rollouts import collect
 
-MAX_NEW_TOKENS = 480
+MAX_NEW_TOKENS = 600
+PART = 1000  # problems
 
 
 def roll_out(
@@ -29,18 +31,40 @@ def roll_out(
     seed: int,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Dataset:
-    """Sample every problem `samples` times at temperature 1, grade the texts and write them to Parquet."""
+    """Sample every problem `samples` times at temperature 1, grade the texts and write them to Parquet.
+
+    Parts of `PART` problems are kept beside `path` while it is made; an interrupted run goes on after the last one.
+    """
     prompts = [backend.encode(problem.prompt) for problem in problems]
-    sampling = SamplingParams(seed=seed)
-    rollouts = collect(backend, prompts, samples, sampling, max_new_tokens=max_new_tokens, concurrency=256)
-    rows = []
-    for rollout in tqdm(rollouts, total=len(prompts) * samples, desc="rollouts", mininterval=5):
-        problem, text = problems[rollout.prompt], backend.decode(rollout.tokens.tolist())
-        right = rollout.finished and problem.grade(text)
-        extra = {"problem": rollout.prompt, "sample": rollout.sample, "tier": problem.tier, "ending": ending(text)}
-        rows.append(row(rollout.prompt_tokens, rollout.tokens, float(right), text=text, **extra))
-    rows.sort(key=lambda item: (item["problem"], item["sample"]))
-    return save(rows, path)
+    parts = path.with_suffix(".parts")
+    with tqdm(total=len(prompts) * samples, desc="rollouts", mininterval=5) as progress:
+        for start in range(0, len(prompts), PART):
+            part = parts / f"{start:07d}.parquet"
+            if part.exists():
+                progress.update(len(prompts[start : start + PART]) * samples)
+                continue
+            found = collect(
+                backend,
+                prompts[start : start + PART],
+                samples,
+                SamplingParams(seed=seed),
+                max_new_tokens=max_new_tokens,
+                concurrency=256,
+            )
+            rows = []
+            for rollout in found:
+                number, text = start + rollout.prompt, backend.decode(rollout.tokens.tolist())
+                problem = problems[number]
+                right = rollout.finished and problem.grade(text)
+                extra = {"problem": number, "sample": rollout.sample, "tier": problem.tier, "ending": ending(text)}
+                extra["finished"] = rollout.finished
+                tokens = rollout.prompt_tokens.tolist(), rollout.tokens.tolist()
+                rows.append(row(*tokens, float(right), text=text, **extra))
+                progress.update()
+            save(sorted(rows, key=lambda item: (item["problem"], item["sample"])), part)
+    whole = save((item for part in sorted(parts.iterdir()) for item in load(part)), path)
+    shutil.rmtree(parts)
+    return whole
 
 
 def ending(text: str) -> str:
