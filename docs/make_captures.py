@@ -17,7 +17,7 @@ from zip_introspect.demo.recipe.report import summary
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
-QUESTION = "Solve x*x+7*x+45=189"
+QUESTION = "Which x solves 9*x+25=3*x+97?"
 WIDTH = 100
 
 

@@ -65,9 +65,18 @@ def test_infer_takes_the_one_that_accepts(installed: InstalledBackends) -> None:
     assert installed.infer(Path("model.aaa")).__name__ == "aaa"
 
 
-def test_infer_names_what_is_missing_where_none_accepts(installed: InstalledBackends) -> None:
-    with pytest.raises(BackendNotInstalledError, match=r"no installed backend opens 'model.gguf'.*pip install"):
-        installed.infer("model.gguf")
+def test_infer_names_what_is_missing_where_none_accepts(installed: InstalledBackends, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(BackendNotInstalledError, match=r"no installed backend opens '.*model.gguf'.*pip install"):
+        installed.infer(tmp_path / "model.gguf")
+    with pytest.raises(BackendNotInstalledError, match=r"no installed backend opens 'owner/model-1.5'.*pip install"):
+        installed.infer("owner/model-1.5")
+
+
+def test_a_path_that_leads_nowhere_is_not_blamed_on_what_is_missing(installed: InstalledBackends) -> None:
+    for path in ("./typo", "model.gguf"):
+        with pytest.raises(ModelLoadError, match=r"no backend opens .*Check the path"):
+            installed.infer(path)
 
 
 def test_infer_without_a_taker(installed: InstalledBackends) -> None:

@@ -88,7 +88,9 @@ def load(
     common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code, "revision": options.revision or "main"}
     try:
         config = AutoConfig.from_pretrained(model, **common)
-        grid.check_fits(int(config.get_text_config(decoder=True).vocab_size))  # before gigabytes are read
+        rows = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+        if rows is not None:
+            grid.check_fits(int(rows))  # before gigabytes are read
         opened: Any = AutoModelForCausalLM.from_pretrained(
             model,
             dtype=dtype,

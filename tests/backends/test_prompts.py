@@ -111,13 +111,13 @@ def test_a_template_that_refuses_says_why(templated: PreTrainedTokenizerFast, gr
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("", "the prompt is empty; expected a text"),
-        (" \n", "the prompt is empty; expected a text"),
-        ([], "no messages; expected a text or at least one message"),
-        ([{"role": "user", "content": " "}], "the prompt is empty"),
-        ([{"role": "user"}], r"message 0 is \{'role': 'user'\}; expected a mapping"),
-        ([{"role": "user", "content": 5}], "message 0 is .*expected a mapping"),
-        (["text"], "message 0 is 'text'; expected a mapping"),
+        ("", "the prompt is '', empty or only white space; expected text"),
+        (" \n", "empty or only white space; expected text"),
+        ([], r"the prompt is \[\]; expected a string, or a list of messages"),
+        ([{"role": "user", "content": " "}], "the last message has no content; expected text"),
+        ([{"role": "user"}], r"message 0 is \{'role': 'user'\}; expected \{'role'"),
+        ([{"role": "user", "content": 5}], r"message 0 is .*expected \{'role'"),
+        (["text"], r"message 0 is 'text'; expected \{'role'"),
     ],
 )
 def test_malformed_prompts_are_refused(
