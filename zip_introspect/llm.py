@@ -170,7 +170,7 @@ class IntrospectiveLLM:
         """Answer a prompt and report on the way; the last event is `SearchFinished`. Closing it stops the search.
 
         Raises:
-            as `generate`; bad input is refused at once, not at the first event.
+            ZipIntrospectError: as `generate`; bad input is refused at once, not at the first event.
         """
         return self._events(self._request(prompt, budget, config, chat, overrides))
 
@@ -213,7 +213,8 @@ class IntrospectiveLLM:
             settings: as the keyword arguments of `generate`; the budget holds for each prompt.
 
         Raises:
-            as `generate`. `NonFiniteLogitsError.partial` holds one result for each prompt, in order.
+            ZipIntrospectError: as `generate`.
+            NonFiniteLogitsError: `partial` holds one result for each prompt, in order.
         """
         requests, errors = self._requests(prompts, settings, return_exceptions)
         return _merge(self._complete(list(requests.values()), None, return_exceptions), list(requests), errors)
