@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, overload
 
 from zip_introspect import joint, search
 from zip_introspect.answers import AnswerExtractor, after_marker, default_extractor
@@ -27,6 +26,7 @@ from zip_introspect.events import Event, SearchFailed, SearchFinished
 from zip_introspect.grid import JointGrid
 from zip_introspect.prompts import Prompt, check_prompt
 from zip_introspect.result import GenerationResult, IntrospectionResult, Usage
+from zip_introspect.turns import Turns, in_thread
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "abacus"
 DEMO_CONFIG = GenerationConfig(max_new_tokens=640, beta=0.05)
@@ -34,9 +34,6 @@ DEMO_CONFIG = GenerationConfig(max_new_tokens=640, beta=0.05)
 DEMO_EXTRACTOR = after_marker(r"(?m)\bans\s+")
 """The embedded model ends its working with `ans 10`; where it declines, there is no answer."""
 
-_POLL = 0.05  # seconds between looks at a cancellation while waiting for the model
-
-T = TypeVar("T")
 Outcome = GenerationResult | ZipIntrospectError
 
 
@@ -63,8 +60,7 @@ class IntrospectiveLLM:
         self.backend = backend
         self.config = config or GenerationConfig()
         self.extractor = extractor
-        self._lock = threading.RLock()
-        self._left: deque[Generator[Event, None, None]] = deque()
+        self._turns = Turns()
         self._closed = False
 
     @classmethod
@@ -156,7 +152,8 @@ class IntrospectiveLLM:
     ) -> GenerationResult:
         """`generate` in a worker thread. Cancelling stops it at the next interval."""
         request = self._request(prompt, budget, config, chat, overrides)
-        return await _in_thread(lambda stop: self._complete_one(request, stop))
+        stop = threading.Event()
+        return await in_thread(lambda: self._complete_one(request, stop), stop)
 
     def stream(
         self,
@@ -187,10 +184,10 @@ class IntrospectiveLLM:
         stop = threading.Event()
         events = self._events(self._request(prompt, budget, config, chat, overrides), stop)
         try:
-            while (event := await _in_thread(lambda _: next(events, None), stop)) is not None:
+            while (event := await in_thread(lambda: next(events, None), stop)) is not None:
                 yield event
         finally:
-            await _in_thread(lambda _: events.close())
+            await in_thread(events.close, stop)
 
     @overload
     def batch(
@@ -235,7 +232,8 @@ class IntrospectiveLLM:
         """`batch` in a worker thread. Cancelling stops it at the next interval."""
         requests, errors = self._requests(prompts, settings, return_exceptions)
         todo = list(requests.values())
-        outcomes = await _in_thread(lambda stop: self._complete(todo, stop, return_exceptions))
+        stop = threading.Event()
+        outcomes = await in_thread(lambda: self._complete(todo, stop, return_exceptions), stop)
         return _merge(outcomes, list(requests), errors)
 
     def introspect(self, prompt: Prompt, *, chat: bool = True) -> IntrospectionResult:
@@ -246,7 +244,7 @@ class IntrospectiveLLM:
             NonFiniteLogitsError: NaN or infinite logits.
         """
         request = self._request(prompt, None, None, chat, {})
-        with self._lock:
+        with self._turns.hold():
             self._check_open()
             ledger = Ledger(request.budget, len(request.tokens))
             (prefilled,) = self.backend.prefill([request.tokens])
@@ -265,7 +263,7 @@ class IntrospectiveLLM:
 
     def close(self) -> None:
         """Free the model, once the call in progress has reached its end. Closing twice is harmless."""
-        with self._lock:
+        with self._turns.hold():
             if not self._closed:
                 self._closed = True
                 self.backend.close()
@@ -329,7 +327,8 @@ class IntrospectiveLLM:
         """Run requests to their ends: a result or, if asked for, an error each."""
         outcomes: dict[int, Outcome] = {}
         run = search.run(self.backend, requests, extractor=self.extractor)
-        with self._turn(stop), contextlib.closing(run) as events:
+        with self._turns.hold(stop), contextlib.closing(run) as events:
+            self._check_open()
             for event in events:
                 if stop is not None and stop.is_set():
                     raise BackendError("the call was cancelled")
@@ -347,7 +346,8 @@ class IntrospectiveLLM:
         events = search.run(self.backend, [request], extractor=self.extractor, live=True)
         try:
             while True:
-                with self._turn(stop):
+                with self._turns.hold(stop):
+                    self._check_open()
                     event = next(events, None)
                 if event is None:
                     return
@@ -355,50 +355,11 @@ class IntrospectiveLLM:
                     raise event.error
                 yield event
         finally:
-            self._left.append(events)
-            self._sweep()
-
-    def _sweep(self) -> None:
-        """Close searches that were left, now or, where another call holds the model, when that ends its turn."""
-        while self._left and self._lock.acquire(blocking=False):
-            try:
-                while self._left:
-                    self._left.popleft().close()
-            finally:
-                self._lock.release()
-
-    @contextlib.contextmanager
-    def _turn(self, stop: threading.Event | None = None) -> Iterator[None]:
-        """Hold the model; a cancelled waiter does not wait on."""
-        while not self._lock.acquire(timeout=-1 if stop is None else _POLL):
-            if stop is not None and stop.is_set():
-                raise BackendError("the call was cancelled before its turn came")
-        try:
-            self._check_open()
-            yield
-        finally:
-            self._lock.release()
-            self._sweep()
+            self._turns.leave(events)
 
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError("this model is closed; open it again with IntrospectiveLLM.from_pretrained")
-
-
-async def _in_thread(work: Callable[[threading.Event], T], stop: threading.Event | None = None) -> T:
-    """Run blocking work beside the event loop. A cancellation tells it to stop, and waits until it has."""
-    import asyncio  # costs a tenth of this package's import, and most programs never come here
-
-    stop = stop or threading.Event()
-    task = asyncio.ensure_future(asyncio.to_thread(work, stop))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        stop.set()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # seen: the cancellation is what the caller hears of
-        raise
 
 
 def _raise_first(outcomes: Sequence[Outcome]) -> None:
