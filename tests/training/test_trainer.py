@@ -12,6 +12,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, TrainingArguments
 from zip_introspect import joint
 from zip_introspect.errors import ReservedTokensError
 from zip_introspect.grid import JointGrid
+from zip_introspect.training.batching import LengthBatchingTrainer
 from zip_introspect.training.dataset import JointCollator, row
 from zip_introspect.training.trainer import JointTrainer, joint_loss, policy_kl
 from zip_introspect.training.values import denoised_values, fit_representatives
@@ -127,6 +128,8 @@ def test_representatives_are_the_means_of_their_bins() -> None:
         assert representative == pytest.approx(rewards[inside].mean(), abs=1e-9)
     for left, right, representative in zip((0, 2, 4, 8), (2, 4, 8, 99), grid.length_values, strict=True):
         assert representative == pytest.approx(remaining[(remaining >= left) & (remaining < right)].mean())
+    wrong = fit_representatives(GRID, values, 1.0 - rewards, lengths)
+    assert (np.diff(wrong.reward_values) > 0).all(), "an overconfident head must not cost the training"
     sparse = fit_representatives(GRID, values[:2], rewards[:2], lengths[:2])
     assert list(sparse.reward_values) == list(GRID.reward_values)
 
@@ -146,6 +149,22 @@ def test_every_trained_token_weighs_alike_in_short_rows_and_in_long_ones(tmp_pat
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         together = float(joint_loss(logits[labelled], batch["targets"][labelled], GRID))
     assert np.mean(halves) == pytest.approx(together, rel=1e-4)
+
+
+def test_a_plain_model_loss_weighs_tokens_alike_too(tmp_path: Path) -> None:
+    def batch(rows: int, length: int) -> dict[str, torch.Tensor]:
+        ids = torch.arange(2, 2 + length).repeat(rows, 1)
+        labels = ids.clone()
+        labels[:, 0] = -100
+        return {"input_ids": ids, "labels": labels}
+
+    lengths = [{"input_ids": [2] * n, "length": n, "prompt_length": 1} for n in [3] * 16 + [13] * 16]
+    model = tiny()
+    trainer = LengthBatchingTrainer(model, arguments(tmp_path), train_dataset=Dataset.from_list(lengths))
+    with torch.no_grad():
+        found = [float(trainer.compute_loss(model, batch(16, n))) for n in (3, 13)]
+        means = [float(model(**batch(16, n)).loss) for n in (3, 13)]
+    assert found[0] + found[1] == pytest.approx(2 * (2 * means[0] + 12 * means[1]) / 14, rel=1e-5)
 
 
 def test_a_model_without_room_for_the_grid_is_refused(tmp_path: Path) -> None:

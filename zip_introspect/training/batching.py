@@ -83,9 +83,15 @@ class LengthBatchingTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """The model's summed loss over `usual_tokens`."""
-        outputs = model(**inputs, num_items_in_batch=self.usual_tokens)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        """The summed loss over `usual_tokens`."""
+        total, outputs = self.summed_loss(model, inputs)
+        loss = total / self.usual_tokens
+        return (loss, outputs) if return_outputs else loss
+
+    def summed_loss(self, model: nn.Module, inputs: dict[str, Tensor | Any]) -> tuple[Tensor, Any]:
+        """A batch's loss, summed over its trained tokens, and the model's outputs."""
+        outputs = model(**inputs, num_items_in_batch=1)
+        return outputs.loss, outputs
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ShuffledLengthSampler:
         return ShuffledLengthSampler(self._lengths.tolist(), self.args.train_batch_size, seed=self.args.seed)

@@ -77,29 +77,22 @@ class JointTrainer(LengthBatchingTrainer):
         self._sums = {"joint_loss": 0.0, "policy_kl": 0.0}
         self._batches = 0
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor | Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor | tuple[Tensor, Any]:
-        """Eq. 3 over the labelled positions of a batch, every position weighing alike across batches."""
+    def summed_loss(self, model: nn.Module, inputs: dict[str, Tensor | Any]) -> tuple[Tensor, Any]:
+        """Eq. 3, summed over the labelled positions of a batch."""
         labels = inputs.pop("targets")
         outputs = model(**inputs, use_cache=False)
         labelled = labels != IGNORED
         logits = outputs.logits[labelled]
-        share = labelled.sum() / self.usual_tokens
-        loss = share * joint_loss(logits, labels[labelled], self.grid)
-        self._sums["joint_loss"] += loss.detach().item()
+        loss = labelled.sum() * joint_loss(logits, labels[labelled], self.grid)
+        self._sums["joint_loss"] += loss.detach().item() / self.usual_tokens
         if self.reference is not None:
             with torch.no_grad():
                 original = self.reference(**inputs, use_cache=False).logits[labelled]
-            divergence = share * policy_kl(logits, original, self.grid).mean()
-            self._sums["policy_kl"] += divergence.detach().item()
+            divergence = policy_kl(logits, original, self.grid).sum()
+            self._sums["policy_kl"] += divergence.detach().item() / self.usual_tokens
             loss = loss + self.kl_weight * divergence
         self._batches += 1
-        return (loss, outputs) if return_outputs else loss
+        return loss, outputs
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the two parts of the loss to what the Trainer logs."""
