@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from tests.scripted import FaultyBackend, nan_in_the_joint, nan_in_the_last, out_of_memory, stalled
 from zip_introspect import search
-from zip_introspect.backend import Backend, Prefilled
+from zip_introspect.backend import Backend, Prefilled, SequenceId
 from zip_introspect.budget import Budget
-from zip_introspect.config import GenerationConfig
-from zip_introspect.errors import BackendError, ConfigError, NonFiniteLogitsError, PromptError
+from zip_introspect.config import GenerationConfig, SamplingParams
+from zip_introspect.errors import BackendError, ConfigError, GridError, NonFiniteLogitsError, PromptError
 from zip_introspect.events import DecisionMade, Event, SampleFinished, SearchFailed, SearchFinished, SearchStarted
 from zip_introspect.result import GenerationResult
 from zip_introspect.simulator import SimulatedBackend
@@ -246,6 +246,33 @@ def test_a_prompt_whose_logits_are_not_finite_fails_alone_with_an_empty_result()
     (partial,) = failed.error.partial
     assert (partial.finish_reason, partial.samples, partial.usage.prompt_tokens) == ("error", (), 3)
     assert partial.to_json()
+    assert backend.held == 0
+
+
+def test_prompts_have_their_own_luck_and_a_prompt_keeps_its_own() -> None:
+    class Recording(SimulatedBackend):
+        seeds: list[int]
+
+        def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
+            self.seeds.append(sampling.seed)
+            return super().fork(sequence, samples, sampling)
+
+    backend = Recording()
+    backend.seeds = []
+    results(backend, [request(text, strategy="single", seed=3) for text in ("a", "b", "a")])
+    first, other, again = backend.seeds
+    assert first == again != other
+
+
+def test_a_search_that_cannot_begin_leaves_no_sequence_behind() -> None:
+    class Misshapen(SimulatedBackend):
+        def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
+            first, *rest = super().prefill(prompts)
+            return [first, *(Prefilled(item.sequence, item.reserved_logits[:-1]) for item in rest)]
+
+    backend = Misshapen()
+    with pytest.raises(GridError):
+        list(search.run(backend, [request(text) for text in "abc"]))
     assert backend.held == 0
 
 

@@ -113,7 +113,7 @@ class Ledger:
             # Division rounds either way: hold to the product, which is what is reported.
             if self._cost_of(self.tokens + afforded + 1) <= self.budget.max_cost:
                 afforded += 1
-            elif afforded > 0 and self._cost_of(self.tokens + afforded) > self.budget.max_cost:
+            while afforded > 0 and self._cost_of(self.tokens + afforded) > self.budget.max_cost:
                 afforded -= 1
             left = afforded if left is None else min(left, afforded)
         return left

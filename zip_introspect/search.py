@@ -120,9 +120,7 @@ def _admit(
             error.partial = [_nothing(request, ledger, backend, str(error))]
             events.append(SearchFailed(index, error))
         except BaseException:
-            owned = [search.index for search in running]
-            left = [item for (place, _), item in zip(batch, made, strict=True) if place not in owned]
-            backend.release([item.sequence for item in left if isinstance(item, Prefilled)])
+            backend.release([item.sequence for item in made if isinstance(item, Prefilled)])
             raise
         else:
             running.append(search)
