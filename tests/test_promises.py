@@ -61,9 +61,10 @@ def test_the_demo_says_what_was_expected_used_and_why_it_stopped() -> None:
         assert done.stdout.count(word) >= len(QUESTIONS)
 
 
-def test_a_harder_question_promises_less(llm: IntrospectiveLLM) -> None:
+def test_a_harder_question_promises_less_and_takes_longer(llm: IntrospectiveLLM) -> None:
     easy, hard = llm.introspect(QUESTIONS[0][1]), llm.introspect(QUESTIONS[4][1])
     assert easy.confidence > hard.confidence
+    assert easy.expected_tokens < hard.expected_tokens
 
 
 def test_a_budget_is_held_to_the_token(llm: IntrospectiveLLM) -> None:

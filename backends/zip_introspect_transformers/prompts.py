@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -23,7 +24,7 @@ class PromptEncoder(encoding.PromptEncoder):
         super().__init__(str(template) if template else None, special, spellings)
 
     def render(self, messages: Sequence[Message]) -> str:
-        plain: list[dict[str, str]] = [dict(message) for message in messages]  # type: ignore[arg-type]
+        plain: list[dict[str, Any]] = [{**message} for message in messages]
         try:
             return str(self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True))
         except (TemplateError, TypeError, ValueError, KeyError) as error:

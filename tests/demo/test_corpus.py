@@ -3,7 +3,7 @@
 from itertools import islice
 
 from zip_introspect.demo.corpus import DECLINE, examples
-from zip_introspect.demo.equations import TIERS, parse
+from zip_introspect.demo.equations import TIERS, Equation, parse
 from zip_introspect.demo.problems import held_out, training_mix
 
 
@@ -34,6 +34,13 @@ def test_held_out_problems_are_distinct_solvable_and_balanced() -> None:
     assert len({problem.prompt for problem in problems}) == 100
     assert all(problem.answer != "none" for problem in problems)
     assert held_out(0, 10) == problems[:10]
+
+
+def test_the_mirror_of_a_held_out_equation_is_held_out_too() -> None:
+    equations = [parse(problem.prompt) for problem in held_out(0, 60, tiers=(4,))]
+    bare = [equation for equation in equations if equation]
+    assert len(bare) > 5
+    assert all(Equation(equation.right, equation.left).held_out for equation in bare)
 
 
 def test_grading_reads_the_last_line_only() -> None:

@@ -1,18 +1,24 @@
 """The whole recipe at the smallest scale: every step runs on what the one before it wrote."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zip_introspect import GenerationConfig, IntrospectiveLLM
 from zip_introspect.demo.problems import training_mix
 from zip_introspect.demo.recipe import rollouts
+from zip_introspect.demo.recipe.__main__ import _done
 from zip_introspect.demo.recipe.base import train_base
-from zip_introspect.demo.recipe.head import abacus_grid, label, train_head, train_value
+from zip_introspect.demo.recipe.evaluate import evaluate
+from zip_introspect.demo.recipe.head import abacus_grid, calibrated, label, train_head, train_value
+from zip_introspect.demo.recipe.report import page, summary
 from zip_introspect.demo.recipe.rollouts import ending, evidence, roll_out
+from zip_introspect.llm import DEMO_MODEL
 from zip_introspect.training.dataset import load
 from zip_introspect_transformers import TransformersBackend
 
@@ -64,6 +70,38 @@ def test_interrupted_rollouts_go_on_after_the_last_part(
     assert calls[1] == calls[2]
     assert resumed["input_ids"][:] == load(runs / "rollouts.parquet")["input_ids"][:]
     assert [file.name for file in tmp_path.iterdir()] == ["rollouts.parquet"]
+
+
+def test_values_are_calibrated_and_those_of_cut_rollouts_are_zero() -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.uniform(size=20_000)
+    rewards = (rng.uniform(size=honest.size) < honest).astype(float)
+    finished = rng.uniform(size=honest.size) < 0.9
+    rewards[~finished] = 0.0
+    values = calibrated(honest**4, finished, rewards)  # the fourth power: a head far too pessimistic
+    assert np.abs(values - honest)[finished].mean() < 0.03
+    assert not values[~finished].any()
+
+
+def test_a_step_refuses_results_of_other_settings(tmp_path: Path) -> None:
+    assert not _done(tmp_path, "base", "base.bin", seed=0, examples=5)
+    (tmp_path / "base.bin").touch()
+    assert _done(tmp_path, "base", "base.bin", seed=0, examples=5)
+    with pytest.raises(typer.BadParameter, match=r"made with .*'examples': 5.*, not with .*'examples': 6"):
+        _done(tmp_path, "base", "base.bin", seed=0, examples=6)
+
+
+def test_the_evaluation_runs_to_its_pages() -> None:
+    """At the smallest scale, with the shipped model for its own base: then its KL is nothing."""
+    figures = evaluate(DEMO_MODEL, DEMO_MODEL, seed=1, problems=10, measured=5, rollouts=2)
+    assert json.loads(json.dumps(figures)) == figures
+    assert figures["kl"]["nats_per_token"] == pytest.approx(0.0, abs=1e-6)
+    single = figures["prediction"]["accuracy"]
+    assert single == next(row["by_tier"] for row in figures["search"]["rows"] if row["setting"] == 1)
+    assert all(0 <= accuracy <= 1 for accuracy in single.values())
+    for text in (page(figures), summary(figures)):
+        assert "nan" not in text
+        assert "majority" in text
 
 
 def test_labels_are_values_and_keep_what_was_realised(runs: Path) -> None:

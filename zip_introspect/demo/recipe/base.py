@@ -66,7 +66,7 @@ def build_dataset(tokenizer: PreTrainedTokenizerFast, seed: int, count: int, cac
     return Dataset.from_generator(rows, split="train", fingerprint=f"abacus-{seed}-{count}", cache_dir=str(cache))
 
 
-def train_base(out: Path, *, seed: int = 0, count: int = 150_000, learning_rate: float = 2e-3) -> None:
+def train_base(out: Path, *, seed: int = 0, count: int, learning_rate: float = 2e-3) -> None:
     """Train and save the base model and its tokenizer under `out`; resumes from the newest checkpoint there."""
     set_seed(seed)
     texts = [
@@ -94,4 +94,5 @@ def train_base(out: Path, *, seed: int = 0, count: int = 150_000, learning_rate:
     trainer.train(resume_from_checkpoint=resumable(out))
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    shutil.rmtree(out / "checkpoints")
+    for scratch in ("checkpoints", "corpus"):
+        shutil.rmtree(out / scratch)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
@@ -85,18 +86,25 @@ def train_value(base: Path, rollouts: Path, out: Path, *, seed: int) -> None:
     train_head(base, load(rollouts), abacus_grid(), out, seed=seed, kl_weight=None)
 
 
-def label(value: Path, rollouts: Path, labelled: Path) -> JointGrid:
-    """Replace realised rewards by denoised values, and fit the grid's representatives to them.
+def calibrated(
+    values: NDArray[np.float64], finished: NDArray[np.bool_], rewards: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Values that rise with those given and agree with what was realised; 0 for a rollout that was cut.
 
-    The values are calibrated to the realised rewards first. A rollout that was cut has no answer: its value is 0.
+    Args:
+        values, finished, rewards: shape (rollouts,).
     """
+    return np.asarray(IsotonicRegression().fit_transform(np.where(finished, values, 0.0), rewards))
+
+
+def label(value: Path, rollouts: Path, labelled: Path) -> JointGrid:
+    """Replace realised rewards by denoised values, and fit the grid's representatives to them."""
     dataset = load(rollouts)
     grid = JointGrid.load(value)
     model = AutoModelForCausalLM.from_pretrained(value, dtype=torch.float32)
     values = denoised_values(model, dataset, grid, pad_token_id=model.config.pad_token_id, last=LAST)
-    rewards, finished = np.asarray(dataset["reward"]), np.asarray(dataset["finished"])
-    calibration = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
-    values = calibration.fit_transform(np.where(finished, values, 0.0), rewards)
+    rewards = np.asarray(dataset["reward"])
+    values = calibrated(values, np.asarray(dataset["finished"]), rewards)
     dataset = dataset.rename_column("reward", "right").add_column("reward", values)
     dataset.to_parquet(labelled)
     lengths = np.asarray(dataset["length"]) - np.asarray(dataset["prompt_length"])

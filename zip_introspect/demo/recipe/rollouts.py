@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -57,15 +56,19 @@ def roll_out(
                 number, text = start + rollout.prompt, backend.decode(rollout.tokens.tolist())
                 problem = problems[number]
                 right = rollout.finished and problem.grade(text)
-                extra: dict[str, Any] = {
-                    "problem": number,
-                    "sample": rollout.sample,
-                    "tier": problem.tier,
-                    "ending": ending(text),
-                }
-                extra["finished"] = rollout.finished
-                prompt, tokens = rollout.prompt_tokens.tolist(), rollout.tokens.tolist()
-                rows.append(row(prompt, tokens, float(right), text=text, **extra))
+                rows.append(
+                    row(
+                        rollout.prompt_tokens.tolist(),
+                        rollout.tokens.tolist(),
+                        float(right),
+                        text=text,
+                        problem=number,
+                        sample=rollout.sample,
+                        tier=problem.tier,
+                        ending=ending(text),
+                        finished=rollout.finished,
+                    )
+                )
                 progress.update()
             save(sorted(rows, key=lambda item: (item["problem"], item["sample"])), part)
     whole = save((item for part in sorted(parts.iterdir()) for item in load(part)), path)
