@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -14,6 +14,8 @@ from zip_introspect.backend import BackendInfo, SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, PromptError
 from zip_introspect.streams import uniforms
+
+_READ_AHEAD = 256
 
 
 @dataclass(eq=False)
@@ -30,11 +32,24 @@ class Sample:
     """Why it cannot go on; empty while it can."""
     paused: bool = False
     last_used: int = 0
+    _ahead: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), init=False, repr=False)
+    _ahead_from: int = field(default=0, init=False, repr=False)
 
     @property
     def idle(self) -> bool:
         """Whether nobody is advancing it."""
         return self.paused or self.sampling is None or self.step == 0
+
+    def draws(self, count: int) -> NDArray[np.float64]:
+        """The uniforms of its next steps, shape (count,); none are needed where it takes the likeliest token."""
+        if self.sampling is None or self.sampling.temperature == 0:
+            return np.zeros(count)
+        start = self.step - self._ahead_from
+        if start < 0 or start + count > len(self._ahead):
+            # To open a stream takes longer than to read it, so it is read far ahead.
+            self._ahead = uniforms(self.sampling.seed, self.sample, self.step, max(count, _READ_AHEAD))
+            self._ahead_from, start = self.step, 0
+        return self._ahead[start : start + count]
 
 
 S = TypeVar("S", bound=Sample)
@@ -130,8 +145,7 @@ def draws(samples: Sequence[Sample], steps: Sequence[int]) -> NDArray[np.float64
     """Uniforms of shape (samples, largest number of steps): each row's from its own stream, from its own step on."""
     table = np.zeros((len(samples), max(steps)))
     for row, (sample, wanted) in enumerate(zip(samples, steps, strict=True)):
-        if sample.sampling is not None and sample.sampling.temperature > 0:
-            table[row, :wanted] = uniforms(sample.sampling.seed, sample.sample, sample.step, wanted)
+        table[row, :wanted] = sample.draws(wanted)
     return table
 
 
