@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.scripted import FaultyBackend, nan_in_the_joint, nan_in_the_last, out_of_memory, stalled
 from zip_introspect import search
-from zip_introspect.backend import Backend, Prefilled, SequenceId
+from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig, SamplingParams
 from zip_introspect.errors import BackendError, ConfigError, GridError, NonFiniteLogitsError, PromptError
@@ -274,6 +275,22 @@ def test_a_search_that_cannot_begin_leaves_no_sequence_behind() -> None:
     with pytest.raises(GridError):
         list(search.run(backend, [request(text) for text in "abc"]))
     assert backend.held == 0
+
+
+def test_no_more_prompts_run_than_the_backend_keeps_the_state_of() -> None:
+    class Counting(SimulatedBackend):
+        most = 0
+
+        def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
+            self.most = max(self.most, self.held)
+            return super().advance(sequences, steps)
+
+    backend = Counting()
+    requests = [request(f"question {number}", strategy="best_of_n", max_samples=3) for number in range(9)]
+    expected = results(Counting(), requests)
+    backend.info = dataclasses.replace(backend.info, resident_sequences=9)
+    assert [item.samples for item in results(backend, requests)] == [item.samples for item in expected]
+    assert backend.most == 8, "two prompts, with three samples each"
 
 
 def test_a_backend_that_does_not_move_is_an_error_and_not_a_loop() -> None:

@@ -49,6 +49,8 @@ class BackendInfo:
     parameters: int
     max_sequences: int | None = None
     """How many unreleased sequences may exist; None where only memory limits them."""
+    resident_sequences: int | None = None
+    """How many of them keep their state at once; beyond it some are computed again when they go on. None is all."""
 
 
 @dataclass(frozen=True, slots=True)

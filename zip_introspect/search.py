@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 from zip_introspect import strategies
 from zip_introspect.answers import AnswerExtractor, default_extractor
-from zip_introspect.backend import Advanced, Backend, Prefilled
+from zip_introspect.backend import Advanced, Backend, BackendInfo, Prefilled
 from zip_introspect.budget import Ledger
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.events import DecisionMade, Event, SearchFailed, SearchFinished, SearchStarted
@@ -102,7 +102,7 @@ def _admit(
     """Start as many waiting prompts as there is room for; their prompts are computed in one batch."""
     if not waiting:
         return
-    places, room = _places(backend.info.max_sequences, waiting[0][1], concurrency)
+    places, room = _places(backend.info, waiting[0][1], concurrency)
     batch = [waiting.popleft() for _ in range(min(len(waiting), max(0, places - len(running))))]
     if not batch:
         return
@@ -150,18 +150,18 @@ def _nothing(request: Request, ledger: Ledger, backend: Backend, reason: str) ->
     )
 
 
-def _places(max_sequences: int | None, request: Request, concurrency: int) -> tuple[int, int | None]:
+def _places(info: BackendInfo, request: Request, concurrency: int) -> tuple[int, int | None]:
     """How many prompts may run at once, and how many samples each of them may have in the backend."""
-    if max_sequences is None:
-        return concurrency, None
-    if max_sequences < 2:
+    most = info.max_sequences
+    if most is not None and most < 2:
         raise BackendError(
-            f"the backend holds {max_sequences} sequences at once; a search needs 2, the prompt's and one sample's. "
+            f"the backend holds {most} sequences at once; a search needs 2, the prompt's and one sample's. "
             f"Open the model with a larger max_sequences."
         )
     wanted = strategies.get(request.config.strategy)(request.config).samples_at_most() + 1
-    places = max(1, min(concurrency, max_sequences // wanted))
-    return places, max_sequences // places - 1
+    limits = [limit // wanted for limit in (most, info.resident_sequences) if limit is not None]
+    places = max(1, min([concurrency, *limits]))
+    return places, None if most is None else most // places - 1
 
 
 def _prefill(backend: Backend, batch: Sequence[tuple[int, Request]]) -> Sequence[Prefilled | NonFiniteLogitsError]:
