@@ -8,6 +8,7 @@ HASH   := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 
 DEV    := $(VENV)/.installed-dev-$(HASH)
 DEMO   := $(firstword $(wildcard $(DEV)) $(VENV)/.installed-demo-$(HASH))
+LLAMA  := $(VENV)/.installed-llama-$(HASH)
 DOCS   := $(VENV)/.installed-docs-$(HASH)
 
 # The variables reach the build environment of the editable install too.
@@ -25,7 +26,7 @@ demo: $(DEMO)  ## ask the embedded model an equation of each difficulty
 	@$(BIN)/zip-introspect demo
 	@echo 'Ask one of your own: $(BIN)/zip-introspect ask "Solve 7*x+12=96"'
 
-test: $(DEV)  ## run every test that the installed extras allow
+test: $(LLAMA)  ## run every test that the installed extras allow
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(DEV)  ## formatting, lint, types and the import contract
@@ -66,6 +67,14 @@ $(DEV): $(VENV)/pyvenv.cfg
 	@echo "Installing the library and the development tools (a few minutes, once)"
 	@$(PIP_INSTALL) --editable ".[dev]"
 	@touch $@
+
+$(LLAMA): $(DEV)
+	@if command -v c++ >/dev/null; then \
+	    echo "Building llama.cpp (about five minutes, once)"; \
+	    $(PIP_INSTALL) --editable ".[llama-cpp]" && touch $@; \
+	else \
+	    echo "No C++ compiler was found, so the llama.cpp backend and its tests are left out (Debian: apt install g++)"; \
+	fi
 
 $(DOCS): $(VENV)/pyvenv.cfg
 	@echo "Installing the library and the documentation tools (once)"

@@ -194,7 +194,8 @@ class InstalledBackends:
             BackendNotInstalledError: none is installed.
         """
         missing: list[str] = []
-        for name in sorted(self.points, key=lambda name: name != "transformers"):
+        likely = "llama-cpp" if Path(model).suffix == ".gguf" else "transformers"  # loading another takes seconds
+        for name in sorted(self.points, key=lambda name: name != likely):
             try:
                 backend = self.load(name)
             except BackendNotInstalledError as error:

@@ -16,6 +16,7 @@ from zip_introspect.budget import Budget, Ledger
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import (
     BackendError,
+    BackendNotInstalledError,
     BudgetError,
     ModelLoadError,
     NonFiniteLogitsError,
@@ -29,6 +30,7 @@ from zip_introspect.result import GenerationResult, IntrospectionResult, Usage
 from zip_introspect.turns import Turns, in_thread
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "abacus"
+DEMO_GGUF = DEMO_MODEL / "abacus-q8_0.gguf"
 DEMO_CONFIG = GenerationConfig(max_new_tokens=640, beta=0.05)
 """For its beta the embedded model is as accurate as for the default, at half the cost (docs/results.md)."""
 DEMO_EXTRACTOR = after_marker(r"(?m)\bans\s+")
@@ -93,18 +95,31 @@ class IntrospectiveLLM:
         return cls(backend.open(model, grid=grid, **options), config, extractor=extractor)
 
     @classmethod
-    def demo(cls, config: GenerationConfig | None = None, **options: Any) -> Self:
+    def demo(cls, config: GenerationConfig | None = None, *, backend: str | None = None, **options: Any) -> Self:
         """The embedded model, "abacus": it finds the whole x that solves an equation. Nothing is downloaded.
 
+        Args:
+            backend: `llama-cpp` opens the model as Q8_0 GGUF, any other its safetensors. None is the first of
+                transformers and llama-cpp that is installed.
+            options: for the backend.
+
         Raises:
+            BackendNotInstalledError: the message holds the pip command.
             ModelLoadError: this installation lacks the model's files.
         """
-        if not (DEMO_MODEL / "config.json").is_file():
-            raise ModelLoadError(
-                f"the embedded model is not in {DEMO_MODEL}; expected config.json and model.safetensors there. "
-                f"Reinstall zip-introspect."
-            )
-        return cls.from_pretrained(DEMO_MODEL, config=config or DEMO_CONFIG, extractor=DEMO_EXTRACTOR, **options)
+        if backend is None:
+            try:
+                return cls.demo(config, backend="transformers", **options)
+            except BackendNotInstalledError as error:
+                try:
+                    return cls.demo(config, backend="llama-cpp", **options)
+                except BackendNotInstalledError:
+                    raise error from None
+        model = DEMO_GGUF if backend == "llama-cpp" else DEMO_MODEL
+        file = model if backend == "llama-cpp" else model / "config.json"
+        if not file.is_file():
+            raise ModelLoadError(f"the embedded model is not here: expected {file}. Reinstall zip-introspect.")
+        return cls.from_pretrained(model, backend, config or DEMO_CONFIG, extractor=DEMO_EXTRACTOR, **options)
 
     @property
     def info(self) -> BackendInfo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from zip_introspect.grid import JointGrid
 WINDOW = 9  # far below the lengths that the tests reach
 
 MakeModel = Callable[[str], PreTrainedModel]
+Exported = Callable[..., Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,6 +65,31 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> MakeModel:
     return make
 
 
+@pytest.fixture(scope="session")
+def exported(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_model: MakeModel,
+    tokenizer: PreTrainedTokenizerFast,
+    grid: JointGrid,
+) -> Exported:
+    """A GGUF file of a small model of an architecture, by its name and type."""
+    from zip_introspect_llama_cpp.export import GgufExporter
+
+    root = tmp_path_factory.mktemp("gguf")
+
+    def export(architecture: str = "qwen3", kind: str = "f32") -> Path:
+        folder, target = root / architecture, root / f"{architecture}-{kind}.gguf"
+        if not folder.exists():
+            make_model(architecture).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            grid.save(folder)
+        if not target.exists():
+            GgufExporter().export(folder, target, kind)
+        return target
+
+    return export
+
+
 def config(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
     shared = {
         "vocab_size": len(tokenizer),
@@ -80,6 +107,15 @@ def config(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedC
             return Qwen3Config(num_hidden_layers=2, head_dim=8, tie_word_embeddings=False, **shared)
         case "llama":
             return LlamaConfig(num_hidden_layers=2, tie_word_embeddings=False, **shared)
+        case "qwen3_tied":
+            return Qwen3Config(num_hidden_layers=1, head_dim=8, tie_word_embeddings=True, **shared)
+        case "llama3":
+            scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+            rope = {**scaling, "rope_theta": 100.0, "original_max_position_embeddings": 32}
+            return LlamaConfig(num_hidden_layers=2, tie_word_embeddings=False, rope_parameters=rope, **shared)
+        case "llama_linear":
+            rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 100.0}
+            return LlamaConfig(num_hidden_layers=2, tie_word_embeddings=False, rope_parameters=rope, **shared)
         case "mistral":
             return MistralConfig(num_hidden_layers=2, sliding_window=WINDOW, tie_word_embeddings=False, **shared)
         case "gemma3":

@@ -21,7 +21,8 @@ from zip_introspect.demo.recipe.evaluate import evaluate as measure
 from zip_introspect.demo.recipe.head import abacus_grid, label, train_head, train_value
 from zip_introspect.demo.recipe.report import page
 from zip_introspect.demo.recipe.rollouts import evidence, roll_out
-from zip_introspect.llm import DEMO_MODEL
+from zip_introspect.exporting import exporter
+from zip_introspect.llm import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.training.dataset import load
 from zip_introspect_transformers import TransformersBackend
 
@@ -86,11 +87,12 @@ def final(runs: Runs = Path("runs"), seed: Seed = 0, kl_weight: float = 10.0) ->
 
 @app.command()
 def ship(runs: Runs = Path("runs")) -> None:
-    """Put the final model into the package: weights, tokenizer, chat template and grid."""
+    """Put the final model into the package: weights, tokenizer, chat template and grid; and all of it as GGUF."""
     DEMO_MODEL.mkdir(exist_ok=True)
     for file in sorted((runs / "final").iterdir()):
         if file.suffix in {".json", ".jinja", ".safetensors"}:
             shutil.copy2(file, DEMO_MODEL / file.name)
+    exporter("gguf").export(DEMO_MODEL, DEMO_GGUF, "q8_0")
 
 
 @app.command()

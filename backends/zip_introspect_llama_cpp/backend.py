@@ -1,0 +1,176 @@
+"""LlamaCppBackend: the sequences of one llama.cpp context, and how a call of `advance` moves them.
+
+It knows nothing of joints, utilities or stop strings. A step is one `llama_decode` of every sequence's next token;
+reserved logits are read, and masked, in llama.cpp's own buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zip_introspect.backend import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
+from zip_introspect.config import SamplingParams
+from zip_introspect.errors import NonFiniteLogitsError
+from zip_introspect.grid import JointGrid
+from zip_introspect.sequences import check_tokens
+from zip_introspect_llama_cpp import decoding, gguf_file
+from zip_introspect_llama_cpp.context import Context
+from zip_introspect_llama_cpp.decoding import Run
+from zip_introspect_llama_cpp.model import Model
+from zip_introspect_llama_cpp.options import LlamaCppOptions
+from zip_introspect_llama_cpp.prompts import PromptEncoder
+from zip_introspect_llama_cpp.residents import Held, Origin, Residents
+
+
+class LlamaCppBackend(Backend):
+    """Any GGUF text model under llama.cpp: on the CPU, and on what else llama.cpp was built for.
+
+    A sequence stops where `info.max_context` is reached: `advance` then gives fewer tokens than asked for, none in
+    the end, with `finished` false.
+    """
+
+    def __init__(self, model: Model, grid: JointGrid, options: LlamaCppOptions) -> None:
+        grid.check_fits(model.vocab_size, model.eos_ids)
+        self.grid = grid
+        self._model = model
+        self._context = Context(model, options)
+        self._residents = Residents(self._context, options.max_sequences, whole=model.whole)
+        self._prompts = PromptEncoder(model, grid.reserved_token_ids)
+        self._reserved = slice(grid.first_reserved, grid.first_reserved + grid.num_cells)
+        self.info = BackendInfo(
+            backend="llama-cpp",
+            model=str(model.path),
+            architecture=model.architecture,
+            vocab_size=model.vocab_size,
+            eos_token_ids=model.eos_ids,
+            max_context=self._context.max_context,
+            device=model.device,
+            dtype=model.file_type,
+            parameters=model.parameters,
+            max_sequences=options.max_sequences,
+            resident_sequences=self._context.slots,
+        )
+
+    @classmethod
+    def open(cls, model: str | Path, *, grid: JointGrid | None = None, **options: Any) -> Self:
+        """Load a `.gguf` file; see `LlamaCppOptions` for the options."""
+        settings, path = LlamaCppOptions(**options), Path(model)
+        reader = gguf_file.read(path)
+        grid = grid or gguf_file.grid_of(reader, path)
+        gguf_file.check(reader, path, grid)
+        opened = Model(path, reader, settings)
+        try:
+            return cls(opened, grid, settings)
+        except BaseException:
+            opened.close()
+            raise
+
+    @classmethod
+    def accepts(cls, model: str | Path) -> bool:
+        path = Path(model)
+        if path.suffix == ".gguf":
+            return True
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(gguf_file.MAGIC)) == gguf_file.MAGIC
+
+    @property
+    def used_cells(self) -> int:
+        """Tokens that are held at the moment, those of shared prompts counted once."""
+        return self._residents.used_cells
+
+    def encode(self, prompt: str | Sequence[Message], *, chat: bool = True) -> list[int]:
+        return self._prompts.encode(prompt, chat=chat)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self._model.text([int(token) for token in tokens])
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
+        check_tokens(prompts, self.info)
+        self._residents.check_room(len(prompts))
+        samples = [Held([int(token) for token in prompt], origin=Origin(len(prompt))) for prompt in prompts]
+        ids = [self._residents.add(sample) for sample in samples]
+        try:
+            with self._residents.recovering(samples):
+                for _ in self._residents.groups(samples, [0] * len(samples)):
+                    pass
+            return [
+                Prefilled(identity, self._after_prompt(number, sample))
+                for number, (identity, sample) in enumerate(zip(ids, samples, strict=True))
+            ]
+        except BaseException:
+            self._residents.release(ids)
+            raise
+
+    def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
+        origin = self._residents.forkable(sequence, len(samples))
+        copies = [
+            Held(list(origin.tokens), sampling, number, origin.step, origin=origin.origin, logits=origin.logits)
+            for number in samples
+        ]
+        return self._residents.fork(origin, copies)
+
+    def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
+        samples = self._residents.advanceable(sequences, steps)
+        budgets = {
+            sample: min(asked, self.info.max_context - len(sample.tokens))
+            for sample, asked in zip(samples, steps, strict=True)
+        }
+        moving = [sample for sample in samples if budgets[sample] > 0]
+        runs: dict[Held, Run] = {}
+        with self._residents.recovering(moving):
+            for group in self._residents.groups(moving, [budgets[sample] for sample in moving]):
+                limits = [budgets[sample] for sample in group]
+                for sample, run in zip(group, self._run(group, limits), strict=True):
+                    self._account(sample, run)
+                    runs[sample] = run
+        return [self._advanced(runs.get(sample)) for sample in samples]
+
+    def pause(self, sequences: Sequence[SequenceId]) -> None:
+        for sample in [self._residents[sequence] for sequence in sequences]:
+            sample.paused = True
+
+    def release(self, sequences: Sequence[SequenceId]) -> None:
+        self._residents.release(sequences)
+
+    def close(self) -> None:
+        """Free the cells and the weights."""
+        self._residents.clear()
+        self._context.close()
+        self._model.close()
+
+    def _after_prompt(self, number: int, sample: Held) -> NDArray[np.float32]:
+        """The reserved logits after a prompt, masked out of what will be sampled from."""
+        if sample.logits is None:
+            raise AssertionError("a prompt was computed without its logits")
+        if not np.isfinite(sample.logits).all():
+            raise NonFiniteLogitsError(
+                f"the logits after prompt {number} ({len(sample.tokens)} tokens) hold NaN or infinity; expected "
+                f"finite numbers. Check the model's weights, or export it in another type."
+            )
+        reserved = sample.logits[self._reserved].copy()
+        sample.logits[self._reserved] = -np.inf
+        return reserved
+
+    def _run(self, group: Sequence[Held], budgets: Sequence[int]) -> list[Run]:
+        return decoding.run(self._context, group, budgets, self._reserved, frozenset(self.info.eos_token_ids))
+
+    def _account(self, sample: Held, run: Run) -> None:
+        """Enter what a row did into its sample, and give up its cells where it has ended."""
+        sample.tokens += run.tokens.tolist()
+        sample.step += len(run.tokens)
+        sample.logits = run.logits
+        if run.finished or run.broken:
+            sample.ended = "has finished" if run.finished else "came to logits that are not finite"
+            self._residents.evict(sample)
+
+    def _advanced(self, run: Run | None) -> Advanced:
+        if run is None:
+            return Advanced(np.zeros(0, np.int32), np.zeros((0, self.grid.num_cells), np.float32), finished=False)
+        return Advanced(run.tokens, run.reserved, run.finished, run.broken)

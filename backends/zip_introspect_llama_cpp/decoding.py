@@ -1,0 +1,160 @@
+"""The loop of a call of `advance`: draw a token for every row, compute them all at once, read what the model says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zip_introspect.sequences import draws
+from zip_introspect_llama_cpp.context import Context
+from zip_introspect_llama_cpp.residents import Held
+from zip_introspect_llama_cpp.sampling import RowSampler
+
+
+@dataclass
+class Run:
+    """What one row did."""
+
+    tokens: NDArray[np.int32]
+    reserved: NDArray[np.float32]
+    logits: NDArray[np.float32] | None
+    """After the last token, where it can go on."""
+    finished: bool
+
+    @property
+    def broken(self) -> bool:
+        """Whether it came to logits that are not finite."""
+        return self.logits is None and not self.finished
+
+
+def run(
+    context: Context, group: Sequence[Held], budgets: Sequence[int], reserved: slice, eos: frozenset[int]
+) -> list[Run]:
+    """Move samples that hold slots by up to `budgets` tokens, each at least one; rows leave where they end.
+
+    Args:
+        reserved: the ids that are read, and masked before anything is drawn.
+
+    Returns:
+        one run a sample; the samples themselves are left as they are.
+    """
+    loop = _Loop(context, group, budgets, reserved)
+    logits = np.stack([sample.logits for sample in group if sample.logits is not None])
+    highest = _highest(logits)
+    while True:
+        drawn = loop.draw(logits, highest)
+        if not eos.isdisjoint(drawn):
+            drawn = loop.finish(drawn, eos)
+            if not drawn:
+                break
+        logits = context.step(drawn)
+        loop.take(logits)
+        highest = _highest(logits)
+        if loop.step == loop.next_end or not math.isfinite(sum(highest.flat)):
+            staying = loop.part(logits, np.isfinite(highest[:, 0]))
+            if not staying.any():
+                break
+            logits, highest = logits[staying], highest[staying]
+    return loop.runs()
+
+
+class _Loop:
+    """The rows that are still moving, and what all have done so far.
+
+    A step is a few microseconds of work, so what can be done once for many steps is.
+    """
+
+    def __init__(self, context: Context, group: Sequence[Held], budgets: Sequence[int], reserved: slice) -> None:
+        self._context, self._ids = context, reserved
+        self._limits, self._read = np.array(budgets), np.zeros(len(group), np.int64)
+        shape = len(group), max(budgets)
+        self._tokens = np.zeros(shape, np.int32)
+        self._reserved = np.zeros((*shape, reserved.stop - reserved.start), np.float32)
+        self._all_uniforms = draws(group, budgets).tolist()
+        self._lengths = np.array([len(sample.tokens) for sample in group], np.int32)
+        self._slots = np.array([sample.slot for sample in group], np.int32)
+        self._params = [sample.sampling for sample in group if sample.sampling is not None]
+        self._finished: set[int] = set()
+        self._last: dict[int, NDArray[np.float32]] = {}
+        self._drawn: list[list[int]] = []
+        self._entered = self.step = 0
+        self._keep(np.arange(len(group)))
+
+    def _keep(self, rows: NDArray[np.intp]) -> None:
+        self._rows = rows
+        if not rows.size:
+            return
+        # A slice is read and written in half the time that a list of rows takes.
+        self._at = slice(None) if len(rows) == len(self._limits) else rows
+        self.next_end = int(self._limits[rows].min())
+        places = rows.tolist()
+        self._uniforms = [self._all_uniforms[row] for row in places]
+        self._sampler = RowSampler([self._params[row] for row in places])
+        self._context.seat(self._slots[rows], self._lengths[rows] + self.step)
+
+    def draw(self, logits: NDArray[np.float32], highest: NDArray[np.float32]) -> list[int]:
+        """The next token of every row."""
+        step = self.step
+        drawn = self._sampler.draw(logits, highest, [row[step] for row in self._uniforms])
+        self._drawn.append(drawn)
+        return drawn
+
+    def take(self, logits: NDArray[np.float32]) -> None:
+        """Enter the reserved logits of a step, and mask them."""
+        block = logits[:, self._ids]
+        self._reserved[self._at, self.step] = block
+        block.fill(-np.inf)
+        self.step += 1
+
+    def finish(self, drawn: Sequence[int], eos: frozenset[int]) -> list[int]:
+        """Let rows go that have drawn an end of sequence; what the others drew."""
+        ended = np.array([token in eos for token in drawn])
+        self._finished.update(self._rows[ended].tolist())
+        self._leave(ended, self.step)
+        return [token for token in drawn if token not in eos]
+
+    def part(self, logits: NDArray[np.float32], sound: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Let rows go that have used their budget, or whose logits are not finite; which stay."""
+        staying = sound & (self._limits[self._rows] > self.step)
+        for place in np.flatnonzero(sound & ~staying).tolist():
+            self._last[int(self._rows[place])] = logits[place].copy()
+        self._leave(~staying, self.step - ~sound[~staying])
+        return staying
+
+    def _leave(self, leaving: NDArray[np.bool_], read: int | NDArray[np.int64]) -> None:
+        """Enter what was drawn since rows last left, and how many joints those have read that leave now."""
+        if self._drawn:
+            end = self._entered + len(self._drawn)
+            self._tokens[self._at, self._entered : end] = np.array(self._drawn, np.int32).T
+            self._drawn, self._entered = [], end
+        self._read[self._rows[leaving]] = read
+        self._keep(self._rows[~leaving])
+
+    def runs(self) -> list[Run]:
+        """What every row did, up to the first reserved logits that are not finite."""
+        if not math.isfinite(np.add.reduce(self._reserved, axis=None)):  # an overflow only costs the closer look
+            self._break()
+        return [
+            Run(
+                # The last token of a row that has finished, or is broken, comes without reserved logits.
+                self._tokens[row, : read + (row not in self._last)],
+                self._reserved[row, :read],
+                self._last.get(row),
+                row in self._finished,
+            )
+            for row, read in enumerate(self._read.tolist())
+        ]
+
+    def _break(self) -> None:
+        for row, step in np.argwhere(~np.isfinite(self._reserved).all(-1))[::-1].tolist():
+            self._finished.discard(row)
+            self._last.pop(row, None)
+            self._read[row] = step
+
+
+def _highest(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(np.maximum.reduce(logits, axis=-1, keepdims=True), np.float32)

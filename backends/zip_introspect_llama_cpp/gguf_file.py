@@ -1,0 +1,275 @@
+"""GGUF files as untrusted data: whole or refused, before llama.cpp sees them; and the grid that is kept in them."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderField, TokenType
+from gguf.constants import Keys
+from numpy.typing import NDArray
+
+from zip_introspect.errors import GridError, ModelLoadError
+from zip_introspect.exporting import Description
+from zip_introspect.grid import FILE_NAME, JointGrid
+
+MAGIC = b"GGUF"
+_MOST_LAYERS = 512  # llama.cpp's own limit
+_GRID_PREFIX = "zip_introspect."
+
+
+class _Reader(GGUFReader):  # type: ignore[misc]
+    """A reader that does not read beyond the file's end, and takes arrays whole: vocabularies have 10^5 tokens."""
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        if int(offset) + np.dtype(dtype).itemsize * int(count) > self.data.nbytes:
+            raise ValueError(f"it ends before byte {int(offset)} could be read")
+        return super()._get(offset, dtype, count, override_order)
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+        if raw_type != GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        raw_kind, raw_count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+        kind, start = GGUFValueType(raw_kind[0]), orig_offs + 12
+        parts = [raw_kind, raw_count]
+        if kind == GGUFValueType.STRING:
+            parts += self._strings(start, int(raw_count[0]))
+            end = start + sum(map(len, parts[2:])) + 8 * int(raw_count[0])
+        elif kind in self.gguf_scalar_to_np:
+            parts.append(self._get(start, self.gguf_scalar_to_np[kind], raw_count[0]))
+            end = start + parts[-1].nbytes
+        else:
+            raise ValueError(f"it holds an array of {kind.name}")
+        return end - orig_offs, parts, list(range(2, len(parts))), [GGUFValueType.ARRAY, kind]
+
+    def _strings(self, offset: int, count: int) -> list[NDArray[np.uint8]]:
+        data: Any = np.asarray(self.data)
+        order = "<" if self.endianess == GGUFEndian.LITTLE else ">"
+        length, size = struct.Struct(f"{order}Q"), data.nbytes
+        found = []
+        for _ in range(count):
+            if offset + 8 > size or (end := offset + 8 + length.unpack_from(data, offset)[0]) > size:
+                raise ValueError(f"it ends before byte {offset} could be read")
+            found.append(data[offset + 8 : end])
+            offset = end
+        return found
+
+
+def read(path: Path) -> GGUFReader:
+    """A file's metadata and tensors, mapped and checked against its size.
+
+    Raises:
+        ModelLoadError: missing, not GGUF, of a version that is not known, or cut short.
+    """
+    if not path.is_file():
+        raise ModelLoadError(f"{path} is not a file; expected a .gguf file. Check the path.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != MAGIC:
+        raise ModelLoadError(
+            f"{path} begins with {magic!r}, so it is not a GGUF file; expected {MAGIC!r}. "
+            f"Convert a checkpoint with: zip-introspect export gguf MODEL_DIR OUT.gguf"
+        )
+    try:
+        return _Reader(path)
+    except (ValueError, KeyError, IndexError, OverflowError, MemoryError, TypeError, RecursionError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelLoadError(
+            f"{path} is cut short, damaged or of a newer GGUF version ({reason}). It holds {size} bytes; "
+            f"download or export it again, or upgrade the gguf package."
+        ) from error
+
+
+def describe(path: Path) -> Description:
+    """What a file says of its model; raises as `read` and `check_text_model`."""
+    reader = read(path)
+    architecture, tokens = check_text_model(reader, path)
+    kinds = value(reader, Keys.Tokenizer.TOKEN_TYPE) or []
+    unused = {number for number, kind in enumerate(kinds) if kind == TokenType.UNUSED}
+    ends = [value(reader, key) for key in (Keys.Tokenizer.EOS_ID, Keys.Tokenizer.EOT_ID)]
+
+    def number(key: str) -> int | None:
+        found = value(reader, key.format(arch=architecture))
+        return found if isinstance(found, int) else None
+
+    return Description(
+        architecture=architecture,
+        layers=number(Keys.LLM.BLOCK_COUNT),
+        hidden_size=number(Keys.LLM.EMBEDDING_LENGTH),
+        max_context=number(Keys.LLM.CONTEXT_LENGTH),
+        rows=len(tokens),
+        tokens={number: text for number, text in enumerate(tokens) if number not in unused},
+        eos_token_ids=tuple(int(end) for end in ends if end is not None),
+        chat_template=value(reader, Keys.Tokenizer.CHAT_TEMPLATE) is not None,
+        bytes=path.stat().st_size,
+        parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
+        dtypes=tuple(sorted({tensor.tensor_type.name for tensor in reader.tensors})),
+    )
+
+
+def find_grid(reader: GGUFReader, path: Path) -> JointGrid | None:
+    """The grid in a file's metadata, or in a `zip_introspect.json` beside it; None where neither is there.
+
+    Raises:
+        GridError: what is there makes no grid.
+    """
+    metadata = {name: value(reader, name) for name in reader.fields if name.startswith(_GRID_PREFIX)}
+    if metadata:
+        return JointGrid.from_metadata(metadata)
+    beside = path.parent / FILE_NAME
+    return JointGrid.load(beside) if beside.is_file() else None
+
+
+def grid_of(reader: GGUFReader, path: Path) -> JointGrid:
+    """As `find_grid`; where there is none, a `GridError` says how to come by one."""
+    if (grid := find_grid(reader, path)) is not None:
+        return grid
+    raise GridError(
+        f"{path} has no {_GRID_PREFIX}* metadata and there is no {FILE_NAME} beside it: the model was not trained for "
+        f"introspection, or its grid got lost. Add it with: zip-introspect attach-grid {path.name} grid.json, "
+        f"or pass grid=JointGrid(...)."
+    )
+
+
+def value(reader: GGUFReader, name: str) -> Any:
+    """One metadata value as plain Python; None where it is not there.
+
+    Raises:
+        ModelLoadError: a text that is not UTF-8.
+    """
+    field = reader.get_field(name)
+    try:
+        return None if field is None else field.contents()
+    except UnicodeDecodeError as error:
+        raise ModelLoadError(f"the metadata {name} is not UTF-8 text: {error}") from error
+
+
+def check(reader: GGUFReader, path: Path, grid: JointGrid) -> None:
+    """Refuse what would stop llama.cpp, and with it the process, or waste the reading of the weights.
+
+    Raises:
+        ModelLoadError: a part of a model, no text model, or a vocabulary or a size that no model has.
+        ReservedTokensError: the grid does not fit the vocabulary.
+    """
+    architecture, tokens = check_text_model(reader, path)
+    if int(value(reader, Keys.Split.LLM_KV_SPLIT_COUNT) or 1) > 1:
+        raise ModelLoadError(f"{path} is one of several parts; join them with llama-gguf-split --merge")
+    if len(set(tokens)) != len(tokens):
+        raise ModelLoadError(f"{path} has the same token twice in its vocabulary; it is damaged")
+    layers = value(reader, Keys.LLM.BLOCK_COUNT.format(arch=architecture))
+    if not isinstance(layers, int) or not 0 < layers <= _MOST_LAYERS:
+        raise ModelLoadError(f"{path} has {layers} layers; expected 1 to {_MOST_LAYERS}")
+    _check_attention(reader, path, architecture)
+    grid.check_fits(len(tokens))
+
+
+def check_text_model(reader: GGUFReader, path: Path) -> tuple[str, list[str]]:
+    """A file's architecture and tokens; raises `ModelLoadError` where it has none, such as a projector's."""
+    architecture = value(reader, Keys.General.ARCHITECTURE)
+    tokens = value(reader, Keys.Tokenizer.LIST)
+    if not isinstance(architecture, str) or not isinstance(tokens, list) or not tokens:
+        raise ModelLoadError(f"{path} names no architecture or no tokens; expected a language model, not a part of one")
+    return architecture, tokens
+
+
+def _check_attention(reader: GGUFReader, path: Path, architecture: str) -> None:
+    """llama.cpp asserts these while it computes, not while it loads."""
+
+    def read(key: str) -> Any:
+        return value(reader, key.format(arch=architecture))
+
+    heads, width = read(Keys.Attention.HEAD_COUNT), read(Keys.LLM.EMBEDDING_LENGTH)
+    length = read(Keys.Attention.KEY_LENGTH)
+    if length is None and isinstance(heads, int) and isinstance(width, int) and heads > 0:
+        length = width // heads
+    rotated = read(Keys.Rope.DIMENSION_COUNT)
+    if rotated is not None and length and not (0 < rotated <= length and rotated % 2 == 0):
+        raise ModelLoadError(
+            f"{path} rotates {rotated} numbers of each head, which has {length}; expected an even number up to that"
+        )
+    for key in (Keys.Attention.LAYERNORM_EPS, Keys.Attention.LAYERNORM_RMS_EPS):
+        epsilon = read(key)
+        if epsilon is not None and not 0 <= epsilon < math.inf:
+            raise ModelLoadError(f"{path} has {key.format(arch=architecture)} {epsilon}; expected 0 or a small number")
+
+
+def add_grid(writer: GGUFWriter, grid: JointGrid) -> None:
+    """Write a grid's metadata."""
+    for name, content in grid.to_metadata().items():
+        if isinstance(content, int):
+            writer.add_uint32(name, content)
+        else:
+            writer.add_key_value(name, content, GGUFValueType.ARRAY, sub_type=GGUFValueType.FLOAT64)
+
+
+def attach_grid(source: Path, grid: JointGrid, target: Path) -> None:
+    """Copy a GGUF file with a grid in its metadata, and verify the copy.
+
+    Raises:
+        ModelLoadError: the source is not a whole GGUF file, or the copy could not be verified.
+        ReservedTokensError: the grid does not fit the file's vocabulary.
+        GridError: source and target are the same file.
+    """
+    if target.resolve() == source.resolve():
+        raise GridError(f"{target} is the file itself; expected another name, as the grid is attached to a copy")
+    reader = read(source)
+    tokens = reader.get_field(Keys.Tokenizer.LIST)
+    eos = value(reader, Keys.Tokenizer.EOS_ID)
+    if tokens is not None:
+        grid.check_fits(len(tokens.data), [] if eos is None else [int(eos)])
+    partial = target.with_suffix(".partial")
+    writer = GGUFWriter(partial, arch=str(value(reader, Keys.General.ARCHITECTURE)), endianess=reader.endianess)
+    try:
+        _copy(reader, grid, writer)
+        _verify(reader, read(partial), grid, partial)
+        partial.replace(target)
+    finally:
+        writer.close()
+        partial.unlink(missing_ok=True)
+
+
+def _copy(reader: GGUFReader, grid: JointGrid, writer: GGUFWriter) -> None:
+    writer.data_alignment = int(value(reader, Keys.General.ALIGNMENT) or writer.data_alignment)
+    for field in reader.fields.values():
+        # The writer makes the GGUF.* ones and the architecture itself; an older grid is replaced.
+        if field.name == Keys.General.ARCHITECTURE or field.name.startswith(("GGUF.", _GRID_PREFIX)):
+            continue
+        if _empty(field):  # the writer has no way to say it
+            continue
+        kind = field.types[0]
+        inner = field.types[-1] if kind == GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
+    add_grid(writer, grid)
+    for tensor in reader.tensors:
+        writer.add_tensor_info(
+            tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in reader.tensors:
+        writer.write_tensor_data(tensor.data, tensor_endianess=reader.endianess)
+    writer.close()
+
+
+def _empty(field: ReaderField) -> bool:
+    return field.types[0] == GGUFValueType.ARRAY and not field.contents()
+
+
+def _verify(source: GGUFReader, copy: GGUFReader, grid: JointGrid, path: Path) -> None:
+    same = len(source.tensors) == len(copy.tensors) and all(
+        one.name == other.name and one.data.tobytes() == other.data.tobytes()
+        for one, other in zip(source.tensors, copy.tensors, strict=True)
+    )
+    kept = {
+        name
+        for name, field in source.fields.items()
+        if not name.startswith(("GGUF.", _GRID_PREFIX)) and not _empty(field)
+    }
+    same = same and all(repr(value(copy, name)) == repr(value(source, name)) for name in kept)
+    if not same or grid_of(copy, path) != grid:
+        raise ModelLoadError(f"the copy of {path} is not the same as its source; is the disk full? Try again.")

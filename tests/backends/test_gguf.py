@@ -1,0 +1,225 @@
+"""GGUF files: exported, given a grid, read back; and refused where they are damaged, foreign or hostile."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
+
+from tests.backends import open_damaged
+from tests.backends.conftest import Exported
+from zip_introspect import joint
+from zip_introspect.errors import GridError, ModelLoadError, ReservedTokensError
+from zip_introspect.grid import JointGrid
+from zip_introspect_transformers import TransformersBackend
+
+pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
+
+from gguf import GGUFReader, GGUFWriter
+
+from zip_introspect_llama_cpp import LlamaCppBackend, gguf_file
+from zip_introspect_llama_cpp.export import GgufExporter
+
+
+def test_a_file_beside_or_an_argument_gives_the_grid(exported: Exported, tmp_path: Path, grid: JointGrid) -> None:
+    backend = LlamaCppBackend.open(exported(), cells=256)
+    assert backend.grid == grid
+    assert backend.info.architecture == "qwen3"
+    assert backend.info.dtype == "f32"
+    backend.close()
+    other = JointGrid.paper(grid.first_reserved, startup=16)
+    backend = LlamaCppBackend.open(exported(), grid=other, cells=256)
+    assert backend.grid == other
+    backend.close()
+
+
+@pytest.mark.parametrize("keep", [0, 3, 20, 500, 0.5, 0.99])
+def test_a_truncated_file_is_refused(keep: float, exported: Exported, tmp_path: Path) -> None:
+    whole = exported().read_bytes()
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else int(keep)])
+    with pytest.raises(ModelLoadError, match=r"cut\.gguf"):
+        LlamaCppBackend.open(path)
+
+
+def test_foreign_newer_and_missing_files_are_refused(exported: Exported, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    with pytest.raises(ModelLoadError, match="is not a file"):
+        LlamaCppBackend.open(path)
+    path.write_bytes(b"PK\x03\x04 something else")
+    with pytest.raises(ModelLoadError, match=r"begins with b'PK.*is not a GGUF file"):
+        LlamaCppBackend.open(path)
+    whole = exported().read_bytes()
+    path.write_bytes(whole[:4] + struct.pack("<I", 99) + whole[8:])
+    with pytest.raises(ModelLoadError, match="newer GGUF version"):
+        LlamaCppBackend.open(path)
+    assert LlamaCppBackend.accepts(path)
+    assert LlamaCppBackend.accepts("anything.gguf")
+    assert not LlamaCppBackend.accepts(tmp_path)
+
+
+def test_damaged_metadata_is_refused_before_llama_cpp_sees_it(exported: Exported, tmp_path: Path) -> None:
+    path, whole = tmp_path / "model.gguf", exported().read_bytes()
+    for old, new, reason in (
+        (b"qwen3.block_count", b"qwen3.block_counT", "has None layers"),
+        (b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenS", "no architecture or no tokens"),
+        (b"<|reserved_7|>", b"<|reserved_8|>", "same token twice"),
+        (b"zip_introspect.version", b"zip_introspect.versioN", r"lacks zip_introspect\.version"),
+    ):
+        assert whole.count(old) == 1
+        path.write_bytes(whole.replace(old, new))
+        with pytest.raises((ModelLoadError, GridError), match=reason):
+            LlamaCppBackend.open(path)
+    bomb = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q1sI", 1, b"a", 9) + struct.pack("<IQ", 0, 2**30)
+    path.write_bytes(bomb)
+    with pytest.raises(ModelLoadError, match="ends before byte"):
+        LlamaCppBackend.open(path)
+    nested = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q1sI", 1, b"a", 9) + b"\x09\0\0\0\x01" * 5000
+    path.write_bytes(nested)
+    with pytest.raises(ModelLoadError, match=r"cut short, damaged"):
+        LlamaCppBackend.open(path)
+
+
+def test_a_grid_that_does_not_fit_is_refused(exported: Exported, grid: JointGrid) -> None:
+    beyond = JointGrid.paper(grid.first_reserved + 10)
+    with pytest.raises(ReservedTokensError, match="grid needs ids"):
+        LlamaCppBackend.open(exported(), grid=beyond)
+
+
+def test_a_file_without_a_grid_names_the_way_to_one(exported: Exported, tmp_path: Path, grid: JointGrid) -> None:
+    bare = tmp_path / "bare.gguf"
+    whole = exported().read_bytes()
+    bare.write_bytes(whole.replace(b"zip_introspect.", b"zip_introspecT."))
+    with pytest.raises(GridError, match=r"zip-introspect attach-grid bare\.gguf"):
+        LlamaCppBackend.open(bare)
+    attached = tmp_path / "attached.gguf"
+    GgufExporter().attach_grid(bare, grid, attached)
+    backend = LlamaCppBackend.open(attached, cells=256)
+    assert backend.grid == grid
+    backend.close()
+    with pytest.raises(GridError, match="is the file itself"):
+        GgufExporter().attach_grid(bare, grid, bare)
+    grid.save(tmp_path)
+    backend = LlamaCppBackend.open(bare, cells=256)
+    assert backend.grid == grid
+    backend.close()
+
+
+def test_other_architectures_are_told_the_way_round(
+    make_model: Any, tokenizer: Any, grid: JointGrid, tmp_path: Path
+) -> None:
+    make_model("gemma3").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    grid.save(tmp_path)
+    with pytest.raises(ModelLoadError, match=r"Gemma3ForCausalLM.*convert_hf_to_gguf\.py.*attach-grid"):
+        GgufExporter().export(tmp_path, tmp_path / "out.gguf", "f32")
+    with pytest.raises(ModelLoadError, match="type is 'q3'; expected one of f32"):
+        GgufExporter().export(tmp_path, tmp_path / "out.gguf", "q3")
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("kind", GgufExporter.types)
+def test_every_type_of_weights_gives_joints_near_the_exact_ones(kind: str, exported: Exported, grid: JointGrid) -> None:
+    found = []
+    for type_ in ("f32", kind):
+        backend = LlamaCppBackend.open(exported("llama", type_), cells=256)
+        (prompt,) = backend.prefill([backend.encode("Solve 3*x+16=31")])
+        found.append(joint.from_logits(prompt.reserved_logits, grid))
+        assert backend.info.dtype in {type_, "f16"}, "rows that no block fits are kept in f16"
+        backend.close()
+    assert np.abs(found[0] - found[1]).sum() / 2 < 0.2
+
+
+def test_a_begin_of_sequence_token_comes_once(make_model: Any, tokenizer: Any, grid: JointGrid, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    begun = AutoTokenizer.from_pretrained(tmp_path)
+    begun.bos_token = begun.pad_token
+    begun.chat_template = "{{ bos_token }}" + begun.chat_template
+    begun.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begun.bos_token} $A", special_tokens=[(begun.bos_token, begun.bos_token_id)]
+    )
+    begun.save_pretrained(tmp_path)
+    make_model("llama").save_pretrained(tmp_path)
+    grid.save(tmp_path)
+    GgufExporter().export(tmp_path, tmp_path / "begun.gguf", "f32")
+    ours, theirs = LlamaCppBackend.open(tmp_path / "begun.gguf", cells=256), TransformersBackend.open(tmp_path)
+    for chat in (True, False):
+        tokens = ours.encode("Solve 3*x+16=31", chat=chat)
+        assert tokens == theirs.encode("Solve 3*x+16=31", chat=chat)
+        assert tokens[0] == begun.bos_token_id != tokens[1]
+    ours.close()
+
+
+def test_a_grid_is_attached_to_files_of_any_alignment_and_arrays_may_be_empty(tmp_path: Path, grid: JointGrid) -> None:
+    source, target = tmp_path / "odd.gguf", tmp_path / "out.gguf"
+    writer = GGUFWriter(source, arch="qwen3")
+    writer.add_custom_alignment(128)
+    writer.add_token_list([f"t{number}" for number in range(grid.first_reserved + grid.num_cells)])
+    writer.add_eos_token_id(0)
+    writer.add_array("odd.numbers", [1.5, -2.0])
+    writer.add_string("odd.name", "\N{SNOWMAN}")
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in (("a", (3, 5)), ("b", (7,)))}
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    GgufExporter().attach_grid(source, grid, target)
+    copy = gguf_file.read(target)
+    assert gguf_file.grid_of(copy, target) == grid
+    assert copy.alignment == 128
+    assert gguf_file.value(copy, "odd.name") == "\N{SNOWMAN}"
+    assert gguf_file.value(copy, "odd.numbers") == [1.5, -2.0]
+    for tensor in copy.tensors:
+        np.testing.assert_array_equal(tensor.data, tensors[tensor.name])
+    other = JointGrid.paper(grid.first_reserved, startup=16)
+    GgufExporter().attach_grid(target, other, tmp_path / "again.gguf")
+    again = tmp_path / "again.gguf"
+    assert gguf_file.grid_of(gguf_file.read(again), again) == other, "an older grid is replaced"
+
+
+def test_the_quick_reader_reads_what_the_library_reads(exported: Exported) -> None:
+    ours, theirs = gguf_file.read(exported("lfm2")), GGUFReader(exported("lfm2"))
+    assert ours.fields.keys() == theirs.fields.keys()
+    for name, field in theirs.fields.items():
+        assert gguf_file.value(ours, name) == field.contents()
+    for one, other in zip(ours.tensors, theirs.tensors, strict=True):
+        assert one.name == other.name
+        np.testing.assert_array_equal(one.data, other.data)
+
+
+@pytest.mark.parametrize(
+    ("field", "new", "reason"),
+    [
+        ("qwen3.rope.dimension_count", struct.pack("<I", 0), "rotates 0 numbers of each head, which has 8"),
+        ("qwen3.rope.dimension_count", struct.pack("<I", 2**20), "rotates 1048576 numbers"),
+        ("qwen3.rope.dimension_count", struct.pack("<I", 7), "an even number"),
+        ("qwen3.attention.layer_norm_rms_epsilon", struct.pack("<f", float("nan")), "rms_epsilon nan"),
+        ("qwen3.attention.layer_norm_rms_epsilon", struct.pack("<f", -1.0), r"rms_epsilon -1\.0"),
+    ],
+)
+def test_what_llama_cpp_would_stop_the_process_for_is_refused(
+    field: str, new: bytes, reason: str, exported: Exported, tmp_path: Path
+) -> None:
+    whole, path = exported().read_bytes(), tmp_path / "hostile.gguf"
+    at = whole.index(field.encode()) + len(field) + 4  # after the name comes the type
+    path.write_bytes(whole[:at] + new + whole[at + len(new) :])
+    with pytest.raises(ModelLoadError, match=reason):
+        LlamaCppBackend.open(path)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "lfm2"])
+def test_no_damage_stops_the_process(architecture: str, exported: Exported, tmp_path: Path) -> None:
+    command = [sys.executable, open_damaged.__file__, str(exported(architecture, "q8_0")), str(tmp_path / "d.gguf")]
+    done = subprocess.run([*command, "150", "7"], capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, (done.stdout.splitlines()[-1:], done.stderr[-2000:])
+    assert len(done.stdout.splitlines()) == 150
