@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,24 @@ from zip_introspect.demo.equations import TIERS, parse
 from zip_introspect.llm import DEMO_MODEL
 
 
-@pytest.fixture(scope="module")
-def llm() -> Iterator[IntrospectiveLLM]:
-    with IntrospectiveLLM.demo() as opened:
+def needs(backend: str) -> Any:
+    missing = backend == "llama-cpp" and find_spec("llama_cpp") is None
+    return pytest.param(backend, marks=pytest.mark.skipif(missing, reason="the extra llama-cpp is not installed"))
+
+
+BACKENDS = [needs("transformers"), needs("llama-cpp")]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def llm(request: pytest.FixtureRequest) -> Iterator[IntrospectiveLLM]:
+    with IntrospectiveLLM.demo(backend=request.param) as opened:
+        assert opened.info.backend == request.param
         yield opened
 
 
-@pytest.fixture(scope="module")
-def shown() -> list[dict[str, Any]]:
-    done = CliRunner().invoke(app, ["demo", "--json"])
+@pytest.fixture(scope="module", params=BACKENDS)
+def shown(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    done = CliRunner().invoke(app, ["demo", "--json", "--backend", request.param])
     assert done.exit_code == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
@@ -55,7 +65,7 @@ def test_the_demo_finds_a_right_answer_and_is_least_sure_of_the_question_to_doub
 
 
 def test_the_demo_says_what_was_expected_used_and_why_it_stopped() -> None:
-    done = CliRunner().invoke(app, ["demo"])
+    done = CliRunner().invoke(app, ["demo"])  # the quickest backend that is installed
     assert done.exit_code == 0, done.stderr
     for word in ("answer", "confidence", "expected", "used", "started", "paused", "dropped", "finished", "stopped"):
         assert done.stdout.count(word) >= len(QUESTIONS)
@@ -85,6 +95,13 @@ def test_what_is_no_equation_gets_an_answer_that_says_so(llm: IntrospectiveLLM) 
     assert out.answer is None
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ask_uses_the_embedded_model_under_the_backend_that_is_named(backend: str) -> None:
+    done = CliRunner().invoke(app, ["ask", QUESTIONS[0][1], "--backend", backend, "--json"])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["answer"] == "5"
+
+
 def test_inspect_finds_the_embedded_model_ready() -> None:
     done = CliRunner().invoke(app, ["inspect", str(DEMO_MODEL), "--json"])
     assert done.exit_code == 0, done.stderr
@@ -96,4 +113,4 @@ def test_inspect_finds_the_embedded_model_ready() -> None:
 
 def test_the_embedded_model_is_in_the_package_as_plain_data() -> None:
     kinds = {file.suffix for file in Path(DEMO_MODEL).iterdir() if file.is_file()}
-    assert kinds <= {".json", ".safetensors", ".jinja", ".md"}
+    assert kinds <= {".json", ".safetensors", ".jinja", ".gguf"}

@@ -6,6 +6,7 @@ import typer
 
 from zip_introspect.cli.ask import ask
 from zip_introspect.cli.demo import demo
+from zip_introspect.cli.export import attach_grid, export
 from zip_introspect.cli.inspect import inspect
 from zip_introspect.cli.version import version
 
@@ -15,5 +16,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (ask, inspect, demo, version):
+for command in (ask, inspect, demo, attach_grid, version):
     app.command()(command)
+app.add_typer(export, name="export")

@@ -21,7 +21,7 @@ _SEARCH, _SAMPLING = "Search", "Sampling"
 def ask(
     prompt: Annotated[str, typer.Argument(help="The question; - reads it from stdin.")],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Directory or hub id. (default: the embedded model)")
+        str | None, typer.Option("--model", "-m", help="Directory, .gguf file or hub id. (default: the embedded model)")
     ] = None,
     backend: Annotated[str | None, typer.Option(help="The backend. (default: inferred from the model)")] = None,
     budget: Annotated[

@@ -9,9 +9,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from zip_introspect.backend import InstalledBackends
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.session import follow, open_llm
 from zip_introspect.cli.summary import print_summary
+from zip_introspect.errors import BackendNotInstalledError
 
 QUESTIONS: tuple[tuple[str, str], ...] = (
     ("1 of 5: one step", "What x makes 3*x+16=31 true?"),
@@ -26,13 +28,16 @@ QUESTIONS: tuple[tuple[str, str], ...] = (
 
 def demo(
     seed: Annotated[int, typer.Option(help="Fixes the result.")] = 0,
+    backend: Annotated[
+        str | None, typer.Option(help="The backend. (default: llama-cpp where it is installed, as it starts quickest)")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Ask the embedded model an equation of each difficulty, and one that it should not be sure of."""
     with reporting(debug):
         console = None if as_json else Console()
-        llm = open_llm(None, None)
+        llm = open_llm(None, backend or _quickest())
         results = []
         for title, question in QUESTIONS:
             if console is not None:
@@ -46,3 +51,12 @@ def demo(
                 console.print()
         if console is None:
             typer.echo(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _quickest() -> str | None:
+    """llama.cpp where it is installed; else None, the usual backend."""
+    try:
+        InstalledBackends().load("llama-cpp")
+    except BackendNotInstalledError:
+        return None
+    return "llama-cpp"

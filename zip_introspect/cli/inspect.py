@@ -21,7 +21,7 @@ _RUNS_SHOWN = 3
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(help="Directory or hub id of a model.")],
+    model: Annotated[str, typer.Argument(help="Directory, .gguf file or hub id of a model.")],
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

@@ -6,11 +6,13 @@ import json
 import math
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zip_introspect.errors import BackendNotInstalledError, GridError, ModelLoadError, ReservedTokensError
+from zip_introspect.exporting import exporter
 from zip_introspect.grid import FILE_NAME, JointGrid
 
 MIN_BINS, MAX_BINS = 2, 8  # on each axis of a proposed grid; 8 x 8 is the paper's (A.1)
@@ -38,7 +40,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What the headers of the safetensors files say."""
+    """What the headers of the model's files say."""
 
     files: int
     bytes: int
@@ -93,8 +95,6 @@ def locate(model: str) -> Path:
     path = Path(model).expanduser()
     if model and path.is_dir():
         return path
-    if path.is_file():
-        raise ModelLoadError(f"{model!r} is a file; expected a model's directory, with config.json in it, or a hub id.")
     if not _HUB_ID.fullmatch(model) or model.startswith("."):
         raise ModelLoadError(f"{model!r} does not exist; expected a model's directory or a hub id. Check the path.")
     try:
@@ -120,6 +120,9 @@ def read(model: str) -> ModelFacts:
     Raises:
         ModelLoadError: no such model, or files that are no model's.
     """
+    file = Path(model).expanduser()
+    if file.is_file():
+        return _read_file(model, file)
     folder = locate(model)
     config = _read_json(folder / "config.json")
     if config is None:
@@ -147,6 +150,34 @@ def read(model: str) -> ModelFacts:
         weights=weights,
         grid=grid,
         problems=(*problems, *(weights.problems if weights else ())),
+    )
+
+
+def _read_file(model: str, file: Path) -> ModelFacts:
+    """A model that is one file, as the package that writes such files reads it."""
+    with file.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise ModelLoadError(
+                f"{model!r} is a file, and not a GGUF one; expected a model's directory, with config.json in it, "
+                "a .gguf file or a hub id."
+            )
+    reader = exporter("gguf")
+    said = reader.describe(file)
+    grid, problems = _fitting(lambda: reader.grid(file), said.rows, said.eos_token_ids)
+    return ModelFacts(
+        model=model,
+        architecture=said.architecture,
+        layers=said.layers,
+        hidden_size=said.hidden_size,
+        max_context=said.max_context,
+        head_rows=said.rows,
+        tokens=len(said.tokens),
+        eos_token_ids=said.eos_token_ids,
+        chat_template=said.chat_template,
+        runs=find_runs(said.tokens, said.rows, said.eos_token_ids),
+        weights=Weights(1, said.bytes, said.parameters, said.dtypes, said.rows, ()),
+        grid=grid,
+        problems=problems,
     )
 
 
@@ -194,14 +225,21 @@ def _eos_token_ids(folder: Path, *configs: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _read_grid(folder: Path, head_rows: int, eos: tuple[int, ...]) -> tuple[JointGrid | None, tuple[str, ...]]:
-    if not (folder / FILE_NAME).exists():
-        return None, ()
+    there = (folder / FILE_NAME).exists()
+    return _fitting(lambda: JointGrid.load(folder) if there else None, head_rows, eos)
+
+
+def _fitting(
+    load: Callable[[], JointGrid | None], head_rows: int, eos: tuple[int, ...]
+) -> tuple[JointGrid | None, tuple[str, ...]]:
+    """A model's grid, and what is wrong with it."""
     try:
-        grid = JointGrid.load(folder)
+        grid = load()
     except GridError as error:
         return None, (str(error),)
     try:
-        grid.check_fits(head_rows, eos)
+        if grid is not None:
+            grid.check_fits(head_rows, eos)
     except ReservedTokensError as error:
         return grid, (str(error),)
     return grid, ()

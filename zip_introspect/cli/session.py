@@ -33,7 +33,7 @@ def open_llm(model: str | None, backend: str | None) -> IntrospectiveLLM:
         # Bars for loading and downloading are for people who wait for a large model. Frameworks read this at import.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if model is None:
-        return IntrospectiveLLM.demo()
+        return IntrospectiveLLM.demo(backend=backend)
     return IntrospectiveLLM.from_pretrained(model, backend=backend)
 
 
