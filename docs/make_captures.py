@@ -42,7 +42,7 @@ def fill(text: str, name: str, block: str) -> str:
 
 def main() -> None:
     """Capture the session and the search."""
-    session = "\n".join(line.rstrip() for line in run("demo").splitlines()).strip()
+    session = "\n".join(line.rstrip() for line in run("demo", "--backend", "transformers").splitlines()).strip()
     readme = ROOT / "README.md"
     block = f"\n```text\n$ zip-introspect demo\n{session}\n```\n\n"
     text = fill(readme.read_text(encoding="utf-8"), "session", block)

@@ -1,4 +1,4 @@
-"""Write the tables of configuration.md and errors.md from the code: `python docs/make_tables.py [--check]`."""
+"""Write the tables of the docs' pages from the code: `python docs/make_tables.py [--check]`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from zip_introspect import Budget, GenerationConfig, ZipIntrospectError, errors
 from zip_introspect.config import Settings
+from zip_introspect_llama_cpp import LlamaCppOptions
 
 DOCS = Path(__file__).parent
 END = "<!-- end -->"
@@ -43,6 +44,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "Budget": lambda: settings_table(Budget),
     },
     "errors.md": {"errors": errors_table},
+    "llama-cpp.md": {"LlamaCppOptions": lambda: settings_table(LlamaCppOptions)},
 }
 
 
