@@ -29,7 +29,7 @@ def exact() -> Iterator[IntrospectiveLLM]:
 
 @pytest.fixture(scope="module")
 def shipped() -> Iterator[IntrospectiveLLM]:
-    with IntrospectiveLLM.demo(backend="llama-cpp") as llm:
+    with IntrospectiveLLM.demo(backend="llama-cpp", threads=1) as llm:
         yield llm
 
 
@@ -42,7 +42,7 @@ def test_in_float32_logits_joints_and_greedy_texts_are_those_of_transformers(
     exact: IntrospectiveLLM, prompts: list[list[int]], tmp_path: Path
 ) -> None:
     GgufExporter().export(DEMO_MODEL, tmp_path / "abacus.gguf", "f32")
-    with IntrospectiveLLM.from_pretrained(tmp_path / "abacus.gguf") as llm:
+    with IntrospectiveLLM.from_pretrained(tmp_path / "abacus.gguf", threads=1) as llm:
         assert llm.info.dtype == "f32"
         found = agreement(exact.backend, llm.backend, prompts, steps=200)
     assert found.prefixes > 10 * COMPARED
