@@ -36,6 +36,8 @@ class Architecture:
             "use_sliding_window": bool(getattr(config, "use_sliding_window", False)),
             "hidden_act": getattr(config, "hidden_act", "silu") != "silu",
             "partial_rotary_factor": (config.rope_parameters or {}).get("partial_rotary_factor", 1.0) != 1.0,
+            "quantization_config": getattr(config, "quantization_config", None) is not None,
+            "attention_bias": bool(getattr(config, "attention_bias", False)) and self.arch == MODEL_ARCH.QWEN3,
             "conv_bias": bool(getattr(config, "conv_bias", False)),
             "rope_parameters": rope_factors(config) is not None and self.arch != MODEL_ARCH.LLAMA,
         }

@@ -6,6 +6,7 @@ reserved logits are read, and masked, in llama.cpp's own buffer.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -39,6 +40,7 @@ class LlamaCppBackend(Backend):
         self.grid = grid
         self._model = model
         self._context = Context(model, options)
+        self._free = weakref.finalize(self, _free, self._context, model)  # where nobody closes it
         self._residents = Residents(self._context, options.max_sequences, whole=model.whole)
         self._prompts = PromptEncoder(model, grid.reserved_token_ids)
         self._reserved = slice(grid.first_reserved, grid.first_reserved + grid.num_cells)
@@ -98,8 +100,7 @@ class LlamaCppBackend(Backend):
         ids = [self._residents.add(sample) for sample in samples]
         try:
             with self._residents.recovering(samples):
-                for _ in self._residents.groups(samples, [0] * len(samples)):
-                    pass
+                self._compute(samples)
             return [
                 Prefilled(identity, self._after_prompt(number, sample))
                 for number, (identity, sample) in enumerate(zip(ids, samples, strict=True))
@@ -142,14 +143,26 @@ class LlamaCppBackend(Backend):
     def close(self) -> None:
         """Free the cells and the weights."""
         self._residents.clear()
-        self._context.close()
-        self._model.close()
+        self._free()
+
+    def _compute(self, samples: Sequence[Held]) -> None:
+        """The logits after prompts; one by one where some are not finite, so that it is known which."""
+        for _ in self._residents.groups(samples, [0] * len(samples)):
+            pass
+        if all(_finite(sample) for sample in samples):
+            return
+        for sample in samples:
+            self._residents.scrub()
+            sample.logits = None
+            for _ in self._residents.groups([sample], [0]):
+                pass
+            if not _finite(sample):
+                self._residents.scrub()
+                break  # the others will not be asked for
 
     def _after_prompt(self, number: int, sample: Held) -> NDArray[np.float32]:
         """The reserved logits after a prompt, masked out of what will be sampled from."""
-        if sample.logits is None:
-            raise AssertionError("a prompt was computed without its logits")
-        if not np.isfinite(sample.logits).all():
+        if sample.logits is None or not _finite(sample):
             raise NonFiniteLogitsError(
                 f"the logits after prompt {number} ({len(sample.tokens)} tokens) hold NaN or infinity; expected "
                 f"finite numbers. Check the model's weights, or export it in another type."
@@ -159,6 +172,21 @@ class LlamaCppBackend(Backend):
         return reserved
 
     def _run(self, group: Sequence[Held], budgets: Sequence[int]) -> list[Run]:
+        runs = self._decode(group, budgets)
+        if not any(run.broken for run in runs):
+            return runs
+        self._residents.scrub()
+        if len(group) == 1:
+            return runs
+        # What is not finite in one sample's cells reaches the others: only alone is it known whose it is.
+        runs = []
+        for sample, budget in zip(group, budgets, strict=True):
+            for alone in self._residents.groups([sample], [budget]):
+                runs += self._run(alone, [budget])
+            self._residents.evict(sample)  # its cells are ahead of its tokens, so nobody may share them
+        return runs
+
+    def _decode(self, group: Sequence[Held], budgets: Sequence[int]) -> list[Run]:
         return decoding.run(self._context, group, budgets, self._reserved, frozenset(self.info.eos_token_ids))
 
     def _account(self, sample: Held, run: Run) -> None:
@@ -174,3 +202,12 @@ class LlamaCppBackend(Backend):
         if run is None:
             return Advanced(np.zeros(0, np.int32), np.zeros((0, self.grid.num_cells), np.float32), finished=False)
         return Advanced(run.tokens, run.reserved, run.finished, run.broken)
+
+
+def _free(context: Context, model: Model) -> None:
+    context.close()
+    model.close()
+
+
+def _finite(sample: Held) -> bool:
+    return sample.logits is not None and bool(np.isfinite(sample.logits).all())

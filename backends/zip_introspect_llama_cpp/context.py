@@ -9,9 +9,9 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from zip_introspect.errors import BackendError
+from zip_introspect.errors import BackendError, ModelLoadError
 from zip_introspect_llama_cpp.model import LOG, Model
-from zip_introspect_llama_cpp.options import CacheType, LlamaCppOptions
+from zip_introspect_llama_cpp.options import CacheType, LlamaCppOptions, free_memory
 
 _TYPES: dict[CacheType, tuple[int, float]] = {
     "f32": (llama_cpp.GGML_TYPE_F32, 4),
@@ -50,13 +50,22 @@ class Context:
         params.no_perf = True
         if options.flash_attention is not None or cache == "f32":
             params.flash_attn_type = int(options.flash_attention or False)
+        memory = wanted * model.bytes_per_cell(size)
+        if model.device == "cpu" and memory > free_memory():
+            raise BackendError(
+                f"{wanted} cells of {model.path} take {memory >> 20} MiB, and {free_memory() >> 20} MiB of memory are "
+                f"free. Open the model with fewer cells."
+            )
         LOG.listen()
         self._handle = llama_cpp.llama_init_from_model(model.handle, params)
-        if not self._handle or not llama_cpp.llama_get_memory(self._handle):
+        if not self._handle:
             raise BackendError(
-                f"llama.cpp cannot make a context of {wanted} cells for {model.path}: {LOG.said()}. "
-                f"Open the model with fewer cells, slots or gpu_layers."
+                f"llama.cpp cannot make a context of {wanted} cells ({memory >> 20} MiB) for {model.path}: "
+                f"{LOG.said()}. Open the model with fewer cells, slots or gpu_layers."
             )
+        if not llama_cpp.llama_get_memory(self._handle):
+            self.close()
+            raise ModelLoadError(f"{model.path} keeps no state from token to token; expected a model that writes text")
         self._memory = llama_cpp.llama_get_memory(self._handle)
         self._vocab_size = model.vocab_size
         self.cells = int(llama_cpp.llama_n_ctx(self._handle))
@@ -161,6 +170,11 @@ class Context:
         """Empty a slot; cells that no other slot holds become free."""
         if self._handle:
             llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def clear(self) -> None:
+        """Empty every slot, and wipe the cells: what is not finite in them would reach others through the mask."""
+        if self._handle:
+            llama_cpp.llama_memory_clear(self._memory, True)
 
     def close(self) -> None:
         """Free the cells."""

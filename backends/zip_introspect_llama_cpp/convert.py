@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ TYPES = {
     "q4_1": (GGMLQuantizationType.Q4_1, LlamaFileType.MOSTLY_Q4_1),
     "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
 }
+_FLOATS = ("F32", "F16", "BF16")
 OTHERWISE = (
     "Convert it with llama.cpp's own convert_hf_to_gguf.py, then run: zip-introspect attach-grid FILE.gguf grid.json"
 )
@@ -77,7 +79,8 @@ def convert(model: Path, target: Path, kind: str, grid: JointGrid | None = None)
         raise ModelLoadError(f"{model} cannot be exported: {' '.join(str(error).split())}. {OTHERWISE}") from error
     finally:
         writer.close()
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _configuration(model: Path) -> tuple[Any, Architecture]:
@@ -133,20 +136,32 @@ def _places(model: Path, config: Any, architecture: Architecture) -> tuple[dict[
     """llama.cpp's name of every tensor of a checkpoint that is whole, and the width of its feed-forward layers."""
     names = gguf.get_tensor_name_map(architecture.arch, config.num_hidden_layers)
     with torch.device("meta"):
-        expected = set(AutoModelForCausalLM.from_config(config).state_dict())
+        expected = {
+            name: list(item.shape) for name, item in AutoModelForCausalLM.from_config(config).state_dict().items()
+        }
     if config.tie_word_embeddings:
-        expected.discard("lm_head.weight")
+        expected.pop("lm_head.weight", None)
     places: dict[str, str] = {}
     feed_forward = 0
     for file in _files(model):
-        for name in expected.intersection(file.keys()):
+        for name in file.keys():  # noqa: SIM118, not a mapping
+            if name not in expected and name != "lm_head.weight" and not name.endswith("rotary_emb.inv_freq"):
+                raise ModelLoadError(f"its tensor {name} is not one of its architecture's; is it quantised?")
+            if name not in expected:
+                continue
+            part = file.get_slice(name)
+            if part.get_shape() != expected[name] or part.get_dtype() not in _FLOATS:
+                raise ModelLoadError(
+                    f"its tensor {name} is {part.get_dtype()} of shape {part.get_shape()}; expected one of "
+                    f"{', '.join(_FLOATS)} of shape {expected[name]}"
+                )
             known = names.get_name(name, try_suffixes=(".weight", ".bias"))
             if known is None:
                 raise ModelLoadError(f"llama.cpp has no place for its tensor {name}")
             places[name] = known
             if known.endswith("ffn_gate.weight"):
-                feed_forward = file.get_slice(name).get_shape()[0]
-    if missing := sorted(expected - places.keys()):
+                feed_forward = part.get_shape()[0]
+    if missing := sorted(expected.keys() - places.keys()):
         raise ModelLoadError(f"{len(missing)} tensors are missing from its *.safetensors, such as {missing[0]}")
     return places, feed_forward
 
@@ -193,9 +208,12 @@ def _write_tokenizer(writer: GGUFWriter, model: Path, config: Any, grid: JointGr
     writer.add_token_types(kinds)
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in content["model"]["merges"]])
     ends = _eos_ids(model, config)
-    if not ends or len(ends) > 2:
-        raise ModelLoadError(f"it ends its sequences with tokens {ends}; a GGUF file names one or two")
-    for add, number in zip((writer.add_eos_token_id, writer.add_eot_token_id), ends, strict=False):
+    ends.sort(key=lambda number: number != tokenizer.eos_token_id)  # the first is what chat templates call eos_token
+    if not 1 <= len(ends) <= 3:
+        raise ModelLoadError(f"it ends its sequences with tokens {ends}; a GGUF file names one to three")
+    for add, number in zip(
+        (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), ends, strict=False
+    ):
         add(number)
     for add, named in (
         (writer.add_bos_token_id, tokenizer.bos_token_id),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zip_introspect.errors import BackendNotInstalledError
 from zip_introspect.exporting import Description
 from zip_introspect.grid import JointGrid
 from zip_introspect_llama_cpp import gguf_file
@@ -16,7 +17,13 @@ class GgufExporter:
 
     def export(self, model: Path, target: Path, kind: str, grid: JointGrid | None = None) -> None:
         """As `convert.convert`."""
-        from zip_introspect_llama_cpp.convert import convert
+        try:
+            from zip_introspect_llama_cpp.convert import convert
+        except ModuleNotFoundError as error:
+            raise BackendNotInstalledError(
+                f"converting a checkpoint needs the module {error.name!r}, which is not installed. "
+                f'Install it with: pip install "zip-introspect[llama-cpp,transformers]"'
+            ) from error
 
         convert(model, target, kind, grid)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from zip_introspect.grid import FILE_NAME, JointGrid
 MAGIC = b"GGUF"
 _MOST_LAYERS = 512  # llama.cpp's own limit
 _GRID_PREFIX = "zip_introspect."
+_ENDS = (Keys.Tokenizer.EOS_ID, Keys.Tokenizer.EOT_ID, Keys.Tokenizer.EOM_ID)
+# Architectures whose graphs in llama.cpp assert that positions rotate whole heads.
+_ROTATE_WHOLE_HEADS = frozenset(
+    "apertus arcee arctic baichuan chameleon codeshell cogvlm dbrx deci deepseek dots1 dream ernie4_5 ernie4_5-moe "  # noqa: SIM905
+    "exaone exaone-moe exaone4 falcon granite granitemoe grok grovemoe hunyuan-moe hunyuan_vl internlm2 jais2 llada "
+    "llada-moe llama llama4 maincoder minimax-m2 mistral3 nemotron olmo olmo2 olmoe orion paddleocr pangu-embedded "
+    "plamo qwen2 qwen2moe qwen2vl qwen3 qwen3moe qwen3vl qwen3vlmoe rnd1 seed_oss smallthinker smollm3 starcoder2 "
+    "xverse".split()
+)
 
 
 class _Reader(GGUFReader):  # type: ignore[misc]
@@ -90,7 +100,6 @@ def describe(path: Path) -> Description:
     architecture, tokens = check_text_model(reader, path)
     kinds = value(reader, Keys.Tokenizer.TOKEN_TYPE) or []
     unused = {number for number, kind in enumerate(kinds) if kind == TokenType.UNUSED}
-    ends = [value(reader, key) for key in (Keys.Tokenizer.EOS_ID, Keys.Tokenizer.EOT_ID)]
 
     def number(key: str) -> int | None:
         found = value(reader, key.format(arch=architecture))
@@ -103,7 +112,7 @@ def describe(path: Path) -> Description:
         max_context=number(Keys.LLM.CONTEXT_LENGTH),
         rows=len(tokens),
         tokens={number: text for number, text in enumerate(tokens) if number not in unused},
-        eos_token_ids=tuple(int(end) for end in ends if end is not None),
+        eos_token_ids=_ends(reader),
         chat_template=value(reader, Keys.Tokenizer.CHAT_TEMPLATE) is not None,
         bytes=path.stat().st_size,
         parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
@@ -156,9 +165,8 @@ def check(reader: GGUFReader, path: Path, grid: JointGrid) -> None:
         ReservedTokensError: the grid does not fit the vocabulary.
     """
     architecture, tokens = check_text_model(reader, path)
-    if int(value(reader, Keys.Split.LLM_KV_SPLIT_COUNT) or 1) > 1:
-        raise ModelLoadError(f"{path} is one of several parts; join them with llama-gguf-split --merge")
-    if len(set(tokens)) != len(tokens):
+    # llama.cpp names empty tokens before it compares them.
+    if len({token or number for number, token in enumerate(tokens)}) != len(tokens):
         raise ModelLoadError(f"{path} has the same token twice in its vocabulary; it is damaged")
     layers = value(reader, Keys.LLM.BLOCK_COUNT.format(arch=architecture))
     if not isinstance(layers, int) or not 0 < layers <= _MOST_LAYERS:
@@ -173,7 +181,16 @@ def check_text_model(reader: GGUFReader, path: Path) -> tuple[str, list[str]]:
     tokens = value(reader, Keys.Tokenizer.LIST)
     if not isinstance(architecture, str) or not isinstance(tokens, list) or not tokens:
         raise ModelLoadError(f"{path} names no architecture or no tokens; expected a language model, not a part of one")
+    parts = value(reader, Keys.Split.LLM_KV_SPLIT_COUNT)
+    if parts is not None and parts not in (0, 1):
+        raise ModelLoadError(f"{path} is one of {parts} parts; join them with llama-gguf-split --merge")
     return architecture, tokens
+
+
+def _ends(reader: GGUFReader) -> tuple[int, ...]:
+    """The ids that end a sequence, as far as the file names them."""
+    found = (value(reader, key) for key in _ENDS)
+    return tuple(dict.fromkeys(end for end in found if isinstance(end, int)))
 
 
 def _check_attention(reader: GGUFReader, path: Path, architecture: str) -> None:
@@ -187,13 +204,15 @@ def _check_attention(reader: GGUFReader, path: Path, architecture: str) -> None:
     if length is None and isinstance(heads, int) and isinstance(width, int) and heads > 0:
         length = width // heads
     rotated = read(Keys.Rope.DIMENSION_COUNT)
-    if rotated is not None and length and not (0 < rotated <= length and rotated % 2 == 0):
-        raise ModelLoadError(
-            f"{path} rotates {rotated} numbers of each head, which has {length}; expected an even number up to that"
-        )
+    if rotated is not None and isinstance(length, int) and length > 0:
+        whole = architecture in _ROTATE_WHOLE_HEADS
+        fits = isinstance(rotated, int) and (rotated == length if whole else 0 < rotated <= length)
+        if not fits or rotated % 2:
+            expected = f"all {length}" if whole else f"an even number up to {length}"
+            raise ModelLoadError(f"{path} rotates {rotated} numbers of each head; expected {expected}")
     for key in (Keys.Attention.LAYERNORM_EPS, Keys.Attention.LAYERNORM_RMS_EPS):
         epsilon = read(key)
-        if epsilon is not None and not 0 <= epsilon < math.inf:
+        if epsilon is not None and not (isinstance(epsilon, float) and 0 <= epsilon < math.inf):
             raise ModelLoadError(f"{path} has {key.format(arch=architecture)} {epsilon}; expected 0 or a small number")
 
 
@@ -217,19 +236,21 @@ def attach_grid(source: Path, grid: JointGrid, target: Path) -> None:
     if target.resolve() == source.resolve():
         raise GridError(f"{target} is the file itself; expected another name, as the grid is attached to a copy")
     reader = read(source)
-    tokens = reader.get_field(Keys.Tokenizer.LIST)
-    eos = value(reader, Keys.Tokenizer.EOS_ID)
-    if tokens is not None:
-        grid.check_fits(len(tokens.data), [] if eos is None else [int(eos)])
+    architecture, tokens = check_text_model(reader, source)
+    grid.check_fits(len(tokens), _ends(reader))
     partial = target.with_suffix(".partial")
-    writer = GGUFWriter(partial, arch=str(value(reader, Keys.General.ARCHITECTURE)), endianess=reader.endianess)
+    writer = GGUFWriter(partial, arch=architecture, endianess=reader.endianess)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         _copy(reader, grid, writer)
         _verify(reader, read(partial), grid, partial)
         partial.replace(target)
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{target} cannot be written from {source}: {error}") from error
     finally:
         writer.close()
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _copy(reader: GGUFReader, grid: JointGrid, writer: GGUFWriter) -> None:

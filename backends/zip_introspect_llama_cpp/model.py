@@ -78,6 +78,9 @@ class Model:
                 f"knows; export it again, or upgrade llama-cpp-python ({llama_cpp.__version__})."
             )
         self.handle = handle
+        if llama_cpp.llama_model_has_encoder(handle):
+            self.close()
+            raise ModelLoadError(f"{path} is a model with an encoder; expected one that only goes on from its text")
         self.vocab = llama_cpp.llama_model_get_vocab(handle)
         self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
         # Where a file names none, llama.cpp assumes those of GPT-2, whatever these tokens are here.

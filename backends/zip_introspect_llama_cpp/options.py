@@ -20,7 +20,9 @@ _FEWEST_CELLS, _MOST_CELLS = 256, 1 << 24
 class LlamaCppOptions(Settings):
     """What `LlamaCppBackend.open` takes beside the model."""
 
-    max_context: int | None = Field(None, ge=2, description="Tokens of one sequence; None is what the model names.")
+    max_context: int | None = Field(
+        None, ge=2, description="Tokens of one sequence; None is what the model names. The cells limit it too."
+    )
     cells: int | None = Field(
         None,
         ge=2,
@@ -68,7 +70,7 @@ class LlamaCppOptions(Settings):
         """Cells for sequences of up to `context` tokens."""
         if self.cells is not None:
             return self.cells
-        affordable = min(_free_memory() // _MEMORY_SHARE, _MOST_BYTES) // max(bytes_per_cell, 1)
+        affordable = min(free_memory() // _MEMORY_SHARE, _MOST_BYTES) // max(bytes_per_cell, 1)
         return max(min(self.slots * context, affordable, _MOST_CELLS), _FEWEST_CELLS)
 
 
@@ -77,7 +79,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes that can be had without swapping, as the system says; a modest guess where it does not."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

@@ -115,6 +115,12 @@ class Residents(Sequences[Held]):
             self._free.append(sample.slot)
             sample.slot = sample.stem = None
 
+    def scrub(self) -> None:
+        """Take the cells from all, and wipe them: after logits that are not finite."""
+        for sample in self:
+            self.evict(sample)
+        self._context.clear()
+
     def groups(self, samples: Sequence[Held], growth: Sequence[int]) -> Iterator[list[Held]]:
         """The samples in groups that fit the cells and slots, each ready to grow by so many tokens."""
         group: list[Held] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 import sys
@@ -10,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from tests.backends import open_damaged
 from tests.backends.conftest import Exported
 from zip_introspect import joint
-from zip_introspect.errors import GridError, ModelLoadError, ReservedTokensError
+from zip_introspect.errors import BackendNotInstalledError, GridError, ModelLoadError, ReservedTokensError
 from zip_introspect.grid import JointGrid
 from zip_introspect_transformers import TransformersBackend
 
@@ -200,9 +203,9 @@ def test_the_quick_reader_reads_what_the_library_reads(exported: Exported) -> No
 @pytest.mark.parametrize(
     ("field", "new", "reason"),
     [
-        ("qwen3.rope.dimension_count", struct.pack("<I", 0), "rotates 0 numbers of each head, which has 8"),
+        ("qwen3.rope.dimension_count", struct.pack("<I", 0), "rotates 0 numbers of each head; expected all 8"),
         ("qwen3.rope.dimension_count", struct.pack("<I", 2**20), "rotates 1048576 numbers"),
-        ("qwen3.rope.dimension_count", struct.pack("<I", 7), "an even number"),
+        ("qwen3.rope.dimension_count", struct.pack("<I", 4), "rotates 4 numbers of each head; expected all 8"),
         ("qwen3.attention.layer_norm_rms_epsilon", struct.pack("<f", float("nan")), "rms_epsilon nan"),
         ("qwen3.attention.layer_norm_rms_epsilon", struct.pack("<f", -1.0), r"rms_epsilon -1\.0"),
     ],
@@ -223,3 +226,74 @@ def test_no_damage_stops_the_process(architecture: str, exported: Exported, tmp_
     done = subprocess.run([*command, "150", "7"], capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, (done.stdout.splitlines()[-1:], done.stderr[-2000:])
     assert len(done.stdout.splitlines()) == 150
+
+
+@pytest.fixture
+def checkpoint(make_model: Any, tokenizer: Any, grid: JointGrid, tmp_path: Path) -> Path:
+    make_model("qwen3").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    grid.save(tmp_path)
+    return tmp_path
+
+
+def change(file: Path, **changes: Any) -> None:
+    content = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({**content, **changes}))
+
+
+def test_three_ends_of_sequence_are_kept_and_the_tokenizers_own_comes_first(checkpoint: Path, tokenizer: Any) -> None:
+    own = tokenizer.eos_token_id
+    change(checkpoint / "generation_config.json", eos_token_id=[5, own, 7])
+    GgufExporter().export(checkpoint, checkpoint / "out.gguf", "f32")
+    backend = LlamaCppBackend.open(checkpoint / "out.gguf", cells=256)
+    assert set(backend.info.eos_token_ids) == {5, 7, own}
+    assert backend._model.eos == own
+    assert set(GgufExporter().describe(checkpoint / "out.gguf").eos_token_ids) == {5, 7, own}
+    backend.close()
+
+
+def test_what_would_become_another_model_is_not_exported(checkpoint: Path) -> None:
+    out = checkpoint / "out.gguf"
+    change(checkpoint / "config.json", quantization_config={"quant_method": "fp8"})
+    with pytest.raises(ModelLoadError, match="quantization_config"):
+        GgufExporter().export(checkpoint, out, "f32")
+    change(checkpoint / "config.json", quantization_config=None, attention_bias=True)
+    with pytest.raises(ModelLoadError, match="attention_bias=True"):
+        GgufExporter().export(checkpoint, out, "f32")
+    change(checkpoint / "config.json", attention_bias=False)
+    weights = load_file(checkpoint / "model.safetensors")
+    for name, tensor, reason in (
+        ("model.norm.weight", torch.ones(32, dtype=torch.int8), "is I8 of shape"),
+        ("model.norm.weight", torch.ones(33), r"of shape \[33\]; expected one of F32, F16, BF16 of shape \[32\]"),
+        ("model.layers.0.mlp.up_proj.weight_scale_inv", torch.ones(1), "weight_scale_inv is not one of its"),
+    ):
+        save_file({**weights, name: tensor}, checkpoint / "model.safetensors")
+        with pytest.raises(ModelLoadError, match=reason):
+            GgufExporter().export(checkpoint, out, "f32")
+    assert not out.exists()
+
+
+def test_converting_without_torch_names_what_to_install(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "zip_introspect_llama_cpp.convert", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(BackendNotInstalledError, match=r"'torch'.*\[llama-cpp,transformers\]"):
+        GgufExporter().export(checkpoint, checkpoint / "out.gguf", "f32")
+
+
+def test_a_part_of_a_model_gets_no_grid(tmp_path: Path, grid: JointGrid) -> None:
+    part = tmp_path / "part.gguf"
+    writer = GGUFWriter(part, arch="qwen3")
+    writer.add_token_list(["a", "b"])
+    writer.add_uint16("split.count", 3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ModelLoadError, match="one of 3 parts"):
+        GgufExporter().attach_grid(part, grid, tmp_path / "out.gguf")
+
+
+def test_a_copy_that_cannot_be_written_is_an_error_of_ours(exported: Exported, tmp_path: Path, grid: JointGrid) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelLoadError, match="cannot be written"):
+        GgufExporter().attach_grid(exported(), grid, tmp_path / "file" / "out.gguf")
+    GgufExporter().attach_grid(exported(), grid, tmp_path / "new" / "folder" / "out.gguf")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ def read_until(terminal: int, wanted: bytes, process: subprocess.Popen[bytes]) -
     """What the terminal shows up to `wanted`, or up to the end of the process."""
     shown, deadline = b"", time.monotonic() + PATIENCE
     while wanted not in shown and time.monotonic() < deadline:
-        try:
+        ended = process.poll() is not None  # before the look, so that its last words are read
+        if select.select([terminal], [], [], 0.2)[0]:
             shown += os.read(terminal, 4096)
-        except OSError:  # the other end is closed
+        elif ended:
             break
     return shown
 
@@ -42,7 +44,7 @@ def test_an_interrupted_search_shows_the_cursor_again_and_exits_with_130(tiny_mo
         assert HIDE_CURSOR in shown, shown.decode(errors="replace")
         process.send_signal(signal.SIGINT)
         after = read_until(terminal, b"interrupted", process)
-        assert process.wait(PATIENCE) == 130
+        assert process.wait(PATIENCE) == 130, after.decode(errors="replace")
         assert SHOW_CURSOR in after
         assert b"Traceback" not in after
         assert termios.tcgetattr(inside) == before
