@@ -42,7 +42,11 @@ class LlamaCppBackend(Backend):
         self._context = Context(model, options)
         self._free = weakref.finalize(self, _free, self._context, model)  # where nobody closes it
         self._residents = Residents(self._context, options.max_sequences, whole=model.whole)
-        self._prompts = PromptEncoder(model, grid.reserved_token_ids)
+        try:
+            self._prompts = PromptEncoder(model, grid.reserved_token_ids)
+        except BaseException:
+            self._free()  # the context before its model
+            raise
         self._reserved = slice(grid.first_reserved, grid.first_reserved + grid.num_cells)
         self.info = BackendInfo(
             backend="llama-cpp",
