@@ -10,6 +10,7 @@ out.answer, out.confidence, out.usage
 from zip_introspect.answers import AnswerExtractor, after_marker, boxed, default_extractor, last_number
 from zip_introspect.backend import Backend, BackendInfo, Message
 from zip_introspect.budget import Budget
+from zip_introspect.calibration import Calibration
 from zip_introspect.config import GenerationConfig, SamplingParams
 from zip_introspect.errors import (
     BackendError,
@@ -59,6 +60,7 @@ __all__ = [
     "BackendNotInstalledError",
     "Budget",
     "BudgetError",
+    "Calibration",
     "CalibrationError",
     "ConfigError",
     "Decision",

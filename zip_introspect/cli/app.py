@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from zip_introspect.cli.ask import ask
+from zip_introspect.cli.calibrate import calibrate
 from zip_introspect.cli.demo import demo
 from zip_introspect.cli.export import attach_grid, export
 from zip_introspect.cli.inspect import inspect
@@ -16,6 +17,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (ask, inspect, demo, attach_grid, version):
+for command in (ask, inspect, demo, calibrate, attach_grid, version):
     app.command()(command)
 app.add_typer(export, name="export")

@@ -1,0 +1,97 @@
+"""`calibrate`: from a file of results or of questions to a calibration's file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from zip_introspect.calibration import FILE_NAME, Calibration
+from zip_introspect.cli.app import app
+from zip_introspect.demo.problems import held_out
+from zip_introspect.llm import DEMO_MODEL
+
+pytest.importorskip("sklearn", reason="the extra eval is not installed")
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["calibrate", *map(str, arguments)])
+
+
+def written(folder: Path, rows: list[Any]) -> Path:
+    file = folder / "results.jsonl"
+    file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return file
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    confidences = rng.beta(1, 0.5, 2000)
+    return written(tmp_path, [{"confidence": c, "right": bool(rng.uniform() < c)} for c in confidences.tolist()])
+
+
+def test_results_give_a_map_and_thresholds(results: Path) -> None:
+    done = run(results)
+    assert done.exit_code == 0, done.stderr
+    found = Calibration.load(results.parent / FILE_NAME)
+    assert found.examples == 2000
+    np.testing.assert_allclose(found.apply([0.2, 0.5, 0.9]), [0.2, 0.5, 0.9], atol=0.1)
+    assert [item.level for item in found.thresholds] == [0.01, 0.05, 0.1]
+    for text in ("2,000 results", "10.0%", "none holds it", FILE_NAME):
+        assert text in done.stdout.replace("\n", "")
+
+
+def test_options_reach_the_fit(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.json"
+    done = run(results, "--method", "temperature", "--level", "0.2", "--delta", "0.05", "--out", out, "--json")
+    assert done.exit_code == 0, done.stderr
+    shown = json.loads(done.stdout)
+    found = Calibration.load(out)
+    assert shown["temperature"] == found.temperature == pytest.approx(1.0, abs=0.2)
+    assert [(item.level, item.delta) for item in found.thresholds] == [(0.2, 0.05)]
+
+
+def test_questions_are_answered_by_the_model_and_the_map_lies_beside_it(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, model)
+    problems = held_out(4, 40, tiers=(3, 5))
+    file = written(tmp_path, [{"question": problem.prompt, "answer": int(problem.answer)} for problem in problems])
+    done = run(file, "--model", model, "--strategy", "single", "--method", "temperature")
+    assert done.exit_code == 0, done.stderr
+    found = Calibration.load(model)
+    assert found.examples == 40
+    assert found.apply(0.05) < 0.5 < found.apply(0.95), "its confidence tells right from wrong"
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([], "is empty"),
+        (["{"], "line 1 of"),
+        (["[1]"], "is a list; expected an object"),
+        ([{"confidence": 0.5, "right": True}, {"confidence": "high", "right": True}], "result 2 of"),
+        ([{"confidence": 0.5, "right": "yes"}], "result 1 of"),
+        ([{"confidence": 1.5, "right": True}, {"confidence": 0.5, "right": False}], "in [0, 1]"),
+        ([{"confidence": 0.5, "right": True}] * 3, "all 3 results are right"),
+        ([{"question": "1+1"}], "question 1 of"),
+        ([{"prompt": "1+1", "answer": 2}], "question 1 of"),
+    ],
+)
+def test_a_file_that_teaches_nothing_is_one_line(rows: list[Any], reason: str, tmp_path: Path) -> None:
+    done = run(written(tmp_path, rows))
+    assert done.exit_code == 1
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / FILE_NAME).exists()
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = run(tmp_path / "none.jsonl")
+    assert done.exit_code == 1
+    assert "is not a file" in done.stderr

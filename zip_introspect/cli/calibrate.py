@@ -1,0 +1,140 @@
+"""`zip-introspect calibrate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from zip_introspect.answers import normalize
+from zip_introspect.calibration import FILE_NAME, Calibration
+from zip_introspect.cli.reporting import AsJson, Debug, reporting
+from zip_introspect.cli.session import open_llm
+from zip_introspect.errors import BackendNotInstalledError, CalibrationError
+
+_LONGEST_LINE = 1 << 20
+
+
+def calibrate(
+    results: Annotated[
+        Path,
+        typer.Argument(help='JSONL of {"confidence": 0.8, "right": true}, or of {"question": ..., "answer": ...}.'),
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Answers the questions. (default: the embedded model)")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="The backend. (default: inferred from the model)")] = None,
+    strategy: Annotated[str | None, typer.Option(help="How the questions are answered, as in ask.")] = None,
+    method: Annotated[str, typer.Option(help="isotonic, or temperature for fewer than some hundred results.")] = (
+        "isotonic"
+    ),
+    level: Annotated[
+        list[float] | None,
+        typer.Option(help="Share of wrong answers to allow; again for more. (default: 0.01 0.05 0.1)"),
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Probability that a level does not hold.")] = 0.1,
+    out: Annotated[
+        Path | None, typer.Option(help=f"File or directory. (default: {FILE_NAME} beside the model, or the results)")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Fixes the answers.")] = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Fit what a confidence means to results whose correctness is known, and choose thresholds for levels of error."""
+    with reporting(debug):
+        rows = list(_rows(results))
+        confidences, right = _labelled(rows, results) if "confidence" in rows[0] else ([], [])
+        fit, levels = _fitting()
+        if not confidences:
+            confidences, right = _answered(rows, results, model, backend, strategy, seed)
+        found = fit(confidences, right, method, levels=level or levels, delta=delta)
+        file = found.save(out or _beside(model, results))
+        if as_json:
+            typer.echo(json.dumps({"file": str(file), **found.model_dump(mode="json")}, indent=2))
+        else:
+            _print(Console(), found, sum(right) / len(right), file)
+
+
+def _beside(model: str | None, results: Path) -> Path:
+    path = Path(model or "").expanduser()
+    return path if model and path.is_dir() else path.parent if path.is_file() else results.parent
+
+
+def _fitting() -> tuple[Any, Any]:
+    try:
+        from zip_introspect.evaluation import calibrating
+    except ModuleNotFoundError as error:
+        raise BackendNotInstalledError(
+            f"calibrating needs the module {error.name!r}, which is not installed. "
+            'Install it with: pip install "zip-introspect[eval]"'
+        ) from error
+    return calibrating.fit, calibrating.LEVELS
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file, at least one."""
+    if not file.is_file():
+        raise CalibrationError(f"{file} is not a file; expected JSONL with one result or question a line")
+    empty = True
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), ""), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise CalibrationError(f"line {number} of {file} is not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise CalibrationError(f"line {number} of {file} is a {type(row).__name__}; expected an object")
+            empty = False
+            yield row
+    if empty:
+        raise CalibrationError(f"{file} is empty; expected one result or question a line")
+
+
+def _labelled(rows: list[dict[str, Any]], file: Path) -> tuple[list[float], list[bool]]:
+    for number, row in enumerate(rows, 1):
+        confidence, right = row.get("confidence"), row.get("right")
+        if isinstance(confidence, bool) or not isinstance(confidence, int | float) or right not in (0, 1):
+            raise CalibrationError(
+                f'result {number} of {file} is {json.dumps(row)[:200]}; expected "confidence", a number, and "right", '
+                "true or false"
+            )
+    return [float(row["confidence"]) for row in rows], [bool(row["right"]) for row in rows]
+
+
+def _answered(
+    rows: list[dict[str, Any]], file: Path, model: str | None, backend: str | None, strategy: str | None, seed: int
+) -> tuple[list[float], list[bool]]:
+    """Let a model answer questions, and compare what it says with the answers that are known."""
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.get("question"), str) or not isinstance(row.get("answer"), str | int | float):
+            raise CalibrationError(
+                f'question {number} of {file} is {json.dumps(row)[:200]}; expected "question", a text, and "answer"'
+            )
+    with open_llm(model, backend) as llm:
+        settings: dict[str, Any] = {} if strategy is None else {"strategy": strategy}
+        found = llm.batch([row["question"] for row in rows], seed=seed, **settings)
+    right = [
+        item.answer is not None and normalize(item.answer) == normalize(str(row["answer"]))
+        for item, row in zip(found, rows, strict=True)
+    ]
+    return [item.confidence for item in found], right
+
+
+def _print(console: Console, found: Calibration, right: float, file: Path) -> None:
+    kind = f"temperature {found.temperature:.3f}" if found.method == "temperature" else "isotonic"
+    console.print(f"{found.examples:,} results, {right:.1%} of them right; {kind}")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("wrong answers, at most", "answer from confidence", "questions answered"):
+        table.add_column(heading, justify="right")
+    for item in found.thresholds:
+        chosen = "none holds it" if item.confidence is None else f"{item.confidence:.4f}"
+        table.add_row(f"{item.level:.1%}", chosen, f"{item.answered:.1%}")
+    console.print(table)
+    console.print(f"Each level holds with a probability of {1 - found.thresholds[0].delta:.0%}. Written to {file}")
