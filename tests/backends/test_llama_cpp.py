@@ -26,7 +26,7 @@ pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
 import llama_cpp
 from gguf import MODEL_ARCH
 
-from zip_introspect_llama_cpp import LlamaCppBackend
+from zip_introspect_llama_cpp import LlamaCppBackend, context
 from zip_introspect_llama_cpp.architectures import ARCHITECTURES, Architecture
 from zip_introspect_llama_cpp.export import GgufExporter
 
@@ -333,9 +333,12 @@ def test_nan_after_a_prompt_names_that_prompt_and_harms_no_other(fragile: Any) -
     backend.close()
 
 
-def test_cells_that_no_memory_holds_are_refused_before_they_are_taken(exported: Exported) -> None:
-    with pytest.raises(BackendError, match=r"cells of .* take \d+ MiB, and \d+ MiB of memory are free"):
-        LlamaCppBackend.open(exported(), cells=1 << 30)
+def test_cells_that_no_memory_holds_are_refused_before_they_are_taken(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "free_memory", lambda: 5 << 20)
+    with pytest.raises(BackendError, match=r"65536 cells of .* take 16 MiB, and 5 MiB of memory are free"):
+        LlamaCppBackend.open(exported(), cells=1 << 16)
 
 
 def test_too_many_tokens_for_the_cells_say_how_many_fit(open_model: Open) -> None:
