@@ -30,7 +30,8 @@ def read_until(terminal: int, wanted: bytes, process: subprocess.Popen[bytes]) -
 def test_an_interrupted_search_shows_the_cursor_again_and_exits_with_130(tiny_model: str) -> None:
     terminal, inside = pty.openpty()
     before = termios.tcgetattr(inside)
-    long = ["--max-new-tokens", "90000", "--strategy", "best_of_n", "--max-samples", "4"]
+    # Random weights end a sample after some 300 tokens by chance, so it takes many for a search to last.
+    long = ["--max-new-tokens", "90000", "--strategy", "best_of_n", "--max-samples", "300"]
     process = subprocess.Popen(
         [sys.executable, "-m", "zip_introspect", "ask", "1+1", "--model", tiny_model, *long],
         stdin=inside,
