@@ -38,6 +38,8 @@ def test_an_interrupted_search_shows_the_cursor_again_and_exits_with_130(tiny_mo
         stdout=inside,
         stderr=inside,
         start_new_session=True,
+        # A shell's background jobs ignore the signal, and what they start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"},
     )
     try:
