@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from zip_introspect.backend import Advanced, SequenceId
+from zip_introspect.config import SamplingParams
 from zip_introspect.simulator import SimulatedBackend
 
 
@@ -49,3 +50,15 @@ def stalled(results: list[Advanced]) -> list[Advanced]:
 def out_of_memory(results: list[Advanced]) -> list[Advanced]:
     """The whole call fails."""
     raise MemoryError("no room")
+
+
+class SeedRecorder(SimulatedBackend):
+    """Remembers the seed of every fork."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds: list[int] = []
+
+    def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
+        self.seeds.append(sampling.seed)
+        return super().fork(sequence, samples, sampling)

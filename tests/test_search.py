@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.scripted import FaultyBackend, nan_in_the_joint, nan_in_the_last, out_of_memory, stalled
+from tests.scripted import FaultyBackend, SeedRecorder, nan_in_the_joint, nan_in_the_last, out_of_memory, stalled
 from zip_introspect import search
 from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
 from zip_introspect.budget import Budget
-from zip_introspect.config import GenerationConfig, SamplingParams
+from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import BackendError, ConfigError, GridError, NonFiniteLogitsError, PromptError
 from zip_introspect.events import DecisionMade, Event, SampleFinished, SearchFailed, SearchFinished, SearchStarted
 from zip_introspect.result import GenerationResult
@@ -251,15 +251,7 @@ def test_a_prompt_whose_logits_are_not_finite_fails_alone_with_an_empty_result()
 
 
 def test_prompts_have_their_own_luck_and_a_prompt_keeps_its_own() -> None:
-    class Recording(SimulatedBackend):
-        seeds: list[int]
-
-        def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
-            self.seeds.append(sampling.seed)
-            return super().fork(sequence, samples, sampling)
-
-    backend = Recording()
-    backend.seeds = []
+    backend = SeedRecorder()
     results(backend, [request(text, strategy="single", seed=3) for text in ("a", "b", "a")])
     first, other, again = backend.seeds
     assert first == again != other

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tests.scripted import FaultyBackend, nan_in_the_last
-from zip_introspect.backend import SequenceId
+from tests.scripted import FaultyBackend, SeedRecorder, nan_in_the_last
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import NonFiniteLogitsError, TrainingDataError
 from zip_introspect.simulator import SimulatedBackend
@@ -37,15 +36,7 @@ def test_neither_concurrency_nor_interval_changes_what_is_said(concurrency: int,
 
 
 def test_no_two_prompts_share_a_stream_and_a_prompt_keeps_its_own() -> None:
-    class Recording(SimulatedBackend):
-        seeds: list[int]
-
-        def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
-            self.seeds.append(sampling.seed)
-            return super().fork(sequence, samples, sampling)
-
-    backend = Recording()
-    backend.seeds = []
+    backend = SeedRecorder()
     rolled(backend)
     assert len(set(backend.seeds)) == len(PROMPTS)
     alone = rolled(SimulatedBackend(), PROMPTS[3:4])
