@@ -20,7 +20,7 @@ FILE_NAME = "zip_introspect_calibration.json"
 FORMAT_VERSION = 1
 
 _MAX_FILE_BYTES = 1 << 22
-_NEAREST = 1e-6  # to 0 and 1, where a logit is taken
+NEAREST = 1e-6  # to 0 and 1, where a logit is taken
 
 
 class Threshold(Settings):
@@ -76,7 +76,7 @@ class Calibration(Settings):
             raise CalibrationError("a confidence lies outside [0, 1]; expected what results report")
         if self.method == "isotonic":
             return np.asarray(np.interp(given, self.confidences, self.probabilities))
-        clipped = np.clip(given, _NEAREST, 1 - _NEAREST)
+        clipped = np.clip(given, NEAREST, 1 - NEAREST)
         return np.asarray(1 / (1 + ((1 - clipped) / clipped) ** (1 / self.temperature)))
 
     def threshold(self, level: float) -> Threshold:

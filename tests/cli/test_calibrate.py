@@ -91,6 +91,15 @@ def test_a_file_that_teaches_nothing_is_one_line(rows: list[Any], reason: str, t
     assert not (tmp_path / FILE_NAME).exists()
 
 
+@pytest.mark.parametrize(("option", "value"), [("--method", "hope"), ("--level", "1.5"), ("--delta", "0")])
+def test_a_wrong_option_is_refused_before_a_question_is_asked(option: str, value: str, tmp_path: Path) -> None:
+    file = written(tmp_path, [{"question": "1+1", "answer": 2}])
+    done = run(file, "--model", tmp_path / "no model is opened", option, value)
+    assert done.exit_code == 1
+    assert option.strip("-") in done.stderr
+    assert value in done.stderr
+
+
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     done = run(tmp_path / "none.jsonl")
     assert done.exit_code == 1

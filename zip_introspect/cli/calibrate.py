@@ -47,12 +47,15 @@ def calibrate(
 ) -> None:
     """Fit what a confidence means to results whose correctness is known, and choose thresholds for levels of error."""
     with reporting(debug):
+        calibrating = _calibrating()
+        levels = level or calibrating.LEVELS
+        calibrating.check(method, levels, delta)
         rows = list(_rows(results))
-        confidences, right = _labelled(rows, results) if "confidence" in rows[0] else ([], [])
-        fit, levels = _fitting()
-        if not confidences:
+        if "confidence" in rows[0]:
+            confidences, right = _labelled(rows, results)
+        else:
             confidences, right = _answered(rows, results, model, backend, strategy, seed)
-        found = fit(confidences, right, method, levels=level or levels, delta=delta)
+        found = calibrating.fit(confidences, right, method, levels=levels, delta=delta)
         file = found.save(out or _beside(model, results))
         if as_json:
             typer.echo(json.dumps({"file": str(file), **found.model_dump(mode="json")}, indent=2))
@@ -65,7 +68,7 @@ def _beside(model: str | None, results: Path) -> Path:
     return path if model and path.is_dir() else path.parent if path.is_file() else results.parent
 
 
-def _fitting() -> tuple[Any, Any]:
+def _calibrating() -> Any:
     try:
         from zip_introspect.evaluation import calibrating
     except ModuleNotFoundError as error:
@@ -73,7 +76,7 @@ def _fitting() -> tuple[Any, Any]:
             f"calibrating needs the module {error.name!r}, which is not installed. "
             'Install it with: pip install "zip-introspect[eval]"'
         ) from error
-    return calibrating.fit, calibrating.LEVELS
+    return calibrating
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

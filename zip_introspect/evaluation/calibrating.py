@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 from scipy.stats import binom
 from sklearn.isotonic import IsotonicRegression
 
-from zip_introspect.calibration import Calibration, Threshold
+from zip_introspect.calibration import NEAREST, Calibration, Threshold
 from zip_introspect.errors import CalibrationError
 
 LEVELS = (0.01, 0.05, 0.1)
@@ -20,7 +20,6 @@ LEVELS = (0.01, 0.05, 0.1)
 _GRID = expit(np.arange(12.0, -6.01, -0.05))
 _BETWEEN_STARTS = 20
 _LONGEST = 5.0  # of log T: temperatures from 0.007 to 148
-_NEAREST = 1e-6
 
 
 def fit(
@@ -42,13 +41,12 @@ def fit(
     Raises:
         CalibrationError: shapes that differ, values out of range, fewer than two results, or only right or wrong ones.
     """
+    check(method, levels, delta)
     given, labels = _checked(confidences, right)
     thresholds = tuple(choose_threshold(given, labels, level, delta) for level in levels)
     if method == "temperature":
         temperature = _temperature(given, labels)
         return Calibration(method="temperature", temperature=temperature, examples=len(given), thresholds=thresholds)
-    if method != "isotonic":
-        raise CalibrationError(f"method is {method!r}; expected temperature or isotonic")
     regression = IsotonicRegression(y_min=0.0, y_max=1.0).fit(given, labels)
     knots, values = regression.X_thresholds_, regression.y_thresholds_
     return Calibration(
@@ -60,6 +58,15 @@ def fit(
     )
 
 
+def check(method: str, levels: Sequence[float], delta: float) -> None:
+    """Refuse what `fit` cannot do, before results are gathered for it; raises `CalibrationError`."""
+    if method not in ("temperature", "isotonic"):
+        raise CalibrationError(f"method is {method!r}; expected temperature or isotonic")
+    for level in levels:
+        if not (0 < level < 1 and 0 < delta < 1):
+            raise CalibrationError(f"level is {level:g} and delta {delta:g}; expected both between 0 and 1")
+
+
 def choose_threshold(confidences: ArrayLike, right: ArrayLike, level: float, delta: float) -> Threshold:
     """The lowest confidence from which on answers are wrong at most at a rate of `level`, but for probability `delta`.
 
@@ -69,8 +76,7 @@ def choose_threshold(confidences: ArrayLike, right: ArrayLike, level: float, del
     and the starts share `delta` (Bonferroni). The thresholds are fixed beforehand, so nothing is fitted to the data.
     """
     given, labels = _checked(confidences, right)
-    if not (0 < level < 1 and 0 < delta < 1):
-        raise CalibrationError(f"level is {level:g} and delta {delta:g}; expected both between 0 and 1")
+    check("isotonic", [level], delta)
     answered = (given >= _GRID[:, None]).sum(1)
     wrong = ((given >= _GRID[:, None]) & (labels == 0)).sum(1)
     starts = range(0, len(_GRID), _BETWEEN_STARTS)
@@ -93,7 +99,7 @@ def _last_of_run(holds: NDArray[np.bool_], start: int) -> int | None:
 
 def _temperature(confidences: NDArray[np.float64], right: NDArray[np.float64]) -> float:
     """The temperature of the highest likelihood (Guo et al., 2017)."""
-    logits = logit(np.clip(confidences, _NEAREST, 1 - _NEAREST))
+    logits = logit(np.clip(confidences, NEAREST, 1 - NEAREST))
     signed = np.where(right > 0, -logits, logits)
 
     def loss(log_temperature: float) -> float:
