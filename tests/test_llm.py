@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -276,3 +277,16 @@ def test_importing_the_core_pulls_in_no_model_library() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_pickled_model_opens_again_where_it_came_from() -> None:
+    with IntrospectiveLLM.demo() as llm, pickle.loads(pickle.dumps(llm)) as again:
+        assert again.origin == llm.origin
+        assert again.config == llm.config
+        assert again.extractor == llm.extractor
+        assert again.generate("Solve 3*x+16=31", seed=1).samples == llm.generate("Solve 3*x+16=31", seed=1).samples
+
+
+def test_a_model_of_unknown_origin_refuses_to_be_pickled() -> None:
+    with pytest.raises(TypeError, match="from_pretrained"):
+        pickle.dumps(IntrospectiveLLM(SimulatedBackend()))

@@ -1,13 +1,15 @@
 """Answer extractors: from the text of a sample to the short answer that votes and results compare.
 
 An extractor is any function `str -> str | None`. The default tries the conventions of the field in order of how
-deliberate they are: `\\boxed{}`, `####`, a last `ans ...` or `answer: ...`, then the last number.
+deliberate they are: `\\boxed{}`, `####`, a last `ans ...` or `answer: ...`, then the last number. Ours are plain
+data, so that models which hold them can be pickled.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 AnswerExtractor = Callable[[str], str | None]
 
@@ -23,23 +25,35 @@ def last_number(text: str) -> str | None:
     return normalize(numbers[-1]) if numbers else None
 
 
-def after_marker(pattern: str) -> AnswerExtractor:
-    r"""An extractor of what follows the last match of a regular expression, up to the end of the line.
+@dataclass(frozen=True)
+class _AfterMarker:
+    pattern: str
 
-    Example: `after_marker(r"(?m)^ans\s+")` takes `10` from a last line `ans 10`.
-    """
-    marker = re.compile(pattern)
-
-    def extract(text: str) -> str | None:
+    def __call__(self, text: str) -> str | None:
         match = None
-        for match in marker.finditer(text):  # noqa: B007 - the last one is wanted
+        for match in re.finditer(self.pattern, text):  # noqa: B007 - the last one is wanted
             pass
         if match is None:
             return None
         rest = text[match.end() :].split("\n", 1)[0]
         return normalize(rest) or None
 
-    return extract
+
+@dataclass(frozen=True)
+class _FirstOf:
+    extractors: tuple[AnswerExtractor, ...]
+
+    def __call__(self, text: str) -> str | None:
+        return next((answer for extractor in self.extractors if (answer := extractor(text)) is not None), None)
+
+
+def after_marker(pattern: str) -> AnswerExtractor:
+    r"""An extractor of what follows the last match of a regular expression, up to the end of the line.
+
+    Example: `after_marker(r"(?m)^ans\s+")` takes `10` from a last line `ans 10`.
+    """
+    re.compile(pattern)
+    return _AfterMarker(pattern)
 
 
 def boxed(text: str) -> str | None:
@@ -65,11 +79,7 @@ marked = after_marker(_MARKER)
 
 def first_of(*extractors: AnswerExtractor) -> AnswerExtractor:
     """An extractor that gives the first answer any of these finds, in order."""
-
-    def extract(text: str) -> str | None:
-        return next((answer for extractor in extractors if (answer := extractor(text)) is not None), None)
-
-    return extract
+    return _FirstOf(extractors)
 
 
 default_extractor = first_of(boxed, hashes, marked, last_number)

@@ -25,6 +25,7 @@ from zip_introspect.errors import (
 )
 from zip_introspect.events import Event, SearchFailed, SearchFinished
 from zip_introspect.grid import JointGrid
+from zip_introspect.origin import DEMO_NAME, Origin
 from zip_introspect.prompts import Prompt, check_prompt
 from zip_introspect.result import GenerationResult, IntrospectionResult, Usage
 from zip_introspect.turns import Turns, in_thread
@@ -50,7 +51,13 @@ class IntrospectiveLLM:
         backend: an open backend; `from_pretrained` opens one.
         config: the settings of calls that give none.
         extractor: finds the short answer in a sample's text, for results and votes.
+
+    One that `from_pretrained` or `demo` opened can be pickled: what is written is where it came from, and unpickling
+    opens it again.
     """
+
+    origin: Origin | None = None
+    """Where `from_pretrained` or `demo` found it; None for one made of an open backend."""
 
     def __init__(
         self,
@@ -92,7 +99,12 @@ class IntrospectiveLLM:
             backend = InstalledBackends().infer(model)
         elif isinstance(backend, str):
             backend = InstalledBackends().load(backend)
-        return cls(backend.open(model, grid=grid, **options), config, extractor=extractor)
+        llm = cls(backend.open(model, grid=grid, **options), config, extractor=extractor)
+        found = Path(model).expanduser()
+        llm.origin = Origin(
+            str(found.resolve() if found.exists() else model), backend, {"grid": grid, **options} if grid else options
+        )
+        return llm
 
     @classmethod
     def demo(cls, config: GenerationConfig | None = None, *, backend: str | None = None, **options: Any) -> Self:
@@ -119,7 +131,20 @@ class IntrospectiveLLM:
         file = model if backend == "llama-cpp" else model / "config.json"
         if not file.is_file():
             raise ModelLoadError(f"the embedded model is not here: expected {file}. Reinstall zip-introspect.")
-        return cls.from_pretrained(model, backend, config or DEMO_CONFIG, extractor=DEMO_EXTRACTOR, **options)
+        llm = cls.from_pretrained(model, backend, config or DEMO_CONFIG, extractor=DEMO_EXTRACTOR, **options)
+        llm.origin = Origin(DEMO_NAME, backend, options)
+        return llm
+
+    @classmethod
+    def open(cls, origin: Origin, config: GenerationConfig | None = None) -> Self:
+        """Open a model where its origin says: `demo` for the name "demo", `from_pretrained` for any other.
+
+        Raises:
+            ZipIntrospectError: as these.
+        """
+        if origin.model == DEMO_NAME:
+            return cls.demo(config, backend=origin.backend, **origin.options)
+        return cls.from_pretrained(origin.model, origin.backend, config, **origin.options)
 
     @property
     def info(self) -> BackendInfo:
@@ -276,6 +301,14 @@ class IntrospectiveLLM:
             usage=Usage(len(request.tokens), 0, 0, 0, ledger.seconds),
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is None:
+            raise TypeError(
+                "this model was made of an open backend, so it cannot be pickled; open it with "
+                "IntrospectiveLLM.from_pretrained, and what is pickled is where it came from"
+            )
+        return _reopen, (type(self), self.origin, self.config, self.extractor)
+
     def close(self) -> None:
         """Free the model, once the call in progress has reached its end. Closing twice is harmless."""
         with self._turns.hold():
@@ -375,6 +408,14 @@ class IntrospectiveLLM:
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError("this model is closed; open it again with IntrospectiveLLM.from_pretrained")
+
+
+def _reopen(
+    kind: type[IntrospectiveLLM], origin: Origin, config: GenerationConfig, extractor: AnswerExtractor
+) -> IntrospectiveLLM:
+    llm = kind.open(origin, config)
+    llm.extractor = extractor
+    return llm
 
 
 def _raise_first(outcomes: Sequence[Outcome]) -> None:

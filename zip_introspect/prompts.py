@@ -15,7 +15,7 @@ def check_prompt(prompt: Prompt) -> None:
     """Refuse what holds no question.
 
     Raises:
-        PromptError: empty or blank text, or messages of another shape.
+        PromptError: empty or blank text, messages of another shape, or a last one that is not the user's.
     """
     if isinstance(prompt, str):
         if not prompt.strip():
@@ -26,5 +26,9 @@ def check_prompt(prompt: Prompt) -> None:
     for place, message in enumerate(prompt):
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise PromptError(f"message {place} is {message!r}; expected {{'role': ..., 'content': ...}}, both strings")
+    if prompt[-1]["role"] != "user":
+        raise PromptError(
+            f"the last message is from {prompt[-1]['role']!r}; expected the user's: there is no question to answer"
+        )
     if not prompt[-1]["content"].strip():
         raise PromptError("the last message has no content; expected text to answer")

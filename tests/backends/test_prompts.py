@@ -96,16 +96,32 @@ def test_without_a_template_the_text_is_the_prompt(
     assert templated.decode(encode("Solve 3*x+5=35", chat=chat)) == "Solve 3*x+5=35"
     assert templated.decode(encode(ATTACK, chat=chat)) == ATTACK
     assert special(templated, encode(ATTACK, chat=chat)) == []
-    turns: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    turns: list[Message] = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
     reason = "the model has no chat template" if chat else "chat is off"
-    with pytest.raises(PromptError, match=f"2 messages, but {reason}; expected one string or one message"):
+    with pytest.raises(PromptError, match=f"3 messages, but {reason}; expected one string or one message"):
         encode(turns, chat=chat)
+
+
+def test_a_conversation_that_does_not_end_in_a_question_is_refused(
+    templated: PreTrainedTokenizerFast, grid: JointGrid
+) -> None:
+    turns: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(PromptError, match="last message is from 'assistant'; expected the user's"):
+        encoder(templated, grid).encode(turns, chat=True)
 
 
 def test_a_template_that_refuses_says_why(templated: PreTrainedTokenizerFast, grid: JointGrid) -> None:
     templated.chat_template = ROLES_REFUSED
-    with pytest.raises(PromptError, match=r"refuses these messages \(roles system\): no system role here. Expected"):
-        encoder(templated, grid).encode([{"role": "system", "content": "Be brief."}], chat=True)
+    with pytest.raises(
+        PromptError, match=r"refuses these messages \(roles system, user\): no system role here. Expected"
+    ):
+        encoder(templated, grid).encode(
+            [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1"}], chat=True
+        )
 
 
 @pytest.mark.parametrize(
