@@ -1,0 +1,184 @@
+"""ChatIntrospective: a chat model that says how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any, NoReturn, cast
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableConfig
+
+from langchain_zip_introspect.batching import SharedBatch, seat_of
+from langchain_zip_introspect.messages import metadata, to_message, to_prompt, usage
+from langchain_zip_introspect.streaming import Piece, Scope, aiterate, apieces, inside, iterate, pieces, scoped
+from zip_introspect.result import GenerationResult
+
+
+class ChatIntrospective(SharedBatch, BaseChatModel):
+    """A chat model over an `IntrospectiveLLM`, opened by name or given with `llm=`.
+
+    A message's `response_metadata["introspection"]` holds what the model knows of its answer (`Introspection`), and its
+    `usage_metadata` counts every token of every sample. With one sample (`strategy="single"` or `max_samples=1`),
+    `stream` yields text as it comes, each chunk with its running confidence; with several, progress arrives as custom
+    events named "zip_introspect" (`astream_events`), and the answer in one chunk when it is chosen.
+
+    Raises:
+        ConfigError, BudgetError, ModelLoadError, BackendNotInstalledError: when it is made, as
+            `IntrospectiveSettings` says; a call with bad settings raises the same.
+        PromptError: when it is asked: no question, messages of other types than text, or too long.
+    """
+
+    @property
+    def _llm_type(self) -> str:
+        return "zip-introspect-chat"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return self.identity
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """It is: where the model came from is written, not the model."""
+        return True
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
+        """Refuse tools.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "this model calls no tools. Give the tools to a stronger model, or call them in the chain around this one "
+            "and write what they return into the user's message."
+        )
+
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Answer a conversation."""
+        scope = self._scope(config)
+        with inside(scope):
+            return super().invoke(input, scope.config, stop=stop, **kwargs)
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """`invoke` beside the event loop. Cancelling stops the model at its next interval."""
+        scope = self._scope(config)
+        with inside(scope):
+            return await super().ainvoke(input, scope.config, stop=stop, **kwargs)
+
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Answer a conversation in chunks. Closing it stops the model."""
+        scope = self._scope(config)
+        yield from iterate(scope, super().stream(input, scope.config, stop=stop, **kwargs))
+
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """`stream` beside the event loop. Closing or cancelling it stops the model at its next interval."""
+        scope = self._scope(config)
+        chunks = super().astream(input, scope.config, stop=stop, **kwargs)
+        async with aclosing(aiterate(scope, cast(AsyncGenerator[AIMessageChunk, None], chunks))) as own:
+            async for chunk in own:
+                yield chunk
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call = self.call(stop, kwargs)
+        return _chat_result(call.llm.generate(to_prompt(messages), **call.settings), call.model)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call, prompt = self.call(stop, kwargs), to_prompt(messages)
+        seat = seat_of(self)
+        result = await (seat.ask(prompt) if seat else call.llm.agenerate(prompt, **call.settings))
+        return _chat_result(result, call.model)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        call = self.call(stop, kwargs)
+        for piece in pieces(call, to_prompt(messages), run_manager):
+            yield _chunk(piece, call.model)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        call, prompt = self.call(stop, kwargs), to_prompt(messages)
+        if seat := seat_of(self):
+            result = await seat.ask(prompt)
+            yield _chunk(Piece(result.text, result=result), call.model)
+            return
+        async with aclosing(apieces(call, prompt, run_manager)) as found:
+            async for piece in found:
+                yield _chunk(piece, call.model)
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return cast(LangSmithParams, self.trace_params(super()._get_ls_params(stop, **kwargs), stop, kwargs))
+
+    def _scope(self, config: RunnableConfig | None) -> Scope:
+        return scoped(config, self.callbacks, self.tags, self.metadata)
+
+
+def _chat_result(result: GenerationResult, model: str) -> ChatResult:
+    return ChatResult(generations=[ChatGeneration(message=to_message(result, model))])
+
+
+def _chunk(piece: Piece, model: str) -> ChatGenerationChunk:
+    if piece.result is not None:
+        message = AIMessageChunk(
+            content=piece.text,
+            response_metadata=metadata(piece.result, model),
+            usage_metadata=usage(piece.result),
+            chunk_position="last",
+        )
+    else:
+        message = AIMessageChunk(content=piece.text, response_metadata={"introspection": {"running": [piece.running]}})
+    return ChatGenerationChunk(message=message)

@@ -1,0 +1,217 @@
+"""The one mapping between LangChain's world and ours: messages to prompts, results to messages and generations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict, cast
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+)
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.prompt_values import PromptValue, StringPromptValue
+
+from langchain_zip_introspect.settings import PROVIDER
+from zip_introspect.backend import Message
+from zip_introspect.errors import PromptError
+from zip_introspect.prompts import Prompt
+from zip_introspect.result import Decision, GenerationResult, Outlook, SampleResult
+
+
+class Running(TypedDict):
+    """What was expected of a sample while it was streamed."""
+
+    tokens: int
+    confidence: float
+    expected_remaining_tokens: float
+
+
+class SampleSummary(TypedDict):
+    """One sample, without its text and tokens."""
+
+    number: int
+    tokens: int
+    value: float
+    status: str
+    answer: str | None
+    chosen: bool
+
+
+class DecisionSummary(TypedDict):
+    """One decision, without its numbers; samples are named by their numbers."""
+
+    index: int
+    tokens: int
+    started: list[int]
+    continued: list[int]
+    paused: list[int]
+    resumed: list[int]
+    dropped: list[int]
+    finished: list[int]
+    stop: str | None
+    reason: str
+
+
+class Introspection(TypedDict, total=False):
+    """`response_metadata["introspection"]` of a message: plain JSON data. See `GenerationResult` for the meanings."""
+
+    answer: str | None
+    confidence: float
+    expected_confidence: float
+    """Of one sample at the prompt, before a token was generated."""
+    expected_remaining_tokens: float
+    """The same sample's expected length."""
+    samples: list[SampleSummary]
+    decisions: list[DecisionSummary]
+    strategy: str
+    selection: str
+    seed: int
+    finish_reason: str
+    stop_reason: str
+    stop_detail: str
+    depth: int
+    seconds: float
+    cost: float | None
+    warnings: list[str]
+    escalation: dict[str, Any] | None
+    running: list[Running]
+    """Only where a single sample was streamed: one entry a chunk."""
+
+
+def to_prompt(messages: Sequence[BaseMessage]) -> list[Message]:
+    """A conversation for the chat template.
+
+    Raises:
+        PromptError: a message that is not text from the system, the user or the assistant, named by its place.
+    """
+    return [{"role": _role(place, message), "content": _text(place, message)} for place, message in enumerate(messages)]
+
+
+def prompt_of(value: str | PromptValue | Sequence[BaseMessage]) -> Prompt:
+    """A prompt from anything a LangChain model takes.
+
+    Raises:
+        PromptError: as `to_prompt`.
+    """
+    if isinstance(value, StringPromptValue):
+        return value.text
+    if isinstance(value, PromptValue):
+        return to_prompt(value.to_messages())
+    return value if isinstance(value, str) else to_prompt(value)
+
+
+def introspection(result: GenerationResult) -> Introspection:
+    """What a result says beside its text."""
+    return Introspection(
+        answer=result.answer,
+        confidence=result.confidence,
+        expected_confidence=result.expected.value,
+        expected_remaining_tokens=result.expected.remaining,
+        samples=[_sample(sample, sample.number == result.chosen) for sample in result.samples],
+        decisions=[_decision(decision) for decision in result.decisions],
+        strategy=result.strategy,
+        selection=result.selection,
+        seed=result.seed,
+        finish_reason=result.finish_reason,
+        stop_reason=result.stop_reason,
+        stop_detail=result.stop_detail,
+        depth=result.usage.depth,
+        seconds=result.usage.seconds,
+        cost=result.usage.cost,
+        warnings=list(result.warnings),
+        escalation=result.escalation.to_dict() if result.escalation else None,
+    )
+
+
+def running(tokens: int, outlook: Outlook) -> Running:
+    """A point of the trace of a stream."""
+    return Running(tokens=tokens, confidence=outlook.value, expected_remaining_tokens=outlook.remaining)
+
+
+def metadata(result: GenerationResult, model: str) -> dict[str, Any]:
+    """A message's `response_metadata`."""
+    return {
+        "model_name": model,
+        "model_provider": PROVIDER,
+        "finish_reason": result.finish_reason,
+        "introspection": introspection(result),
+    }
+
+
+def usage(result: GenerationResult) -> UsageMetadata:
+    """Every token of every sample; the details tell the chosen one's share."""
+    spent = result.usage
+    details = {"chosen": spent.chosen_tokens, "unchosen": spent.generated_tokens - spent.chosen_tokens}
+    return UsageMetadata(
+        input_tokens=spent.prompt_tokens,
+        output_tokens=spent.generated_tokens,
+        total_tokens=spent.prompt_tokens + spent.generated_tokens,
+        output_token_details=cast(Any, details),  # LangChain allows keys of a provider's own
+    )
+
+
+def to_message(result: GenerationResult, model: str) -> AIMessage:
+    """The answer as a message."""
+    return AIMessage(result.text, response_metadata=metadata(result, model), usage_metadata=usage(result))
+
+
+def _role(place: int, message: BaseMessage) -> str:
+    if isinstance(message, SystemMessage):
+        return "system"
+    if isinstance(message, HumanMessage):
+        return "user"
+    if isinstance(message, ChatMessage):
+        return message.role
+    if isinstance(message, AIMessage):
+        if message.tool_calls or message.invalid_tool_calls:
+            raise PromptError(
+                f"message {place} is an AIMessage with tool calls; this model knows no tools. Leave out tool calls and "
+                f"their results, or write what they said into a message of the user's."
+            )
+        return "assistant"
+    raise PromptError(
+        f"message {place} is a {type(message).__name__}; expected a SystemMessage, HumanMessage, AIMessage or "
+        f"ChatMessage. Leave it out, or write what it says into a message of the user's."
+    )
+
+
+def _text(place: int, message: BaseMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    for block in message.content:
+        if isinstance(block, dict) and (block.get("type") != "text" or not isinstance(block.get("text"), str)):
+            raise PromptError(
+                f"message {place}, a {type(message).__name__}, holds a block of type {block.get('type')!r}; expected "
+                f"text: this model reads nothing else. Leave the block out, or describe it in words."
+            )
+    return "".join(block if isinstance(block, str) else block["text"] for block in message.content)
+
+
+def _sample(sample: SampleResult, chosen: bool) -> SampleSummary:
+    return SampleSummary(
+        number=sample.number,
+        tokens=sample.tokens,
+        value=sample.value,
+        status=sample.status,
+        answer=sample.answer,
+        chosen=chosen,
+    )
+
+
+def _decision(decision: Decision) -> DecisionSummary:
+    return DecisionSummary(
+        index=decision.index,
+        tokens=decision.tokens,
+        started=list(decision.started),
+        continued=list(decision.continued),
+        paused=list(decision.paused),
+        resumed=list(decision.resumed),
+        dropped=list(decision.dropped),
+        finished=list(decision.finished),
+        stop=decision.stop,
+        reason=decision.reason,
+    )

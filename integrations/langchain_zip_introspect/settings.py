@@ -1,0 +1,252 @@
+"""What the chat model, the text model and the runnable share: the model they ask, and with which settings."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakValueDictionary
+
+from langchain_core.utils import from_env
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt
+
+from zip_introspect.budget import Budget
+from zip_introspect.config import GenerationConfig
+from zip_introspect.errors import ConfigError
+from zip_introspect.llm import IntrospectiveLLM
+from zip_introspect.origin import Origin
+
+PROVIDER = "zip-introspect"
+"""As traces and metadata name it."""
+
+OVERRIDES = {
+    **{name: name for name in GenerationConfig.model_fields if name != "max_new_tokens"},
+    "max_tokens": "max_new_tokens",
+}
+"""LangChain's name of a setting, and ours."""
+
+LOCATION = ("model", "backend", "backend_options")
+IGNORED = frozenset({"api_key", "max_retries"})
+"""Standard parameters of hosted models: a local one has no key, and does not fail for a moment."""
+
+CALL_KWARGS = frozenset({*OVERRIDES, *LOCATION, "budget", "timeout", "stream_interval", "stream", *IGNORED})
+
+_opened: WeakValueDictionary[tuple[str, ...], IntrospectiveLLM] = WeakValueDictionary()
+_opening = threading.Lock()
+
+
+def open_shared(origin: Origin) -> IntrospectiveLLM:
+    """The model of an origin; whoever asks for the same one while it is in use gets the same object.
+
+    Raises:
+        ZipIntrospectError: as `IntrospectiveLLM.open`.
+    """
+    with _opening:
+        if (llm := _opened.get(_key(origin))) is None:
+            llm = IntrospectiveLLM.open(origin)
+            _opened[_key(origin)] = llm
+            if llm.origin is not None:  # its backend is known now
+                _opened.setdefault(_key(llm.origin), llm)
+        return llm
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call, settled: whom to ask and how."""
+
+    llm: IntrospectiveLLM
+    model: str
+    budget: Budget
+    config: GenerationConfig
+    stream_interval: int
+    chat: bool = True
+    """Whether the prompt goes through the chat template."""
+
+    @property
+    def one_sample(self) -> bool:
+        """Whether the text can be streamed as it comes: there is nothing to choose from."""
+        return self.config.strategy == "single" or 1 in (self.config.max_samples, self.budget.max_samples)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """For `IntrospectiveLLM.generate` and its kin."""
+        return {"budget": self.budget, "config": self.config, "chat": self.chat}
+
+    @property
+    def stream_settings(self) -> dict[str, Any]:
+        """For `IntrospectiveLLM.stream`: one sample advances in steps of `stream_interval`."""
+        config = self.config.replace(interval=self.stream_interval) if self.one_sample else self.config
+        return {**self.settings, "config": config}
+
+
+class IntrospectiveSettings(BaseModel):
+    """The model, and the settings of calls that give none; None is the model's own.
+
+    Every setting can also be given to a single call, `chat.invoke(..., alpha=0.5)`, and bound or configured.
+
+    Raises:
+        ConfigError: an unknown argument, a setting out of its range, no model, or two.
+        BudgetError: a budget that is zero, negative, or contradictory.
+        ModelLoadError, BackendNotInstalledError: the model cannot be opened.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    model: str = Field(default_factory=from_env("ZIP_INTROSPECT_MODEL", default=""))
+    """Directory, file or hub id; "demo" is the embedded model. The environment variable ZIP_INTROSPECT_MODEL gives
+    the default. Models opened by name are shared within the process, and opened once."""
+    backend: str | None = None
+    """An installed backend's name; None finds one that accepts the model."""
+    backend_options: dict[str, Any] = Field(default_factory=dict)
+    """For the backend, such as `device` and `dtype`."""
+    llm: IntrospectiveLLM | None = Field(default=None, exclude=True, repr=False)
+    """An open model, instead of `model`. It is not serialised: where it came from is, and its settings are."""
+
+    strategy: str | None = None
+    max_samples: int | None = None
+    max_tokens: int | None = None
+    """Tokens of one sample, end of sequence included: `max_new_tokens` of `GenerationConfig`."""
+    alpha: float | None = None
+    beta: float | None = None
+    interval: int | None = None
+    smoothing: int | None = None
+    horizon: Literal["shared", "per_prefix", "none"] | None = None
+    search: Literal["nested", "exact"] | None = None
+    count_prompt: bool | None = None
+    selection: Literal["value", "majority", "weighted_majority"] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: list[str] | None = None
+    budget: Budget | StrictInt | None = None
+    """Hard limits for each prompt, or a number of generated tokens; a dict of `Budget`'s fields is taken too."""
+    timeout: float | None = None
+    """Seconds for each prompt: the budget's `max_seconds` where that gives none. When they are over, the best answer
+    so far is returned."""
+    streaming: bool | None = None
+    """As for other LangChain models: whether `invoke` streams too, for callbacks. None streams where one listens."""
+    stream_interval: int = Field(default=1, ge=1)
+    """Tokens in a chunk, where a single sample is streamed; it takes the place of `interval` there."""
+
+    _models: dict[tuple[str, ...], IntrospectiveLLM] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **data: Any) -> None:
+        data = {name: value for name, value in data.items() if name not in IGNORED}
+        _refuse_unknown(data, type(self).model_fields)
+        if isinstance(data.get("budget"), dict):
+            data["budget"] = Budget(**data["budget"])
+        super().__init__(**data)
+        self._take_llm("model" in data)
+        self.call(None, {})
+
+    def call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
+        """Settle a call from its own keyword arguments and, for what they leave open, from this object's fields.
+
+        Raises:
+            ConfigError: an unknown keyword argument, or a setting out of its range.
+            ZipIntrospectError: another `model` was given that cannot be opened.
+        """
+        _refuse_unknown(kwargs, CALL_KWARGS)
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        if stop is not None:
+            given["stop"] = stop
+        llm, model = self._model(given)
+        own = {name: value for name in OVERRIDES if (value := getattr(self, name)) is not None}
+        overrides = {OVERRIDES[name]: value for name, value in {**own, **given}.items() if name in OVERRIDES}
+        budget = given.get("budget", self.budget)
+        limits = Budget.of(Budget(**budget) if isinstance(budget, dict) else budget)
+        timeout = given.get("timeout", self.timeout)
+        if timeout is not None and limits.max_seconds is None:
+            limits = limits.replace(max_seconds=timeout)
+        interval = given.get("stream_interval", self.stream_interval)
+        config = llm.config.replace(**overrides)
+        config.replace(interval=interval)  # refused here, not at the first chunk
+        return Call(llm, model, limits, config, interval)
+
+    def to_json(self) -> Any:
+        """What LangChain's `dumps` writes: the budget as a dict, and the settings of an `llm` that was given."""
+        data: Any = super().to_json()  # type: ignore[misc]  # of Serializable, which every user of this also is
+        kwargs = data["kwargs"]
+        if isinstance(self.budget, Budget):
+            kwargs["budget"] = self.budget.model_dump(exclude_defaults=True)
+        if self.llm is not None:
+            theirs = self.llm.config.model_dump(mode="json", exclude_none=True)
+            kwargs.update(
+                {name: theirs[own] for name, own in OVERRIDES.items() if own in theirs and name not in kwargs}
+            )
+        return data
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        return {**state, "__pydantic_private__": {**(state["__pydantic_private__"] or {}), "_models": {}}}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what is answered, as plain data."""
+        return {name: value for name, value in self.to_json()["kwargs"].items() if name in _IDENTIFYING}
+
+    def trace_params(self, params: Any, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Any:
+        """LangSmith's parameters, with what LangChain cannot know: the provider, and the model's own defaults."""
+        config = self._model({})[0].config
+        own = {"ls_provider": PROVIDER, "ls_temperature": config.temperature, "ls_max_tokens": config.max_new_tokens}
+        stops = stop if stop is not None else self.stop if self.stop is not None else list(config.stop)
+        return {**own, **params, "ls_provider": PROVIDER, **({"ls_stop": stops} if stops else {})}
+
+    def _take_llm(self, named: bool) -> None:
+        """Where an open model was given, say in the other fields which one it is."""
+        if self.llm is None:
+            if not self.model:
+                raise ConfigError(
+                    "no model was given; pass model=, a directory, file or hub id ('demo' is the embedded model), or "
+                    "an open one with llm=, or set the environment variable ZIP_INTROSPECT_MODEL"
+                )
+            return
+        origin = self.llm.origin or Origin(self.llm.info.model)
+        if named and self.model != origin.model:
+            raise ConfigError(
+                f"llm is {origin.model!r} and model is {self.model!r}; give one of the two. To have the model "
+                f"configurable, build this from model= rather than llm=."
+            )
+        self.model = origin.model
+        self.backend = origin.backend if isinstance(origin.backend, str) else self.llm.info.backend
+        self.backend_options = dict(origin.options)
+
+    def _model(self, given: Mapping[str, Any]) -> tuple[IntrospectiveLLM, str]:
+        """The model of a call and its name; one that was asked for by name stays open as long as this object."""
+        if not any(name in given for name in LOCATION):
+            if self.llm is not None:
+                return self.llm, self.model
+            origin = Origin(self.model, self.backend, self.backend_options)
+        else:
+            origin = Origin(given.get("model", self.model), given.get("backend"), given.get("backend_options", {}))
+        if (llm := self._models.get(_key(origin))) is None:
+            llm = self._models[_key(origin)] = open_shared(origin)
+        return llm, origin.model
+
+
+_IDENTIFYING = frozenset({*OVERRIDES, *LOCATION, "budget", "timeout", "chat"})
+
+
+def _key(origin: Origin) -> tuple[str, ...]:
+    path = Path(origin.model).expanduser()
+    with contextlib.suppress(OSError):
+        path = path.resolve() if path.exists() else path
+    options = (f"{name}={value!r}" for name, value in sorted(origin.options.items()))
+    return (str(path), str(origin.backend), *options)
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: Any) -> None:
+    unknown = [name for name in given if name not in known]
+    if not unknown:
+        return
+    names = ", ".join(unknown)
+    if any(word in name for name in unknown for word in ("tool", "function", "response_format")):
+        raise ConfigError(
+            f"{names}: this model calls no tools and follows no schema. Leave it out, or parse the text of the answer."
+        )
+    raise ConfigError(f"{names}: unknown; expected {', '.join(sorted(name for name in known if name[0] != '_'))}.")

@@ -1,0 +1,122 @@
+"""TextIntrospective: a text model, string in and string out, that says how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, cast
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.llms import BaseLLM
+from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+
+from langchain_zip_introspect.batching import SharedBatch, seat_of
+from langchain_zip_introspect.messages import metadata, usage
+from langchain_zip_introspect.settings import Call
+from langchain_zip_introspect.streaming import Piece, apieces, pieces
+from zip_introspect.result import GenerationResult
+
+
+class TextIntrospective(SharedBatch, BaseLLM):
+    """A text model over an `IntrospectiveLLM`, for completion-style chains.
+
+    A generation's `generation_info` holds what a chat message's `response_metadata` does, and `usage_metadata`.
+
+    Raises:
+        ZipIntrospectError: as `ChatIntrospective`.
+    """
+
+    chat: bool = False
+    """Whether the text goes through the chat template, as one message of the user's. A completion does not; a model
+    that was trained on its template, as the embedded one was, answers only so."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "zip-introspect"
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return self.identity
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """It is: where the model came from is written, not the model."""
+        return True
+
+    def call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
+        """As `IntrospectiveSettings.call`; `chat` is one more keyword argument."""
+        rest = dict(kwargs)
+        chat = rest.pop("chat", None)
+        return replace(super().call(stop, rest), chat=self.chat if chat is None else chat)
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        call = self.call(stop, kwargs)
+        return _llm_result(call.llm.batch(prompts, **call.settings), call.model)
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        call = self.call(stop, kwargs)
+        seat = seat_of(self) if len(prompts) == 1 else None
+        results = [await seat.ask(prompts[0])] if seat else await call.llm.abatch(prompts, **call.settings)
+        return _llm_result(results, call.model)
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        call = self.call(stop, kwargs)
+        for piece in pieces(call, prompt, run_manager):
+            chunk = _chunk(piece, call.model)
+            if run_manager is not None:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        call = self.call(stop, kwargs)
+        async with aclosing(apieces(call, prompt, run_manager)) as found:
+            async for piece in found:
+                chunk = _chunk(piece, call.model)
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return cast(LangSmithParams, self.trace_params(super()._get_ls_params(stop, **kwargs), stop, kwargs))
+
+
+def _info(result: GenerationResult, model: str) -> dict[str, Any]:
+    return {**metadata(result, model), "usage_metadata": usage(result)}
+
+
+def _llm_result(results: list[GenerationResult], model: str) -> LLMResult:
+    return LLMResult(
+        generations=[[Generation(text=result.text, generation_info=_info(result, model))] for result in results]
+    )
+
+
+def _chunk(piece: Piece, model: str) -> GenerationChunk:
+    if piece.result is not None:
+        return GenerationChunk(text=piece.text, generation_info=_info(piece.result, model))
+    return GenerationChunk(text=piece.text, generation_info={"introspection": {"running": [piece.running]}})
