@@ -18,6 +18,7 @@ from zip_introspect.errors import (
     BudgetError,
     CalibrationError,
     ConfigError,
+    EscalationError,
     GridError,
     ModelLoadError,
     NonFiniteLogitsError,
@@ -26,9 +27,11 @@ from zip_introspect.errors import (
     TrainingDataError,
     ZipIntrospectError,
 )
+from zip_introspect.escalation import EscalationPolicy, Reply, Rung
 from zip_introspect.events import (
     DecisionMade,
     Event,
+    HandedOn,
     SampleAdvanced,
     SampleFinished,
     SearchFailed,
@@ -36,9 +39,12 @@ from zip_introspect.events import (
     SearchStarted,
 )
 from zip_introspect.grid import JointGrid
+from zip_introspect.ladder import Ladder
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.prompts import Prompt
+from zip_introspect.request import HandOn
 from zip_introspect.result import (
+    Attempt,
     Decision,
     EscalationResult,
     GenerationResult,
@@ -54,6 +60,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AnswerExtractor",
+    "Attempt",
     "Backend",
     "BackendError",
     "BackendInfo",
@@ -65,21 +72,28 @@ __all__ = [
     "ConfigError",
     "Decision",
     "DecisionMade",
+    "EscalationError",
+    "EscalationPolicy",
     "EscalationResult",
     "Event",
     "GenerationConfig",
     "GenerationResult",
     "GridError",
+    "HandOn",
+    "HandedOn",
     "IntrospectionResult",
     "IntrospectiveLLM",
     "JointGrid",
+    "Ladder",
     "Message",
     "ModelLoadError",
     "NonFiniteLogitsError",
     "Outlook",
     "Prompt",
     "PromptError",
+    "Reply",
     "ReservedTokensError",
+    "Rung",
     "SampleAdvanced",
     "SampleFinished",
     "SampleResult",

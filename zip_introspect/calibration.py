@@ -91,6 +91,17 @@ class Calibration(Settings):
         chosen = ", ".join(f"{item.level:g}" for item in self.thresholds) or "none"
         raise CalibrationError(f"no threshold was chosen for the level {level:g}; there are: {chosen}. Calibrate anew.")
 
+    @classmethod
+    def beside(cls, model: str | Path) -> Self | None:
+        """The calibration in a model's directory, or in that of its file; None where there is none.
+
+        Raises:
+            CalibrationError: as `load`.
+        """
+        path = Path(model).expanduser()
+        file = (path if path.is_dir() else path.parent) / FILE_NAME
+        return cls.load(file) if path.exists() and file.is_file() else None
+
     def save(self, path: str | Path) -> Path:
         """Write it to a file, or into a directory under its usual name; the file."""
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)

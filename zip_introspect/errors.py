@@ -52,6 +52,14 @@ class BudgetError(ConfigError):
     """A budget that is zero, negative, or contradictory."""
 
 
+class EscalationError(ZipIntrospectError):
+    """A ladder in which no model answered, or none was sure enough. `partial` holds the best answer."""
+
+    def __init__(self, message: str, partial: GenerationResult | None = None) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
 class CalibrationError(ZipIntrospectError):
     """A calibration that cannot be fitted or applied."""
 

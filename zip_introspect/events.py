@@ -60,6 +60,16 @@ class SampleFinished(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class HandedOn(Record):
+    """A ladder asks its next model; that model's own events follow, if it has any."""
+
+    prompt: int
+    target: str
+    reason: str
+    kind: str = field(default="handed_on", init=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SearchFinished(Record):
     """The outcome of a prompt."""
 
@@ -77,4 +87,4 @@ class SearchFailed:
     kind: str = field(default="failed", init=False)
 
 
-Event = SearchStarted | DecisionMade | SampleAdvanced | SampleFinished | SearchFinished | SearchFailed
+Event = SearchStarted | DecisionMade | SampleAdvanced | SampleFinished | HandedOn | SearchFinished | SearchFailed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
@@ -13,20 +14,23 @@ from zip_introspect import joint, search
 from zip_introspect.answers import AnswerExtractor, after_marker, default_extractor
 from zip_introspect.backend import Backend, BackendInfo, InstalledBackends
 from zip_introspect.budget import Budget, Ledger
+from zip_introspect.calibration import Calibration
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import (
     BackendError,
     BackendNotInstalledError,
     BudgetError,
+    CalibrationError,
     ModelLoadError,
-    NonFiniteLogitsError,
     PromptError,
     ZipIntrospectError,
 )
 from zip_introspect.events import Event, SearchFailed, SearchFinished
 from zip_introspect.grid import JointGrid
 from zip_introspect.origin import DEMO_NAME, Origin
-from zip_introspect.prompts import Prompt, check_prompt
+from zip_introspect.outcomes import Outcome, merge, one_each, raise_first
+from zip_introspect.prompts import Prompt, check_batch, check_prompt
+from zip_introspect.request import HandOn
 from zip_introspect.result import GenerationResult, IntrospectionResult, Usage
 from zip_introspect.turns import Turns, in_thread
 
@@ -36,8 +40,6 @@ DEMO_CONFIG = GenerationConfig(max_new_tokens=640, beta=0.05)
 """For its beta the embedded model is as accurate as for the default, at half the cost (docs/results.md)."""
 DEMO_EXTRACTOR = after_marker(r"(?m)\bans\s+")
 """The embedded model ends its working with `ans 10`; where it declines, there is no answer."""
-
-Outcome = GenerationResult | ZipIntrospectError
 
 
 class IntrospectiveLLM:
@@ -51,6 +53,7 @@ class IntrospectiveLLM:
         backend: an open backend; `from_pretrained` opens one.
         config: the settings of calls that give none.
         extractor: finds the short answer in a sample's text, for results and votes.
+        calibration: what a confidence means; results then have a `calibrated_confidence`.
 
     One that `from_pretrained` or `demo` opened can be pickled: what is written is where it came from, and unpickling
     opens it again.
@@ -65,10 +68,18 @@ class IntrospectiveLLM:
         config: GenerationConfig | None = None,
         *,
         extractor: AnswerExtractor = default_extractor,
+        calibration: Calibration | None = None,
     ) -> None:
         self.backend = backend
         self.config = config or GenerationConfig()
         self.extractor = extractor
+        self.calibration = calibration
+        rewards = backend.grid.reward_values
+        if calibration is not None and not (rewards[0] >= 0 and rewards[-1] <= 1):
+            raise CalibrationError(
+                f"the grid's rewards go from {rewards[0]:g} to {rewards[-1]:g}; a calibration needs confidences from 0 "
+                f"to 1. Open the model without it."
+            )
         self._turns = Turns()
         self._closed = False
 
@@ -83,7 +94,7 @@ class IntrospectiveLLM:
         extractor: AnswerExtractor = default_extractor,
         **options: Any,
     ) -> Self:
-        """Open a model from a directory, file or hub id.
+        """Open a model from a directory, file or hub id. A calibration beside it is loaded with it.
 
         Args:
             backend: an installed backend's name or a backend class; None finds one that accepts the model.
@@ -94,12 +105,14 @@ class IntrospectiveLLM:
             BackendNotInstalledError: the message holds the pip command.
             ModelLoadError: missing, truncated or foreign files.
             GridError, ReservedTokensError: no grid, or one that does not fit the model.
+            CalibrationError: a calibration beside the model that is malformed.
         """
+        calibration = Calibration.beside(model)
         if backend is None:
             backend = InstalledBackends().infer(model)
         elif isinstance(backend, str):
             backend = InstalledBackends().load(backend)
-        llm = cls(backend.open(model, grid=grid, **options), config, extractor=extractor)
+        llm = cls(backend.open(model, grid=grid, **options), config, extractor=extractor, calibration=calibration)
         found = Path(model).expanduser()
         llm.origin = Origin(
             str(found.resolve() if found.exists() else model), backend, {"grid": grid, **options} if grid else options
@@ -163,6 +176,7 @@ class IntrospectiveLLM:
         budget: Budget | int | None = None,
         config: GenerationConfig | None = None,
         chat: bool = True,
+        hand_on: HandOn | None = None,
         **overrides: Any,
     ) -> GenerationResult:
         """Answer a prompt.
@@ -172,6 +186,8 @@ class IntrospectiveLLM:
             budget: a `Budget`, or a number of generated tokens; None is no limit.
             config: in place of the instance's own.
             chat: whether the chat template is applied.
+            hand_on: the choice to leave the question to a stronger model; the result's `finish_reason` is then
+                "handed_on". `Ladder` gives it, and asks that model.
             overrides: fields of `GenerationConfig`.
 
         Raises:
@@ -179,7 +195,7 @@ class IntrospectiveLLM:
             NonFiniteLogitsError: NaN or infinite logits in mid-run; `partial` holds the samples so far.
             BackendError: the backend failed, or is closed.
         """
-        return self._complete_one(self._request(prompt, budget, config, chat, overrides))
+        return self._complete_one(self._request(prompt, budget, config, chat, hand_on, overrides))
 
     async def agenerate(
         self,
@@ -188,10 +204,11 @@ class IntrospectiveLLM:
         budget: Budget | int | None = None,
         config: GenerationConfig | None = None,
         chat: bool = True,
+        hand_on: HandOn | None = None,
         **overrides: Any,
     ) -> GenerationResult:
         """`generate` in a worker thread. Cancelling stops it at the next interval."""
-        request = self._request(prompt, budget, config, chat, overrides)
+        request = self._request(prompt, budget, config, chat, hand_on, overrides)
         stop = threading.Event()
         return await in_thread(lambda: self._complete_one(request, stop), stop)
 
@@ -202,6 +219,7 @@ class IntrospectiveLLM:
         budget: Budget | int | None = None,
         config: GenerationConfig | None = None,
         chat: bool = True,
+        hand_on: HandOn | None = None,
         **overrides: Any,
     ) -> Generator[Event, None, None]:
         """Answer a prompt and report on the way; the last event is `SearchFinished`. Closing it stops the search.
@@ -209,7 +227,7 @@ class IntrospectiveLLM:
         Raises:
             ZipIntrospectError: as `generate`; bad input is refused at once, not at the first event.
         """
-        return self._events(self._request(prompt, budget, config, chat, overrides))
+        return self._events(self._request(prompt, budget, config, chat, hand_on, overrides))
 
     async def astream(
         self,
@@ -218,11 +236,12 @@ class IntrospectiveLLM:
         budget: Budget | int | None = None,
         config: GenerationConfig | None = None,
         chat: bool = True,
+        hand_on: HandOn | None = None,
         **overrides: Any,
     ) -> AsyncIterator[Event]:
         """`stream` with the work in a worker thread. Cancelling stops it at the next interval."""
         stop = threading.Event()
-        events = self._events(self._request(prompt, budget, config, chat, overrides), stop)
+        events = self._events(self._request(prompt, budget, config, chat, hand_on, overrides), stop)
         try:
             while (event := await in_thread(lambda: next(events, None), stop)) is not None:
                 yield event
@@ -247,14 +266,15 @@ class IntrospectiveLLM:
         Args:
             return_exceptions: put the error of a prompt in its place instead of raising the first one. Without it,
                 bad input is refused before any prompt runs.
-            settings: as the keyword arguments of `generate`; the budget holds for each prompt.
+            settings: as the keyword arguments of `generate`. The budget holds for each prompt; `budget` and `hand_on`
+                may be lists, one for each.
 
         Raises:
             ZipIntrospectError: as `generate`.
             NonFiniteLogitsError: `partial` holds one result for each prompt, in order.
         """
         requests, errors = self._requests(prompts, settings, return_exceptions)
-        return _merge(self._complete(list(requests.values()), None, return_exceptions), list(requests), errors)
+        return merge(self._complete(list(requests.values()), None, return_exceptions), list(requests), errors)
 
     @overload
     async def abatch(
@@ -274,7 +294,7 @@ class IntrospectiveLLM:
         todo = list(requests.values())
         stop = threading.Event()
         outcomes = await in_thread(lambda: self._complete(todo, stop, return_exceptions), stop)
-        return _merge(outcomes, list(requests), errors)
+        return merge(outcomes, list(requests), errors)
 
     def introspect(self, prompt: Prompt, *, chat: bool = True) -> IntrospectionResult:
         """What the model expects of itself at a prompt, before a token is generated: one forward pass.
@@ -283,7 +303,7 @@ class IntrospectiveLLM:
             PromptError: an empty prompt, or one longer than the context.
             NonFiniteLogitsError: NaN or infinite logits.
         """
-        request = self._request(prompt, None, None, chat, {})
+        request = self._request(prompt, None, None, chat, None, {})
         with self._turns.hold():
             self._check_open()
             ledger = Ledger(request.budget, len(request.tokens))
@@ -307,7 +327,7 @@ class IntrospectiveLLM:
                 "this model was made of an open backend, so it cannot be pickled; open it with "
                 "IntrospectiveLLM.from_pretrained, and what is pickled is where it came from"
             )
-        return _reopen, (type(self), self.origin, self.config, self.extractor)
+        return _reopen, (type(self), self.origin, self.config, self.extractor, self.calibration)
 
     def close(self) -> None:
         """Free the model, once the call in progress has reached its end. Closing twice is harmless."""
@@ -330,6 +350,7 @@ class IntrospectiveLLM:
         budget: Budget | int | None,
         config: GenerationConfig | None,
         chat: bool,
+        hand_on: HandOn | None,
         overrides: dict[str, Any],
     ) -> search.Request:
         settings = config or self.config
@@ -337,7 +358,7 @@ class IntrospectiveLLM:
         limits = Budget.of(budget)
         check_prompt(prompt)
         self._check_open()
-        request = search.Request(tuple(self.backend.encode(prompt, chat=chat)), settings, limits)
+        request = search.Request(tuple(self.backend.encode(prompt, chat=chat)), settings, limits, hand_on)
         search.check(request, self.info)
         return request
 
@@ -345,15 +366,16 @@ class IntrospectiveLLM:
         self, prompts: Sequence[Prompt], settings: dict[str, Any], return_exceptions: bool
     ) -> tuple[dict[int, search.Request], dict[int, ZipIntrospectError]]:
         """The requests that can be run, and the errors of the others, by place."""
-        if isinstance(prompts, str):
-            raise PromptError("batch was given one string; expected a list of prompts. Use generate for a single one.")
+        check_batch(prompts)
         rest = dict(settings)
-        budget, config, chat = rest.pop("budget", None), rest.pop("config", None), rest.pop("chat", True)
+        budgets = one_each(rest.pop("budget", None), len(prompts), "budget")
+        choices = one_each(rest.pop("hand_on", None), len(prompts), "hand_on")
+        config, chat = rest.pop("config", None), rest.pop("chat", True)
         requests: dict[int, search.Request] = {}
         errors: dict[int, ZipIntrospectError] = {}
         for place, prompt in enumerate(prompts):
             try:
-                requests[place] = self._request(prompt, budget, config, chat, rest)
+                requests[place] = self._request(prompt, budgets[place], config, chat, choices[place], rest)
             except (PromptError, BudgetError) as error:
                 if not return_exceptions:
                     raise type(error)(f"prompt {place}: {error}") from None
@@ -381,12 +403,12 @@ class IntrospectiveLLM:
                 if stop is not None and stop.is_set():
                     raise BackendError("the call was cancelled")
                 if isinstance(event, SearchFinished):
-                    outcomes[event.prompt] = event.result
+                    outcomes[event.prompt] = self._calibrated(event.result)
                 elif isinstance(event, SearchFailed):
                     outcomes[event.prompt] = event.error
         ordered = [outcomes[place] for place in sorted(outcomes)]
         if not return_exceptions:
-            _raise_first(ordered)
+            raise_first(ordered)
         return ordered
 
     def _events(self, request: search.Request, stop: threading.Event | None = None) -> Generator[Event, None, None]:
@@ -401,9 +423,16 @@ class IntrospectiveLLM:
                     return
                 if isinstance(event, SearchFailed):
                     raise event.error
+                if isinstance(event, SearchFinished):
+                    event = replace(event, result=self._calibrated(event.result))
                 yield event
         finally:
             self._turns.leave(events)
+
+    def _calibrated(self, result: GenerationResult) -> GenerationResult:
+        if self.calibration is None:
+            return result
+        return replace(result, calibrated_confidence=float(self.calibration.apply(result.confidence)))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -411,28 +440,12 @@ class IntrospectiveLLM:
 
 
 def _reopen(
-    kind: type[IntrospectiveLLM], origin: Origin, config: GenerationConfig, extractor: AnswerExtractor
+    kind: type[IntrospectiveLLM],
+    origin: Origin,
+    config: GenerationConfig,
+    extractor: AnswerExtractor,
+    calibration: Calibration | None,
 ) -> IntrospectiveLLM:
     llm = kind.open(origin, config)
-    llm.extractor = extractor
+    llm.extractor, llm.calibration = extractor, calibration
     return llm
-
-
-def _raise_first(outcomes: Sequence[Outcome]) -> None:
-    """Raise the first error, with what all prompts have where it carries partial results."""
-    error = next((outcome for outcome in outcomes if isinstance(outcome, ZipIntrospectError)), None)
-    if isinstance(error, NonFiniteLogitsError):
-        partial: list[GenerationResult] = []
-        for outcome in outcomes:
-            if isinstance(outcome, GenerationResult):
-                partial.append(outcome)
-            elif isinstance(outcome, NonFiniteLogitsError):
-                partial.extend(outcome.partial)
-        error.partial = partial
-    if error is not None:
-        raise error
-
-
-def _merge(outcomes: Sequence[Outcome], places: list[int], errors: dict[int, ZipIntrospectError]) -> list[Any]:
-    merged: dict[int, Any] = {**errors, **dict(zip(places, outcomes, strict=True))}
-    return [merged[place] for place in sorted(merged)]

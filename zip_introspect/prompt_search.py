@@ -13,7 +13,7 @@ from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
 from zip_introspect.budget import Ledger
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.events import Event, SampleAdvanced, SampleFinished
-from zip_introspect.request import Request
+from zip_introspect.request import HandOn, Request
 from zip_introspect.result import (
     Decision,
     FinishReason,
@@ -82,6 +82,7 @@ class PromptSearch:
         self._root = prefilled.sequence
         self._prompt_tokens = len(request.tokens)
         self._sampling = request.config.sampling.replace(seed=prompt_seed(request.config.seed, request.tokens))
+        self._hand_on = request.hand_on or HandOn()
         self._max_new = min(request.config.max_new_tokens, backend.info.max_context - self._prompt_tokens)
         self._strategy = get(request.config.strategy)(request.config)
         root_joint = joint.from_logits(prefilled.reserved_logits, self._grid)
@@ -108,6 +109,9 @@ class PromptSearch:
         for sample in self._just_finished:
             self._trace(sample, self._trie.length(sample), self._endings[sample].value, 0.0)
         action = self._strategy.decide(state)
+        below = self._hand_on.below
+        if below is not None and not self._decisions and state.root_value < below:
+            action = self._leave(action, state)
         limit = self.ledger.exhausted()
         # Where no step is left, what a strategy says of going on is not a choice.
         if limit is not None and action.stop in (None, "utility"):
@@ -163,7 +167,9 @@ class PromptSearch:
         chosen = select(candidates, self.selection, self._sampling.seed)
         best = samples[chosen.number] if chosen else None
         complete = chosen is not None and chosen.complete
-        finish: FinishReason = "error" if stop_reason == "error" else "budget" if stop_reason == "budget" else "stop"
+        finish: FinishReason = "stop"
+        if stop_reason in ("error", "budget", "handed_on"):
+            finish = stop_reason
         if finish == "stop" and not complete:
             finish = "length"
         return GenerationResult(
@@ -220,6 +226,17 @@ class PromptSearch:
             room=self._room_for_new(),
             limit=limit,
             tokens_left=tokens_left,
+            hand_on=self._hand_on.worth,
+        )
+
+    def _leave(self, action: MetaAction, state: MetaState) -> MetaAction:
+        """Hand on at the prompt, in place of what the strategy would have begun with."""
+        one_each = state.root_remaining * action.new
+        return MetaAction(
+            stop="handed_on",
+            reason=f"{state.root_value:.3f} is expected at the prompt, below {self._hand_on.below:g}",
+            utility=action.utility,
+            tokens_saved=action.utility.expected_compute if action.utility else one_each,
         )
 
     def _room_for_new(self) -> int:
@@ -321,6 +338,7 @@ class PromptSearch:
             reason=action.reason,
             utility=action.utility,
             forked=tuple(forked),
+            tokens_saved=action.tokens_saved,
         )
         self._just_finished = []
         self._decisions.append(decision)

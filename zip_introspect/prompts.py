@@ -32,3 +32,13 @@ def check_prompt(prompt: Prompt) -> None:
         )
     if not prompt[-1]["content"].strip():
         raise PromptError("the last message has no content; expected text to answer")
+
+
+def check_batch(prompts: Sequence[Prompt]) -> None:
+    """Refuse one string where many prompts are expected.
+
+    Raises:
+        PromptError: a string.
+    """
+    if isinstance(prompts, str):
+        raise PromptError("batch was given one string; expected a list of prompts. Use generate for a single one.")

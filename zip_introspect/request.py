@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from zip_introspect import strategies
 from zip_introspect.backend import BackendInfo
 from zip_introspect.budget import Budget, Ledger
 from zip_introspect.config import GenerationConfig
-from zip_introspect.errors import PromptError
+from zip_introspect.errors import ConfigError, PromptError
+
+
+@dataclass(frozen=True, slots=True)
+class HandOn:
+    """The choice to leave a question to a stronger model.
+
+    Raises:
+        ConfigError: a number that is not finite.
+    """
+
+    worth: float | None = None
+    """Reward expected of the stronger model less what asking it costs, in reward; weighed at every decision."""
+    below: float | None = None
+    """Hand on before the first token where the value expected at the prompt is below this."""
+
+    def __post_init__(self) -> None:
+        for name in ("worth", "below"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ConfigError(f"hand_on.{name} is {value!r}; expected a finite number, in units of the reward")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +39,7 @@ class Request:
     tokens: tuple[int, ...]
     config: GenerationConfig
     budget: Budget = field(default_factory=Budget)
+    hand_on: HandOn | None = None
 
 
 def check(request: Request, info: BackendInfo) -> None:

@@ -10,12 +10,14 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length", "budget", "error"]
-"""stop: the answer is complete. length: cut at max_new_tokens. budget: the budget ended the search. error: in the
-partial results of an error."""
+FinishReason = Literal["stop", "length", "budget", "handed_on", "abstained", "error"]
+"""stop: the answer is complete. length: cut at max_new_tokens. budget: the budget ended the search. handed_on: a
+stronger model is worth more, so this one stopped. abstained: no model was sure enough to answer. error: in the partial
+results of an error."""
 
-StopReason = Literal["utility", "finished", "budget", "error"]
-"""utility: nothing is worth more than the best finished sample. finished: no sample is left to continue."""
+StopReason = Literal["utility", "finished", "budget", "handed_on", "error"]
+"""utility: nothing is worth more than the best finished sample. finished: no sample is left to continue. handed_on:
+handing the question on is worth more than going on, and than what is finished."""
 
 SampleStatus = Literal["active", "paused", "finished", "dropped"]
 SampleFinish = Literal["stop", "stop_string", "length"]
@@ -78,7 +80,7 @@ class UtilityReport(Record):
     chosen: float
     """Utility of the best meta-action: the chosen one, or at a stop the one that was not worth running."""
     keep: float | None
-    """Utility of stopping with the best finished sample; None while there is none."""
+    """Utility of stopping: the best finished sample's, or handing on's; None while there is neither."""
     expected_reward: float
     expected_compute: float
     """Expected tokens of all chosen prefixes together, up to the horizon."""
@@ -120,6 +122,8 @@ class Decision(Record):
     """None for strategies that compute none."""
     forked: tuple[tuple[int, int], ...] = ()
     """(parent, sample) of each sample that was branched off an unfinished one."""
+    tokens_saved: float | None = None
+    """Where the question is handed on: the tokens that going on was expected to take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +158,40 @@ class SampleResult(Record):
     """The sample it was branched off; None where it began at the prompt."""
 
 
+AttemptOutcome = Literal["accepted", "doubtful", "handed_on", "failed", "timeout", "skipped"]
+"""doubtful: answered, but not surely enough. handed_on: stopped before its end, since a stronger model is worth more.
+failed: raised an error. skipped: not asked, since the budget could not have been held."""
+
+
 @dataclass(frozen=True, slots=True)
-class EscalationResult(Record):
-    """What a stronger model was asked and what it said."""
+class Attempt(Record):
+    """One model of a ladder, and what became of asking it."""
 
     target: str
-    text: str
-    answer: str | None
+    outcome: AttemptOutcome
     reason: str
+    """One sentence for people."""
+    usage: Usage
+    text: str = ""
+    answer: str | None = None
+    confidence: float | None = None
+    """As the model reports it; None where it reports none."""
+    result: GenerationResult | None = None
+    """Everything, where the model is an `IntrospectiveLLM`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EscalationResult(Record):
+    """How a question was handed on, and whose answer it got."""
+
+    target: str | None
+    """The model whose answer is given; None where no answer is."""
+    reason: str
+    """Why the first model's answer was not taken. One sentence for people."""
+    attempts: tuple[Attempt, ...]
+    """In the order in which models were asked, the first one included."""
+    tokens_saved: float | None = None
+    """Expected tokens that the first model would still have generated, had it decided at its end; None where it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +220,8 @@ class GenerationResult(Record):
     answer: str | None
     """Extracted from the chosen sample's text; None where there is none, or where that sample is incomplete."""
     confidence: float
-    """Final value of the chosen sample; the lowest reward where it is incomplete."""
+    """Final value of the chosen sample; the lowest reward where it is incomplete. Of a stronger model that reports no
+    confidence: the reward expected of it."""
     finish_reason: FinishReason
     usage: Usage
     decisions: tuple[Decision, ...]
@@ -207,4 +238,7 @@ class GenerationResult(Record):
     selection: str
     seed: int
     warnings: tuple[str, ...] = ()
+    calibrated_confidence: float | None = None
+    """The probability of being right, where the model has a calibration."""
     escalation: EscalationResult | None = None
+    """How a ladder came to this answer; None where its first model was sure enough, or without a ladder."""

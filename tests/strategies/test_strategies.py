@@ -5,6 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zip_introspect import search, strategies
 from zip_introspect.backend import Backend
@@ -183,3 +185,42 @@ def test_branching_strategies_fork_at_a_leaf_and_may_drop_it() -> None:
 def test_forks_count_as_samples() -> None:
     with pytest.raises(ValueError, match="fork_once asked for 2 samples where 1 may start"):
         outcome(SimulatedBackend(), Budget(max_samples=2))
+
+
+JOINTS = st.sampled_from([SURE_AND_NEAR, HOPELESS, OPEN, ONLY_LATE])
+
+
+@given(
+    leaves=st.lists(JOINTS, max_size=4),
+    values=st.lists(st.floats(0.0, 1.0), max_size=3),
+    root=JOINTS,
+    worth=st.floats(-1.0, 1.5),
+    beta=st.floats(0.001, 2.0),
+    room=st.integers(0, 3),
+)
+def test_handing_on_is_weighed_as_an_answer_of_that_worth_would_be(
+    leaves: list[np.ndarray], values: list[float], root: np.ndarray, worth: float, beta: float, room: int
+) -> None:
+    growing = tuple(leaf(number, joint) for number, joint in enumerate(leaves))
+    done = tuple(Finished(10 + number, 9, value, complete=True) for number, value in enumerate(values))
+    here = state(growing, done, root, room=room, beta=beta)
+    action = decide(dataclasses.replace(here, hand_on=worth))
+    if worth <= max(values, default=-np.inf):
+        assert action == decide(here)
+        return
+    twin = decide(dataclasses.replace(here, finished=(*done, Finished(99, 9, worth, complete=True))))
+    assert (action.run, action.new) == (twin.run, twin.new)
+    assert (action.stop == "handed_on") == (twin.stop is not None)
+    if action.stop == "handed_on":
+        alone = decide(here)
+        expected = alone.utility.expected_compute if alone.stop is None and alone.utility else 0.0
+        assert action.tokens_saved == expected
+        assert f"{worth:.3f}" in action.reason
+
+
+def test_a_hopeless_question_is_handed_on_before_its_tokens_are_paid_for() -> None:
+    action = decide(dataclasses.replace(state(root=HOPELESS, beta=0.5), hand_on=0.3))
+    assert action.stop == "handed_on"
+    assert action.tokens_saved is not None
+    assert action.tokens_saved >= 12.0
+    assert decide(dataclasses.replace(state(root=SURE_AND_NEAR, beta=0.05), hand_on=0.3)).new > 0

@@ -73,6 +73,8 @@ class MetaState:
     """Tokens that a new sample may take."""
     tokens_left: int | None = None
     """Tokens that the budget leaves to all samples together; None is no limit."""
+    hand_on: float | None = None
+    """What handing the question on to a stronger model is worth, its cost taken off; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class MetaAction:
     utility: UtilityReport | None = None
     stop: StopReason | None = None
     """Why the search should end, or None. With a reason to stop, nothing is run."""
+    tokens_saved: float | None = None
+    """With stop "handed_on": the tokens that going on was expected to take."""
 
 
 class Strategy(ABC):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -26,6 +28,8 @@ class ZipRC(Strategy):
     - A finished sample stays in the running as a constant, its final value, at no further cost.
     - There is no stopping without a complete answer: while there is none and nothing is worth its cost, the most
       useful way to the end of a sample is taken, uncapped, since an answer is owed.
+    - Handing the question on to a stronger model is one more constant in the maximum: what it is worth, its cost taken
+      off. It can still be done later, so going on is worth that much at least; and no answer is owed where it is open.
     """
 
     name: ClassVar[str] = "zip_rc"
@@ -33,12 +37,22 @@ class ZipRC(Strategy):
 
     def decide(self, state: MetaState) -> MetaAction:
         """The best meta-action, or a stop."""
+        answers = [sample.value for sample in state.finished if sample.complete]
+        hand_on = state.hand_on is not None and state.hand_on > max(answers, default=-math.inf)
         if not state.leaves and not state.room:
+            if hand_on:
+                return MetaAction(stop="handed_on", reason=_worth_more(state), tokens_saved=0.0)
             return MetaAction(stop="finished", reason=f"all {state.started} samples are finished")
-        answered = any(sample.complete for sample in state.finished)
+        answered = bool(answers)
         best = self._best(state, self.config.horizon)
         if best.worth_running:
-            reason = f"utility {best.utility.value:.3f} beats {best.keep_value:.3f} for what is finished"
+            rival = "for handing on" if hand_on else "for what is finished"
+            reason = f"utility {best.utility.value:.3f} beats {best.keep_value:.3f} {rival}"
+        elif hand_on:
+            alone = self.decide(replace(state, hand_on=None))
+            saved = alone.utility.expected_compute if alone.stop is None and alone.utility else 0.0
+            report = _report(best, answered=True)
+            return MetaAction(stop="handed_on", reason=_worth_more(state), utility=report, tokens_saved=saved)
         elif answered:
             reason = (
                 f"the best finished sample's {best.keep_value:.3f} beats running on, worth {best.utility.value:.3f}"
@@ -52,7 +66,7 @@ class ZipRC(Strategy):
             run=tuple(leaf.sample for leaf in chosen),
             new=best.new_samples,
             reason=reason,
-            utility=_report(best, answered),
+            utility=_report(best, answered or state.hand_on is not None),
         )
 
     def _best(self, state: MetaState, horizon: HorizonMode) -> meta_actions.MetaAction:
@@ -81,7 +95,10 @@ class ZipRC(Strategy):
             beta=self.config.beta,
             leaf_lengths=[leaf.length + counted for leaf in state.leaves],
             root_length=counted,
-            finished_values=[sample.value for sample in state.finished],
+            finished_values=[
+                *(sample.value for sample in state.finished),
+                *([] if state.hand_on is None else [state.hand_on]),
+            ],
             typical_length=max(1.0, counted + sum(totals) / len(totals)),
             max_new=state.room,
             max_active=max_active,
@@ -105,6 +122,10 @@ def _within(probabilities: NDArray[np.float64], limit: int, grid: JointGrid) -> 
     capped[1:, last] -= lost
     capped[0, last] += lost.sum()
     return capped
+
+
+def _worth_more(state: MetaState) -> str:
+    return f"handing on is worth {state.hand_on:.3f}, more than going on and than what is finished"
 
 
 def _priority(leaf: Leaf) -> tuple[float, float]:

@@ -1,0 +1,203 @@
+"""Asking one model of a ladder: whatever kind it is, in this thread or beside the event loop, and not for longer than
+it may take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import inspect
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zip_introspect.climb import Call, Climb
+from zip_introspect.errors import ConfigError
+from zip_introspect.escalation import Reply
+from zip_introspect.prompts import Prompt
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+
+class Watch:
+    """Holds what a model replied."""
+
+    reply: Reply | None = None
+
+
+@contextlib.contextmanager
+def watching(climb: Climb, call: Call) -> Iterator[Watch]:
+    """Tell a climb what came of a call, within: the reply that was put into the watch, or the error raised."""
+    watch, begun = Watch(), time.perf_counter()
+    outcome: Reply | Exception | None = None
+    try:
+        yield watch
+        outcome = watch.reply
+    except Exception as error:  # noqa: BLE001 - whatever a model of others raises, the ladder goes on
+        outcome = error
+    if outcome is not None:
+        take_in(climb, call, outcome, time.perf_counter() - begun)
+
+
+def take_in(climb: Climb, call: Call, outcome: Reply | Exception, seconds: float) -> None:
+    """Tell a climb what came of a call.
+
+    Raises:
+        ConfigError: the first model refused its settings: bad input, not a failure to pass over.
+    """
+    if isinstance(outcome, Reply):
+        climb.replied(call, outcome, seconds)
+    elif call.place == 0 and isinstance(outcome, ConfigError):
+        raise outcome
+    else:
+        climb.failed(call, outcome, seconds)
+
+
+def limits(call: Call, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an `IntrospectiveLLM` is called with: the caller's settings if it is the first, and what is left."""
+    own = settings if call.place == 0 else {name: settings[name] for name in ("chat",) if name in settings}
+    return {**own, "budget": call.budget, "hand_on": call.hand_on}
+
+
+def ask(call: Call, prompt: Prompt, settings: dict[str, Any]) -> Reply:
+    """Ask a model.
+
+    Raises:
+        TimeoutError: it took longer than it may.
+        Exception: whatever it raises.
+    """
+    model = call.rung.model
+    if call.rung.introspective:
+        return Reply.of(model.generate(prompt, **limits(call, settings)))
+    work = getattr(model, "invoke", model)
+    output = _within(lambda: _finished(work(prompt)), call.timeout)
+    return Reply.of(output, call.rung.extractor)
+
+
+async def aask(call: Call, prompt: Prompt, settings: dict[str, Any]) -> Reply:
+    """`ask` beside the event loop."""
+    import asyncio  # see turns.in_thread
+
+    model = call.rung.model
+    if call.rung.introspective:
+        return Reply.of(await model.agenerate(prompt, **limits(call, settings)))
+    work = getattr(model, "ainvoke", None) or getattr(model, "invoke", model)
+    async with asyncio.timeout(call.timeout):
+        if inspect.iscoroutinefunction(work):
+            output = await work(prompt)
+        else:
+            output = await asyncio.wrap_future(_in_thread(lambda: _finished(work(prompt))))
+    return Reply.of(output, call.rung.extractor)
+
+
+def ask_many(calls: Sequence[Call], prompts: Sequence[Prompt], settings: dict[str, Any]) -> list[Reply | Exception]:
+    """Ask one model about many prompts: a reply or an error for each."""
+    rung = calls[0].rung
+    if rung.introspective:
+        return _replies(calls, rung.model.batch(prompts, **_limits_of_many(calls, settings)))
+    if hasattr(rung.model, "invoke") and hasattr(rung.model, "batch"):
+        with _everyone(calls) as failures:
+            outputs = _within(lambda: rung.model.batch(list(prompts), return_exceptions=True), _soonest(calls))
+        return failures or _replies(calls, outputs)
+    replies: list[Reply | Exception] = []
+    for call, prompt in zip(calls, prompts, strict=True):
+        try:
+            replies.append(ask(call, prompt, settings))
+        except Exception as error:  # noqa: BLE001 - as above
+            replies.append(error)
+    return replies
+
+
+async def aask_many(
+    calls: Sequence[Call], prompts: Sequence[Prompt], settings: dict[str, Any]
+) -> list[Reply | Exception]:
+    """`ask_many` beside the event loop."""
+    import asyncio
+
+    rung = calls[0].rung
+    if rung.introspective:
+        return _replies(calls, await rung.model.abatch(prompts, **_limits_of_many(calls, settings)))
+    if hasattr(rung.model, "ainvoke") and hasattr(rung.model, "abatch"):
+        with _everyone(calls) as failures:
+            async with asyncio.timeout(_soonest(calls)):
+                outputs = await rung.model.abatch(list(prompts), return_exceptions=True)
+        return failures or _replies(calls, outputs)
+    asked = [aask(call, prompt, settings) for call, prompt in zip(calls, prompts, strict=True)]
+    replies = await asyncio.gather(*asked, return_exceptions=True)
+    return [reply if isinstance(reply, Reply) else _as_error(reply) for reply in replies]
+
+
+def _limits_of_many(calls: Sequence[Call], settings: dict[str, Any]) -> dict[str, Any]:
+    each = {"budget": [call.budget for call in calls], "hand_on": [call.hand_on for call in calls]}
+    return {**limits(calls[0], settings), **each, "return_exceptions": True}
+
+
+def _replies(calls: Sequence[Call], outputs: Sequence[Any]) -> list[Reply | Exception]:
+    replies: list[Reply | Exception] = []
+    for call, output in zip(calls, outputs, strict=True):
+        try:
+            replies.append(output if isinstance(output, Exception) else Reply.of(output, call.rung.extractor))
+        except Exception as error:  # noqa: BLE001 - as above
+            replies.append(error)
+    return replies
+
+
+@contextlib.contextmanager
+def _everyone(calls: Sequence[Call]) -> Iterator[list[Reply | Exception]]:
+    """Make an error of a whole batch that of each of its prompts."""
+    failures: list[Reply | Exception] = []
+    try:
+        yield failures
+    except Exception as error:  # noqa: BLE001 - as above
+        failures.extend(error for _ in calls)
+
+
+def _soonest(calls: Sequence[Call]) -> float | None:
+    return min((call.timeout for call in calls if call.timeout is not None), default=None)
+
+
+def _as_error(raised: BaseException) -> Exception:
+    """The error of one of many; a cancellation is everyone's."""
+    if not isinstance(raised, Exception):
+        raise raised
+    return raised
+
+
+def _finished(output: Any) -> Any:
+    """What an `async` function returns, where there is no loop to await it in."""
+    if not inspect.isawaitable(output):
+        return output
+    import asyncio
+
+    return asyncio.run(_awaited(output))
+
+
+async def _awaited(output: Any) -> Any:
+    return await output
+
+
+def _within(work: Callable[[], Any], seconds: float | None) -> Any:
+    """Do work in this thread, or where it must not take longer, in one that can be left behind."""
+    if seconds is None:
+        return work()
+    return _in_thread(work).result(timeout=seconds)
+
+
+def _in_thread(work: Callable[[], Any]) -> Future[Any]:
+    """Work in a thread that does not keep the program alive, as those of an executor do."""
+    from concurrent import futures
+
+    future: Future[Any] = futures.Future()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            future.set_result(context.run(work))
+        except BaseException as error:  # noqa: BLE001 - it is the waiting thread's
+            with contextlib.suppress(futures.InvalidStateError):
+                future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
