@@ -223,7 +223,7 @@ class Reply(Record):
             confidence=result.confidence,
             usage=result.usage,
             complete=result.finish_reason == "stop",
-            handed_on=result.stop_reason == "handed_on",
+            handed_on=result.finish_reason == "handed_on",
             tokens_saved=last.tokens_saved if last else None,
             reason=result.stop_detail,
             result=result,
@@ -241,12 +241,17 @@ class Reply(Record):
         own = own if isinstance(own, Mapping) else {}
         confidence = own.get("confidence")
         tokens = int(used.get("output_tokens") or 0)
+        finish = own.get("finish_reason", "stop")
+        last = (own.get("decisions") or [{}])[-1]
         return cls(
             text=text,
             answer=own.get("answer"),
             confidence=confidence if isinstance(confidence, int | float) else None,
             usage=Usage(int(used.get("input_tokens") or 0), tokens, tokens, 0, 0.0, own.get("cost")),
-            complete=own.get("finish_reason", "stop") == "stop",
+            complete=finish == "stop",
+            handed_on=finish == "handed_on",
+            tokens_saved=last.get("tokens_saved"),
+            reason=own.get("stop_detail", ""),
         )
 
 

@@ -27,18 +27,18 @@ T = TypeVar("T")
 class Meeting:
     """Where the prompts of a batch wait for one another."""
 
-    def __init__(self, call: Call, expected: int) -> None:
-        self._call, self._expected = call, expected
-        self._asked: list[tuple[Prompt, asyncio.Future[GenerationResult]]] = []
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._asked: list[tuple[Prompt, Call, asyncio.Future[GenerationResult]]] = []
         self._work: asyncio.Task[Any] | None = None
         self._cancelled = False
 
-    async def ask(self, prompt: Prompt) -> GenerationResult:
+    async def ask(self, prompt: Prompt, call: Call) -> GenerationResult:
         """The result of a prompt, once all are here."""
         if self._cancelled:
             raise BackendError("the batch was cancelled")
         future: asyncio.Future[GenerationResult] = asyncio.get_running_loop().create_future()
-        self._asked.append((prompt, future))
+        self._asked.append((prompt, call, future))
         self._begin()
         return await future
 
@@ -57,10 +57,11 @@ class Meeting:
 
     def _begin(self) -> None:
         if self._asked and len(self._asked) == self._expected and self._work is None and not self._cancelled:
-            prompts = [prompt for prompt, _ in self._asked]
-            self._work = asyncio.ensure_future(
-                self._call.llm.abatch(prompts, return_exceptions=True, **self._call.settings)
-            )
+            prompts, calls, _ = zip(*self._asked, strict=True)
+            # The same settings for all, but for what is left to each of them.
+            each = {"budget": [call.budget for call in calls], "hand_on": [call.hand_on for call in calls]}
+            settings = {**calls[0].settings, **each}
+            self._work = asyncio.ensure_future(calls[0].llm.abatch(prompts, return_exceptions=True, **settings))
             self._work.add_done_callback(self._hand_out)
 
     def _hand_out(self, work: asyncio.Task[Any]) -> None:
@@ -69,7 +70,7 @@ class Meeting:
         elif (error := work.exception()) is not None:
             self._fail(error)
         else:
-            for (_, future), outcome in zip(self._asked, work.result(), strict=True):
+            for (*_, future), outcome in zip(self._asked, work.result(), strict=True):
                 if future.done():
                     continue
                 if isinstance(outcome, GenerationResult):
@@ -78,7 +79,7 @@ class Meeting:
                     future.set_exception(outcome)
 
     def _fail(self, error: BaseException) -> None:
-        for _, future in self._asked:
+        for *_, future in self._asked:
             if not future.done():
                 future.set_exception(error)
 
@@ -89,10 +90,10 @@ class Seat:
     def __init__(self, meeting: Meeting, owner: object) -> None:
         self._meeting, self.owner, self.taken = meeting, owner, False
 
-    async def ask(self, prompt: Prompt) -> GenerationResult:
+    async def ask(self, prompt: Prompt, call: Call) -> GenerationResult:
         """As `Meeting.ask`."""
         self.taken = True
-        return await self._meeting.ask(prompt)
+        return await self._meeting.ask(prompt, call)
 
     def leave(self) -> None:
         """Give the seat up, where it was not taken."""
@@ -145,48 +146,62 @@ class SharedBatch(IntrospectiveSettings):
             ZipIntrospectError: as `IntrospectiveLLM.generate`.
         """
         rest = dict(kwargs)
-        call = self.call(rest.pop("stop", None), rest)
-        if not inputs:
-            return []
-        configs = get_config_list(config, len(inputs))
-        step = configs[0].get("max_concurrency") or len(inputs)
-        outputs: list[Any] = []
-        for first in range(0, len(inputs), step):
-            some = slice(first, first + step)
-            outputs += await self._together(call, inputs[some], configs[some], kwargs)
-            error = next((output for output in outputs if isinstance(output, BaseException)), None)
-            if error is not None and not return_exceptions:
-                raise error
-        return outputs
+        self.call(rest.pop("stop", None), rest)
+        ask = cast(Runnable[Any, Any], self).ainvoke
+        return await in_steps(self, lambda *item: ask(*item, **kwargs), inputs, config, return_exceptions)
 
-    async def _together(
-        self, call: Call, inputs: list[Any], configs: list[RunnableConfig], kwargs: dict[str, Any]
-    ) -> list[Any]:
-        """The output or the error of each input."""
-        meeting = Meeting(call, len(inputs))
-        seats = [Seat(meeting, self) for _ in inputs]
 
-        async def one(seat: Seat, given: Any, config: RunnableConfig) -> Any:
-            _seat.set(seat)  # in this task's own context
-            try:
-                return await cast(Runnable[Any, Any], self).ainvoke(given, config, **kwargs)
-            finally:
-                seat.leave()
+Ask = Callable[[Any, RunnableConfig], Coroutine[Any, Any, Any]]
 
-        tasks = [asyncio.ensure_future(one(*item)) for item in zip(seats, inputs, configs, strict=True)]
+
+async def in_steps(
+    owner: object,
+    ask: Ask,
+    inputs: list[Any],
+    config: RunnableConfig | list[RunnableConfig] | None,
+    return_exceptions: bool,
+) -> list[Any]:
+    """Ask about many inputs; within each step of `max_concurrency`, those that reach `owner` do so together."""
+    if not inputs:
+        return []
+    configs = get_config_list(config, len(inputs))
+    step = configs[0].get("max_concurrency") or len(inputs)
+    outputs: list[Any] = []
+    for first in range(0, len(inputs), step):
+        some = slice(first, first + step)
+        outputs += await _together(owner, ask, inputs[some], configs[some])
+        error = next((output for output in outputs if isinstance(output, BaseException)), None)
+        if error is not None and not return_exceptions:
+            raise error
+    return outputs
+
+
+async def _together(owner: object, ask: Ask, inputs: list[Any], configs: list[RunnableConfig]) -> list[Any]:
+    """The output or the error of each input."""
+    meeting = Meeting(len(inputs))
+    seats = [Seat(meeting, owner) for _ in inputs]
+
+    async def one(seat: Seat, given: Any, config: RunnableConfig) -> Any:
+        _seat.set(seat)  # in this task's own context
         try:
-            await asyncio.wait(tasks)
-        except asyncio.CancelledError:
-            meeting.cancel()
-            for seat, task in zip(seats, tasks, strict=True):
-                if not seat.taken:
-                    task.cancel()
-            await asyncio.wait(tasks)
-            for task in tasks:
-                if not task.cancelled():
-                    task.exception()  # seen: the cancellation is what the caller hears of
-            raise
-        return [task.exception() or task.result() for task in tasks]
+            return await ask(given, config)
+        finally:
+            seat.leave()
+
+    tasks = [asyncio.ensure_future(one(*item)) for item in zip(seats, inputs, configs, strict=True)]
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        meeting.cancel()
+        for seat, task in zip(seats, tasks, strict=True):
+            if not seat.taken:
+                task.cancel()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.exception()  # seen: the cancellation is what the caller hears of
+        raise
+    return [task.exception() or task.result() for task in tasks]
 
 
 def in_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

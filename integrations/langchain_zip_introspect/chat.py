@@ -16,7 +16,7 @@ from langchain_core.runnables import RunnableConfig
 
 from langchain_zip_introspect.batching import SharedBatch, seat_of
 from langchain_zip_introspect.messages import metadata, to_message, to_prompt, usage
-from langchain_zip_introspect.streaming import Piece, Scope, aiterate, apieces, inside, iterate, pieces, scoped
+from langchain_zip_introspect.streaming import Piece, Scope, aiterate, apieces, inside, iterate, kept, pieces, scoped
 from zip_introspect.result import GenerationResult
 
 
@@ -46,6 +46,12 @@ class ChatIntrospective(SharedBatch, BaseChatModel):
     def is_lc_serializable(cls) -> bool:
         """It is: where the model came from is written, not the model."""
         return True
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Tokens of a conversation, those of the chat template included; tools are refused as by `bind_tools`."""
+        if tools:
+            self.bind_tools(tools)
+        return len(self.call(None, {}).llm.backend.encode(to_prompt(messages)))
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
         """Refuse tools.
@@ -130,7 +136,7 @@ class ChatIntrospective(SharedBatch, BaseChatModel):
     ) -> ChatResult:
         call, prompt = self.call(stop, kwargs), to_prompt(messages)
         seat = seat_of(self)
-        result = await (seat.ask(prompt) if seat else call.llm.agenerate(prompt, **call.settings))
+        result = await (seat.ask(prompt, call) if seat else call.llm.agenerate(prompt, **call.settings))
         return _chat_result(result, call.model)
 
     def _stream(
@@ -144,16 +150,25 @@ class ChatIntrospective(SharedBatch, BaseChatModel):
         for piece in pieces(call, to_prompt(messages), run_manager):
             yield _chunk(piece, call.model)
 
-    async def _astream(
+    def _astream(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
+        return kept(self._achunks(messages, stop, run_manager, **kwargs))
+
+    async def _achunks(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        run_manager: AsyncCallbackManagerForLLMRun | None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[ChatGenerationChunk, None]:
         call, prompt = self.call(stop, kwargs), to_prompt(messages)
         if seat := seat_of(self):
-            result = await seat.ask(prompt)
+            result = await seat.ask(prompt, call)
             yield _chunk(Piece(result.text, result=result), call.model)
             return
         async with aclosing(apieces(call, prompt, run_manager)) as found:

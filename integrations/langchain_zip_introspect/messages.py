@@ -54,6 +54,7 @@ class DecisionSummary(TypedDict):
     finished: list[int]
     stop: str | None
     reason: str
+    tokens_saved: float | None
 
 
 class Introspection(TypedDict, total=False):
@@ -76,6 +77,7 @@ class Introspection(TypedDict, total=False):
     depth: int
     seconds: float
     cost: float | None
+    calibrated_confidence: float | None
     warnings: list[str]
     escalation: dict[str, Any] | None
     running: list[Running]
@@ -122,6 +124,7 @@ def introspection(result: GenerationResult) -> Introspection:
         depth=result.usage.depth,
         seconds=result.usage.seconds,
         cost=result.usage.cost,
+        calibrated_confidence=result.calibrated_confidence,
         warnings=list(result.warnings),
         escalation=result.escalation.to_dict() if result.escalation else None,
     )
@@ -214,4 +217,5 @@ def _decision(decision: Decision) -> DecisionSummary:
         finished=list(decision.finished),
         stop=decision.stop,
         reason=decision.reason,
+        tokens_saved=decision.tokens_saved,
     )

@@ -66,7 +66,7 @@ class IntrospectiveRunnable(SharedBatch, RunnableSerializable[PromptInput, Gener
     ) -> GenerationResult:
         call, prompt = self.call(kwargs.pop("stop", None), kwargs), prompt_of(value)
         if seat := seat_of(self):
-            return await seat.ask(prompt)
+            return await seat.ask(prompt, call)
         if not run_manager.handlers:
             return await call.llm.agenerate(prompt, **call.settings)
         result: GenerationResult | None = None

@@ -18,6 +18,7 @@ from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import ConfigError
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.origin import Origin
+from zip_introspect.request import HandOn
 
 PROVIDER = "zip-introspect"
 """As traces and metadata name it."""
@@ -32,7 +33,7 @@ LOCATION = ("model", "backend", "backend_options")
 IGNORED = frozenset({"api_key", "max_retries"})
 """Standard parameters of hosted models: a local one has no key, and does not fail for a moment."""
 
-CALL_KWARGS = frozenset({*OVERRIDES, *LOCATION, "budget", "timeout", "stream_interval", "stream", *IGNORED})
+CALL_KWARGS = frozenset({*OVERRIDES, *LOCATION, "budget", "hand_on", "timeout", "stream_interval", "stream", *IGNORED})
 
 _opened: WeakValueDictionary[tuple[str, ...], IntrospectiveLLM] = WeakValueDictionary()
 _opening = threading.Lock()
@@ -62,6 +63,7 @@ class Call:
     budget: Budget
     config: GenerationConfig
     stream_interval: int
+    hand_on: HandOn | None = None
     chat: bool = True
     """Whether the prompt goes through the chat template."""
 
@@ -73,7 +75,7 @@ class Call:
     @property
     def settings(self) -> dict[str, Any]:
         """For `IntrospectiveLLM.generate` and its kin."""
-        return {"budget": self.budget, "config": self.config, "chat": self.chat}
+        return {"budget": self.budget, "hand_on": self.hand_on, "config": self.config, "chat": self.chat}
 
     @property
     def stream_settings(self) -> dict[str, Any]:
@@ -166,7 +168,11 @@ class IntrospectiveSettings(BaseModel):
         interval = given.get("stream_interval", self.stream_interval)
         config = llm.config.replace(**overrides)
         config.replace(interval=interval)  # refused here, not at the first chunk
-        return Call(llm, model, limits, config, interval)
+        return Call(llm, model, limits, config, interval, given.get("hand_on"))
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The text in the model's own tokens, without the chat template."""
+        return self.call(None, {}).llm.backend.encode(text, chat=False)
 
     def to_json(self) -> Any:
         """What LangChain's `dumps` writes: the budget as a dict, and the settings of an `llm` that was given."""

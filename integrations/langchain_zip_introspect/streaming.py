@@ -73,7 +73,7 @@ class Scope:
     callbacks: Callbacks
     tags: list[str] | None
     metadata: dict[str, Any] | None
-    events: AsyncGenerator[Event, None] | None = None
+    chunks: AsyncGenerator[Any, None] | None = None
 
 
 _scope: ContextVar[Scope | None] = ContextVar("langchain_zip_introspect_scope", default=None)
@@ -122,8 +122,15 @@ async def aiterate(scope: Scope, chunks: AsyncGenerator[T, None]) -> AsyncGenera
                         return
                 yield chunk
     finally:
-        if scope.events is not None:  # LangChain leaves the generators within to the garbage collector
-            await scope.events.aclose()
+        if scope.chunks is not None:
+            await scope.chunks.aclose()
+
+
+def kept(chunks: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """What `_astream` makes: its scope closes it, where LangChain would leave that to the garbage collector."""
+    if (scope := _scope.get()) is not None:
+        scope.chunks = chunks
+    return chunks
 
 
 def pieces(call: Call, prompt: Prompt, run: CallbackManagerForLLMRun | None) -> Iterator[Piece]:
@@ -145,8 +152,6 @@ async def apieces(call: Call, prompt: Prompt, run: AsyncCallbackManagerForLLMRun
     """`pieces`, with the work beside the event loop."""
     reader = Pieces(call)
     events = cast(AsyncGenerator[Event, None], call.llm.astream(prompt, **call.stream_settings))
-    if (scope := _scope.get()) is not None:
-        scope.events = events
     manager, run_id = _listeners(run, AsyncCallbackManager)
     async with aclosing(events):
         async for event in events:

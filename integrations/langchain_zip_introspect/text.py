@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables import RunnableConfig
 
 from langchain_zip_introspect.batching import SharedBatch, seat_of
 from langchain_zip_introspect.messages import metadata, usage
 from langchain_zip_introspect.settings import Call
-from langchain_zip_introspect.streaming import Piece, apieces, pieces
+from langchain_zip_introspect.streaming import Piece, aiterate, apieces, kept, pieces, scoped
 from zip_introspect.result import GenerationResult
 
 
@@ -51,6 +53,21 @@ class TextIntrospective(SharedBatch, BaseLLM):
         chat = rest.pop("chat", None)
         return replace(super().call(stop, rest), chat=self.chat if chat is None else chat)
 
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[str]:
+        """Complete a text in pieces. Closing or cancelling it stops the model at its next interval."""
+        scope = scoped(config, self.callbacks, self.tags, self.metadata)
+        chunks = super().astream(input, scope.config, stop=stop, **kwargs)
+        async with aclosing(aiterate(scope, cast(AsyncGenerator[str, None], chunks))) as own:
+            async for chunk in own:
+                yield chunk
+
     def _generate(
         self,
         prompts: list[str],
@@ -70,7 +87,7 @@ class TextIntrospective(SharedBatch, BaseLLM):
     ) -> LLMResult:
         call = self.call(stop, kwargs)
         seat = seat_of(self) if len(prompts) == 1 else None
-        results = [await seat.ask(prompts[0])] if seat else await call.llm.abatch(prompts, **call.settings)
+        results = [await seat.ask(prompts[0], call)] if seat else await call.llm.abatch(prompts, **call.settings)
         return _llm_result(results, call.model)
 
     def _stream(
@@ -87,13 +104,18 @@ class TextIntrospective(SharedBatch, BaseLLM):
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
-    async def _astream(
+    def _astream(
         self,
         prompt: str,
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
+        return kept(self._achunks(prompt, stop, run_manager, **kwargs))
+
+    async def _achunks(
+        self, prompt: str, stop: list[str] | None, run_manager: AsyncCallbackManagerForLLMRun | None, **kwargs: Any
+    ) -> AsyncGenerator[GenerationChunk, None]:
         call = self.call(stop, kwargs)
         async with aclosing(apieces(call, prompt, run_manager)) as found:
             async for piece in found:
