@@ -172,7 +172,8 @@ class IntrospectiveSettings(BaseModel):
 
     def get_token_ids(self, text: str) -> list[int]:
         """The text in the model's own tokens, without the chat template."""
-        return self.call(None, {}).llm.backend.encode(text, chat=False)
+        custom = getattr(self, "custom_get_token_ids", None)  # a field of LangChain's language models
+        return list(custom(text)) if custom else self.call(None, {}).llm.backend.encode(text, chat=False)
 
     def to_json(self) -> Any:
         """What LangChain's `dumps` writes: the budget as a dict, and the settings of an `llm` that was given."""
