@@ -28,14 +28,20 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watching(climb: Climb, call: Call) -> Iterator[Watch]:
-    """Tell a climb what came of a call, within: the reply that was put into the watch, or the error raised."""
+def watching(climb: Climb, call: Call, final: Callable[[], bool] = lambda: False) -> Iterator[Watch]:
+    """Tell a climb what came of a call, within: the reply that was put into the watch, or the error raised.
+
+    Args:
+        final: whether an error is everyone's by now: what was handed out cannot be taken back.
+    """
     watch, begun = Watch(), time.perf_counter()
     outcome: Reply | Exception | None = None
     try:
         yield watch
         outcome = watch.reply
-    except Exception as error:  # noqa: BLE001 - whatever a model of others raises, the ladder goes on
+    except Exception as error:
+        if final():
+            raise
         outcome = error
     if outcome is not None:
         take_in(climb, call, outcome, time.perf_counter() - begun)
@@ -72,7 +78,7 @@ def ask(call: Call, prompt: Prompt, settings: dict[str, Any]) -> Reply:
     if call.rung.introspective:
         return Reply.of(model.generate(prompt, **limits(call, settings)))
     work = getattr(model, "invoke", model)
-    output = _within(lambda: _finished(work(prompt)), call.timeout)
+    output = within(lambda: _finished(work(prompt)), call.timeout)
     return Reply.of(output, call.rung.extractor)
 
 
@@ -88,7 +94,7 @@ async def aask(call: Call, prompt: Prompt, settings: dict[str, Any]) -> Reply:
         if inspect.iscoroutinefunction(work):
             output = await work(prompt)
         else:
-            output = await asyncio.wrap_future(_in_thread(lambda: _finished(work(prompt))))
+            output = await asyncio.wrap_future(in_thread(lambda: _finished(work(prompt))))
     return Reply.of(output, call.rung.extractor)
 
 
@@ -99,7 +105,7 @@ def ask_many(calls: Sequence[Call], prompts: Sequence[Prompt], settings: dict[st
         return _replies(calls, rung.model.batch(prompts, **_limits_of_many(calls, settings)))
     if hasattr(rung.model, "invoke") and hasattr(rung.model, "batch"):
         with _everyone(calls) as failures:
-            outputs = _within(lambda: rung.model.batch(list(prompts), return_exceptions=True), _soonest(calls))
+            outputs = within(lambda: rung.model.batch(list(prompts), return_exceptions=True), _soonest(calls))
         return failures or _replies(calls, outputs)
     replies: list[Reply | Exception] = []
     for call, prompt in zip(calls, prompts, strict=True):
@@ -178,14 +184,14 @@ async def _awaited(output: Any) -> Any:
     return await output
 
 
-def _within(work: Callable[[], Any], seconds: float | None) -> Any:
+def within(work: Callable[[], Any], seconds: float | None) -> Any:
     """Do work in this thread, or where it must not take longer, in one that can be left behind."""
     if seconds is None:
         return work()
-    return _in_thread(work).result(timeout=seconds)
+    return in_thread(work).result(timeout=seconds)
 
 
-def _in_thread(work: Callable[[], Any]) -> Future[Any]:
+def in_thread(work: Callable[[], Any]) -> Future[Any]:
     """Work in a thread that does not keep the program alive, as those of an executor do."""
     from concurrent import futures
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zip_introspect.result import GenerationResult
@@ -55,9 +55,10 @@ class BudgetError(ConfigError):
 class EscalationError(ZipIntrospectError):
     """A ladder in which no model answered, or none was sure enough. `partial` holds the best answer."""
 
-    def __init__(self, message: str, partial: GenerationResult | None = None) -> None:
+    def __init__(self, message: str, partial: Any = None) -> None:
         super().__init__(message)
         self.partial = partial
+        """A `GenerationResult`; of a chat model, a message."""
 
 
 class CalibrationError(ZipIntrospectError):

@@ -26,7 +26,7 @@ class Ladder:
     that fails or takes too long is passed over. Models are not closed with the ladder.
 
     Args:
-        first: answers what it is sure of.
+        first: answers what it is sure of; a `Rung` around it may name it.
         stronger: models to hand on to, weakest first: each a `Rung`, or what `Rung(model=...)` takes.
         policy: when to hand on.
 
@@ -36,7 +36,7 @@ class Ladder:
         CalibrationError: the policy wants a level of error, and a model has no calibration for it.
     """
 
-    def __init__(self, first: IntrospectiveLLM, *stronger: Any, policy: EscalationPolicy) -> None:
+    def __init__(self, first: IntrospectiveLLM | Rung, *stronger: Any, policy: EscalationPolicy) -> None:
         self.rungs = tuple(model if isinstance(model, Rung) else Rung(model) for model in (first, *stronger))
         self.policy = policy
         if not self.rungs[0].introspective:

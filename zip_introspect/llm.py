@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import threading
 from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import replace
@@ -328,6 +329,24 @@ class IntrospectiveLLM:
                 "IntrospectiveLLM.from_pretrained, and what is pickled is where it came from"
             )
         return _reopen, (type(self), self.origin, self.config, self.extractor, self.calibration)
+
+    def as_runnable(self, **settings: Any) -> Any:
+        """This model as a LangChain Runnable: prompts in, `GenerationResult` out.
+
+        Args:
+            settings: fields of `langchain_zip_introspect.IntrospectiveRunnable`, such as `alpha` and `budget`.
+
+        Raises:
+            BackendNotInstalledError: langchain-core is not installed; the message holds the pip command.
+        """
+        try:
+            langchain = importlib.import_module("langchain_zip_introspect")
+        except ModuleNotFoundError as error:
+            raise BackendNotInstalledError(
+                f"a Runnable needs the module {error.name!r}, which is not installed. "
+                'Install it with: pip install "zip-introspect[langchain]"'
+            ) from error
+        return langchain.IntrospectiveRunnable(llm=self, **settings)
 
     def close(self) -> None:
         """Free the model, once the call in progress has reached its end. Closing twice is harmless."""

@@ -15,8 +15,11 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import RunnableConfig
 
 from langchain_zip_introspect.batching import SharedBatch, seat_of
+from langchain_zip_introspect.escalating import EscalatingChat
 from langchain_zip_introspect.messages import metadata, to_message, to_prompt, usage
 from langchain_zip_introspect.streaming import Piece, Scope, aiterate, apieces, inside, iterate, kept, pieces, scoped
+from zip_introspect.errors import ConfigError
+from zip_introspect.escalation import EscalationPolicy
 from zip_introspect.result import GenerationResult
 
 
@@ -52,6 +55,22 @@ class ChatIntrospective(SharedBatch, BaseChatModel):
         if tools:
             self.bind_tools(tools)
         return len(self.call(None, {}).llm.backend.encode(to_prompt(messages)))
+
+    def with_escalation(
+        self, *stronger: Any, policy: EscalationPolicy | None = None, **criteria: Any
+    ) -> EscalatingChat:
+        """A chat model that hands on what this one is not sure of: `chat.with_escalation(big, min_confidence=0.7)`.
+
+        Args:
+            stronger: Runnables, functions or `IntrospectiveLLM`s, weakest first; a `Rung` around one says more of it.
+            policy: when to hand on; or its fields as `criteria`.
+
+        Raises:
+            ConfigError, CalibrationError: as `Ladder`; a policy and criteria together.
+        """
+        if policy is not None and criteria:
+            raise ConfigError(f"policy and {', '.join(criteria)} were given; expected one or the other")
+        return EscalatingChat(chat=self, stronger=list(stronger), policy=policy or EscalationPolicy(**criteria))
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
         """Refuse tools.

@@ -3,16 +3,270 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
-from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForChainRun,
+    CallbackManagerForChainRun,
+    adispatch_custom_event,
+    dispatch_custom_event,
+)
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSerializable
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
+from langchain_core.runnables.base import coerce_to_runnable
 from langchain_core.runnables.config import patch_config
-from langchain_core.runnables.utils import coerce_to_runnable  # noqa: F401
-from pydantic import PrivateAttr
+from pydantic import ConfigDict, PrivateAttr
+
+from langchain_zip_introspect.batching import in_loop, in_steps
+from langchain_zip_introspect.messages import to_prompt
+from langchain_zip_introspect.streaming import EVENT_NAME
+from langchain_zip_introspect.way import Way
+from zip_introspect.asking import watching, within
+from zip_introspect.climb import Call
+from zip_introspect.errors import PromptError
+from zip_introspect.escalation import EscalationPolicy, Rung
+from zip_introspect.events import HandedOn
+from zip_introspect.ladder import Ladder
+from zip_introspect.llm import IntrospectiveLLM
+from zip_introspect.prompts import Prompt
+
+if TYPE_CHECKING:
+    from langchain_zip_introspect.chat import ChatIntrospective
+
+
+class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
+    """A ladder of Runnables, as `ChatIntrospective.with_escalation` makes it. In and out it is a chat model.
+
+    Every model that is asked is a run of its own below this one's, with its own callbacks and traces. The message's
+    `response_metadata["introspection"]["escalation"]` says who was asked and why, and `usage_metadata` counts the
+    tokens of all of them. The chat model's budget is that of the whole ladder.
+
+    `batch` asks the chat model about all inputs together, and stronger ones beside each other. `stream` yields a
+    stronger model's chunks as they come; an answer that has yet to prove its confidence comes in one piece, after it
+    has. Where the question is handed on, a custom event "zip_introspect" of kind "handed_on" says so.
+
+    Raises:
+        ConfigError, CalibrationError: when it is made, as `Ladder`.
+        PromptError, ConfigError, BudgetError: when it is asked: bad input, before any model runs.
+        EscalationError: no model answered, or with `otherwise="raise"`, none was sure enough; `partial` is the message
+            with the best answer.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    chat: Any
+    """The `ChatIntrospective` that is asked first."""
+    stronger: list[Any]
+    """Runnables, functions, `IntrospectiveLLM`s, or a `Rung` around one of these; weakest first."""
+    policy: EscalationPolicy
+
+    _ladder: Ladder = PrivateAttr()
+    _runnables: list[Runnable[Any, Any]] = PrivateAttr()
+
+    def __init__(self, **data: Any) -> None:
+        super().__init__(**data)
+        rungs = [given if isinstance(given, Rung) else Rung(given) for given in (self.chat, *self.stronger)]
+        self._runnables = [_runnable(rung.model, type(self.chat)) for rung in rungs]
+        first, *stronger = (_known(*pair, type(self.chat)) for pair in zip(rungs, self._runnables, strict=True))
+        self._ladder = Ladder(first, *stronger, policy=self.policy)
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
+        """Answer a conversation. Keyword arguments are the chat model's."""
+        return self._call_with_config(self._invoke, input, config, **kwargs)
+
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AIMessage:
+        """`invoke` beside the event loop. Cancelling it stops the model that is being asked."""
+        return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
+
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[AIMessageChunk]:
+        """Answer a conversation in chunks."""
+        chunks = self._transform_stream_with_config(iter([input]), self._stream, config, **kwargs)
+        yield from cast(Iterator[AIMessageChunk], chunks)
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        """`stream` beside the event loop."""
+
+        async def inputs() -> AsyncIterator[LanguageModelInput]:
+            yield input
+
+        chunks = self._atransform_stream_with_config(inputs(), self._astream, config, **kwargs)
+        async with aclosing(cast(Any, chunks)) as found:
+            async for chunk in found:
+                yield chunk
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Answer many inputs together; `abatch` tells how."""
+        return in_loop(lambda: self.abatch(inputs, config, return_exceptions=return_exceptions, **kwargs))
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Answer many inputs: the chat model all together, stronger ones beside each other, in steps of the config's
+        `max_concurrency` if it gives one.
+
+        Args:
+            return_exceptions: put the error of an input in its place instead of raising the first one.
+        """
+        return await in_steps(self.chat, lambda *item: self.ainvoke(*item, **kwargs), inputs, config, return_exceptions)
+
+    def _invoke(
+        self, given: LanguageModelInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
+    ) -> AIMessage:
+        way = self._way(given, kwargs)
+        while call := way.climb.next():
+            self._ask(way, call, given, _announced(call, run_manager, config), kwargs)
+        return way.message()
+
+    async def _ainvoke(
+        self,
+        given: LanguageModelInput,
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        **kwargs: Any,
+    ) -> AIMessage:
+        way = self._way(given, kwargs)
+        while call := way.climb.next():
+            await self._aask(way, call, given, await _aannounced(call, run_manager, config), kwargs)
+        return way.message()
+
+    def _stream(
+        self,
+        inputs: Iterator[LanguageModelInput],
+        run_manager: CallbackManagerForChainRun,
+        config: RunnableConfig,
+        **kwargs: Any,
+    ) -> Iterator[AIMessage]:
+        given = next(inputs)
+        way = self._way(given, kwargs)
+        while call := way.climb.next():
+            child = _announced(call, run_manager, config)
+            if not _streams(call):
+                self._ask(way, call, given, child, kwargs)
+                continue
+            with watching(way.climb, call, final=lambda: way.streamed) as watch:
+                for chunk in self._runnables[call.place].stream(given, child):
+                    if (piece := way.piece(chunk)) is not None:
+                        yield piece
+                watch.reply = way.heard_stream(call)
+        yield way.last()
+
+    async def _astream(
+        self,
+        inputs: AsyncIterator[LanguageModelInput],
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessage]:
+        given = await anext(inputs)
+        way = self._way(given, kwargs)
+        while call := way.climb.next():
+            child = await _aannounced(call, run_manager, config)
+            if not _streams(call):
+                await self._aask(way, call, given, child, kwargs)
+                continue
+            with watching(way.climb, call, final=lambda: way.streamed) as watch:
+                async with aclosing(cast(Any, self._runnables[call.place].astream(given, child))) as chunks:
+                    async for chunk in chunks:
+                        if (piece := way.piece(chunk)) is not None:
+                            yield piece
+                watch.reply = way.heard_stream(call)
+        yield way.last()
+
+    def _ask(
+        self, way: Way, call: Call, given: LanguageModelInput, config: RunnableConfig, kwargs: dict[str, Any]
+    ) -> None:
+        runnable = self._runnables[call.place]
+        with watching(way.climb, call) as watch:
+            output = within(lambda: runnable.invoke(given, config, **_limits(call, kwargs)), _patience(call))
+            watch.reply = way.heard(call, output)
+
+    async def _aask(
+        self, way: Way, call: Call, given: LanguageModelInput, config: RunnableConfig, kwargs: dict[str, Any]
+    ) -> None:
+        runnable = self._runnables[call.place]
+        with watching(way.climb, call) as watch:
+            async with asyncio.timeout(_patience(call)):
+                output = await runnable.ainvoke(given, config, **_limits(call, kwargs))
+            watch.reply = way.heard(call, output)
+
+    def _way(self, given: LanguageModelInput, kwargs: dict[str, Any]) -> Way:
+        rest = dict(kwargs)
+        budget = self.chat.call(rest.pop("stop", None), rest).budget
+        return Way(self._ladder.climb(_prompt(self.chat, given), budget))
+
+
+def _runnable(model: Any, chat: type[ChatIntrospective]) -> Runnable[Any, Any]:
+    if isinstance(model, IntrospectiveLLM):
+        return chat(llm=model)
+    return cast(Runnable[Any, Any], coerce_to_runnable(model))
+
+
+def _known(rung: Rung, runnable: Runnable[Any, Any], chat: type[ChatIntrospective]) -> Rung:
+    """A rung as a ladder knows it: of a chat model of ours, the model within."""
+    if not isinstance(runnable, chat):
+        return replace(rung, model=runnable)
+    return replace(rung, model=runnable.call(None, {}).llm)
+
+
+def _prompt(chat: ChatIntrospective, given: LanguageModelInput) -> Prompt:
+    """What reward functions see: our messages, or as text what the first model cannot read but others may."""
+    value = chat._convert_input(given)
+    try:
+        return to_prompt(value.to_messages())
+    except PromptError:
+        return value.to_string()
+
+
+def _announced(call: Call, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> RunnableConfig:
+    """Say who is asked, if it is not the first; the config to ask it with."""
+    child = patch_config(config, callbacks=run_manager.get_child(f"rung:{call.place}"))
+    if call.reason:
+        dispatch_custom_event(EVENT_NAME, HandedOn(0, call.rung.name, call.reason).to_dict(), config=child)
+    return child
+
+
+async def _aannounced(
+    call: Call, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+) -> RunnableConfig:
+    child = patch_config(config, callbacks=run_manager.get_child(f"rung:{call.place}"))
+    if call.reason:
+        await adispatch_custom_event(EVENT_NAME, HandedOn(0, call.rung.name, call.reason).to_dict(), config=child)
+    return child
+
+
+def _streams(call: Call) -> bool:
+    """Whether a model's chunks may be handed out: it need not prove its confidence, nor be left for its slowness."""
+    return not call.rung.introspective and call.timeout is None
+
+
+def _limits(call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a model is called with, beside the input: ours hold the budget themselves."""
+    if not call.rung.introspective:
+        return {}
+    return {**(kwargs if call.place == 0 else {}), "budget": call.budget, "hand_on": call.hand_on}
+
+
+def _patience(call: Call) -> float | None:
+    return None if call.rung.introspective else call.timeout

@@ -11,6 +11,7 @@ from langchain_core.messages import (
     ChatMessage,
     HumanMessage,
     SystemMessage,
+    convert_to_messages,
 )
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.prompt_values import PromptValue, StringPromptValue
@@ -19,7 +20,7 @@ from langchain_zip_introspect.settings import PROVIDER
 from zip_introspect.backend import Message
 from zip_introspect.errors import PromptError
 from zip_introspect.prompts import Prompt
-from zip_introspect.result import Decision, GenerationResult, Outlook, SampleResult
+from zip_introspect.result import Decision, GenerationResult, Outlook, SampleResult, Usage
 
 
 class Running(TypedDict):
@@ -103,7 +104,11 @@ def prompt_of(value: str | PromptValue | Sequence[BaseMessage]) -> Prompt:
         return value.text
     if isinstance(value, PromptValue):
         return to_prompt(value.to_messages())
-    return value if isinstance(value, str) else to_prompt(value)
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Sequence):
+        raise PromptError(f"the input is {value!r}; expected a string, a prompt value or a list of messages")
+    return to_prompt(convert_to_messages(value))
 
 
 def introspection(result: GenerationResult) -> Introspection:
@@ -147,12 +152,16 @@ def metadata(result: GenerationResult, model: str) -> dict[str, Any]:
 
 def usage(result: GenerationResult) -> UsageMetadata:
     """Every token of every sample; the details tell the chosen one's share."""
-    spent = result.usage
+    return usage_of(result.usage)
+
+
+def usage_of(spent: Usage, told_input: int = 0, told_output: int = 0) -> UsageMetadata:
+    """LangChain's account of what was spent, less what other chunks of the message have told already."""
     details = {"chosen": spent.chosen_tokens, "unchosen": spent.generated_tokens - spent.chosen_tokens}
     return UsageMetadata(
-        input_tokens=spent.prompt_tokens,
-        output_tokens=spent.generated_tokens,
-        total_tokens=spent.prompt_tokens + spent.generated_tokens,
+        input_tokens=spent.prompt_tokens - told_input,
+        output_tokens=spent.generated_tokens - told_output,
+        total_tokens=spent.prompt_tokens + spent.generated_tokens - told_input - told_output,
         output_token_details=cast(Any, details),  # LangChain allows keys of a provider's own
     )
 

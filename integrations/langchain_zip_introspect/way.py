@@ -1,0 +1,112 @@
+"""One question on its way up a ladder of Runnables: what came back, and the message that is made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+
+from langchain_zip_introspect.messages import usage_of
+from zip_introspect.climb import Call, Climb, Outcome
+from zip_introspect.errors import EscalationError
+from zip_introspect.escalation import Reply
+
+_OF_THE_FIRST = ("expected_confidence", "expected_remaining_tokens", "strategy", "selection", "seed")
+
+
+@dataclass(slots=True)
+class Way:
+    """A climb, and the messages that came back."""
+
+    climb: Climb
+    messages: dict[int, AIMessage] = field(default_factory=dict)
+    chunks: list[AIMessageChunk] = field(default_factory=list)
+    """Of the model that is being streamed."""
+    streamed: bool = False
+    """Whether text of it has been handed out."""
+
+    def heard(self, call: Call, output: Any) -> Reply:
+        """Keep what a model returned; the reply it makes."""
+        reply = Reply.of(output, call.rung.extractor)
+        self.messages[call.place] = output if isinstance(output, AIMessage) else AIMessage(reply.text)
+        return reply
+
+    def piece(self, chunk: Any) -> AIMessageChunk | None:
+        """Keep a chunk of a model; the piece to hand out, unless its confidence is still to be judged."""
+        piece = _as_chunk(chunk)
+        self.chunks.append(piece)
+        if "introspection" in self.chunks[0].response_metadata:
+            return None
+        self.streamed = self.streamed or bool(piece.text)
+        return piece.model_copy(update={"chunk_position": None})
+
+    def heard_stream(self, call: Call) -> Reply:
+        """`heard`, of the chunks that were kept."""
+        chunks, self.chunks = self.chunks, []
+        if not chunks:
+            raise EscalationError("it returned nothing")
+        whole = chunks[0]
+        for chunk in chunks[1:]:
+            whole = whole + chunk
+        return self.heard(call, whole)
+
+    def message(self) -> AIMessage:
+        """The final message.
+
+        Raises:
+            EscalationError: as `EscalatingChat`.
+        """
+        outcome = self.climb.outcome()
+        chosen = AIMessage("") if outcome.place is None else self.messages[outcome.place]
+        about = {**chosen.response_metadata, "introspection": self._introspection(outcome, chosen)}
+        spent = usage_of(outcome.usage)
+        message = AIMessage(content=chosen.content, id=chosen.id, response_metadata=about, usage_metadata=spent)
+        if outcome.raises:
+            raise EscalationError(outcome.trouble or "", message if outcome.place is not None else None)
+        return message
+
+    def last(self) -> AIMessageChunk:
+        """The last chunk: all of the answer, or where that was streamed, what there is to say of it.
+
+        Raises:
+            EscalationError: as `EscalatingChat`.
+        """
+        message = self.message()
+        about, spent = message.response_metadata, message.usage_metadata
+        content = message.content
+        if self.streamed:
+            told = self.messages[max(self.messages)].usage_metadata
+            content, about = "", {"introspection": about["introspection"]}
+            if told is not None and spent is not None:
+                spent = usage_of(self.climb.outcome().usage, told["input_tokens"], told["output_tokens"])
+        return AIMessageChunk(content=content, response_metadata=about, usage_metadata=spent, chunk_position="last")
+
+    def _introspection(self, outcome: Outcome, chosen: AIMessage) -> dict[str, Any]:
+        own = dict(chosen.response_metadata.get("introspection") or {})
+        first = self.messages[0].response_metadata.get("introspection", {}) if 0 in self.messages else {}
+        finish = own.get("finish_reason", "stop")
+        if outcome.reply is None:
+            finish = "error" if outcome.raises else "abstained"
+        elif outcome.out_of_budget:
+            finish = "budget"
+        troubles = [] if outcome.trouble is None else [outcome.trouble]
+        return {
+            **{name: first[name] for name in _OF_THE_FIRST if name in first},
+            **own,
+            "answer": None if outcome.reply is None else outcome.reply.answer,
+            "confidence": outcome.confidence,
+            "finish_reason": finish,
+            "warnings": [*own.get("warnings", []), *troubles],
+            "escalation": None if outcome.escalation is None else outcome.escalation.to_dict(),
+        }
+
+
+def _as_chunk(output: Any) -> AIMessageChunk:
+    if isinstance(output, AIMessageChunk):
+        return output
+    if isinstance(output, AIMessage):
+        return AIMessageChunk(**output.model_dump(exclude={"type"}))
+    if isinstance(output, BaseMessage):
+        return AIMessageChunk(content=output.content)
+    return AIMessageChunk(content=Reply.of(output).text if not isinstance(output, str) else output)
