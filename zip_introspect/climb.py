@@ -100,7 +100,7 @@ class Climb:
     def replied(self, call: Call, reply: Reply, seconds: float) -> None:
         """Take in what a model said, and the seconds it took."""
         usage = replace(reply.usage, seconds=reply.usage.seconds or seconds, cost=call.rung.money(reply))
-        self._samples += len(reply.result.samples) if reply.result else 0
+        self._samples += reply.samples
         self._replies[call.place] = reply
         doubt = self._doubt_about(call.place, reply)
         outcome: AttemptOutcome = "accepted" if doubt is None else "handed_on" if reply.handed_on else "doubtful"

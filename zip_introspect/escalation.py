@@ -185,6 +185,8 @@ class Reply(Record):
     handed_on: bool = False
     """Whether it stopped before its end, since a stronger model is worth more."""
     tokens_saved: float | None = None
+    samples: int = 0
+    """How many it started."""
     reason: str = ""
     """Why it stopped."""
     result: GenerationResult | None = None
@@ -208,7 +210,7 @@ class Reply(Record):
             raise EscalationError(
                 f"it returned a {type(output).__name__}; expected text, a number, a message or a Reply"
             )
-        if not reply.text.strip():
+        if reply.complete and not reply.text.strip():
             raise EscalationError("it returned no text")
         if reply.confidence is not None:
             _finite(reply.confidence, "its reply", "confidence")
@@ -225,6 +227,7 @@ class Reply(Record):
             complete=result.finish_reason == "stop",
             handed_on=result.finish_reason == "handed_on",
             tokens_saved=last.tokens_saved if last else None,
+            samples=len(result.samples),
             reason=result.stop_detail,
             result=result,
         )
@@ -241,13 +244,22 @@ class Reply(Record):
         own = own if isinstance(own, Mapping) else {}
         confidence = own.get("confidence")
         tokens = int(used.get("output_tokens") or 0)
+        details = used.get("output_token_details") or {}
         finish = own.get("finish_reason", "stop")
         last = (own.get("decisions") or [{}])[-1]
         return cls(
             text=text,
             answer=own.get("answer"),
             confidence=confidence if isinstance(confidence, int | float) else None,
-            usage=Usage(int(used.get("input_tokens") or 0), tokens, tokens, 0, 0.0, own.get("cost")),
+            usage=Usage(
+                prompt_tokens=int(used.get("input_tokens") or 0),
+                generated_tokens=tokens,
+                chosen_tokens=int(details.get("chosen", tokens)),
+                depth=own.get("depth", 0),
+                seconds=own.get("seconds", 0.0),
+                cost=own.get("cost"),
+            ),
+            samples=len(own.get("samples", ())),
             complete=finish == "stop",
             handed_on=finish == "handed_on",
             tokens_saved=last.get("tokens_saved"),

@@ -166,6 +166,11 @@ class IntrospectiveLLM:
         return self.backend.info
 
     @property
+    def closed(self) -> bool:
+        """Whether the model has been freed."""
+        return self._closed
+
+    @property
     def grid(self) -> JointGrid:
         """The bins of its joints."""
         return self.backend.grid

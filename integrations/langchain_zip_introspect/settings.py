@@ -46,7 +46,8 @@ def open_shared(origin: Origin) -> IntrospectiveLLM:
         ZipIntrospectError: as `IntrospectiveLLM.open`.
     """
     with _opening:
-        if (llm := _opened.get(_key(origin))) is None:
+        llm = _opened.get(_key(origin))
+        if llm is None or llm.closed:
             llm = IntrospectiveLLM.open(origin)
             _opened[_key(origin)] = llm
             if llm.origin is not None:  # its backend is known now

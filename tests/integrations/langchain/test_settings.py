@@ -231,3 +231,12 @@ def test_a_model_of_unknown_origin_works_and_refuses_to_be_pickled() -> None:
 def test_they_are_runnables_of_any_chain(llm: IntrospectiveLLM) -> None:
     results = RunnableLambda(str.lower) | IntrospectiveRunnable(llm=llm) | (lambda result: result.confidence)
     assert results.invoke("Q") == llm.generate("q").confidence
+
+
+def test_a_model_that_was_closed_is_opened_again() -> None:
+    first = ChatIntrospective(model="demo", backend="transformers", backend_options={"max_sequences": 33})
+    llm = first.call(None, {}).llm
+    llm.close()
+    again = ChatIntrospective(model="demo", backend="transformers", backend_options={"max_sequences": 33})
+    assert again.call(None, {}).llm is not llm
+    assert again.invoke("Solve 3*x+16=31", max_samples=1).text
