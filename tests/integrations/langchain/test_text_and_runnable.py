@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 
 from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, TextIntrospective
 from langchain_zip_introspect.streaming import EVENT_NAME
-from zip_introspect import IntrospectiveLLM, PromptError
+from zip_introspect import BackendNotInstalledError, IntrospectiveLLM, PromptError
 
 QUESTION = "Solve 3*x+16=31"
 
@@ -113,3 +114,11 @@ def test_a_runnable_refuses_what_is_no_question(llm: IntrospectiveLLM) -> None:
     ]:
         with pytest.raises(PromptError, match=message):
             runnable.invoke(given)  # type: ignore[arg-type]
+
+
+def test_a_model_becomes_a_runnable(llm: IntrospectiveLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = llm.as_runnable(alpha=0.5, max_samples=2).invoke("question 1")
+    assert result.samples == llm.generate("question 1", alpha=0.5, max_samples=2).samples
+    monkeypatch.setitem(sys.modules, "langchain_zip_introspect", None)
+    with pytest.raises(BackendNotInstalledError, match=r'pip install "zip-introspect\[langchain\]"'):
+        llm.as_runnable()
