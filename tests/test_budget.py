@@ -97,3 +97,10 @@ def test_exhaustion_names_the_limit() -> None:
     ledger = Ledger(Budget(max_depth=5), 1)
     ledger.spend(9, 5, 0.0)
     assert ledger.exhausted() == "depth"
+
+
+def test_the_tighter_of_two_budgets_holds_on_every_limit() -> None:
+    priced = Budget(max_cost=3.0, price_per_token=0.5, price_per_prompt_token=0.1, max_tokens=10)
+    other = Budget(max_tokens=4, max_seconds=2.0)
+    both = Budget(max_tokens=4, max_seconds=2.0, max_cost=3.0, price_per_token=0.5, price_per_prompt_token=0.1)
+    assert priced.within(other) == other.within(priced) == both

@@ -121,7 +121,8 @@ def test_a_ladder_asks_each_once_and_takes_what_is_sure_enough(
     else:
         told = [item for item in outcome.escalation.attempts if item.outcome != "skipped"]
         assert [item.target for item in told] == [f"rung {place}" for place in asked]
-        assert {item.outcome == "failed" for item in told if scripts[asked[told.index(item)]].fails} <= {True}
+        for item, place in zip(told, asked, strict=True):
+            assert (item.outcome == "failed") == scripts[place].fails
 
 
 def _confidence(scripts: list[Scripted], place: int) -> float:

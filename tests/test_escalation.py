@@ -3,6 +3,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from zip_introspect import (
@@ -56,9 +57,11 @@ def test_a_level_of_error_becomes_the_threshold_that_was_calibrated_for_it() -> 
     ("fields", "said"),
     [
         ({"model": 7}, "a rung's model is 7; expected an IntrospectiveLLM"),
-        ({"model": str, "cost": float("nan")}, "cost of rung 'str' is nan"),
-        ({"model": str, "timeout": 0}, "timeout of rung 'str' is 0; expected more than 0"),
+        ({"model": str, "cost": float("nan")}, "cost of 'str' is nan"),
+        ({"model": str, "timeout": 0}, "timeout of 'str' is 0; expected more than 0"),
         ({"model": str, "max_tokens": -1}, "max_tokens"),
+        ({"model": str, "max_tokens": 2.5}, "max_tokens of 'str' is 2.5; expected a whole number"),
+        ({"model": str, "price_per_prompt_token": float("nan")}, "price_per_prompt_token of 'str' is nan"),
         ({"model": str, "expected_reward": "high"}, "expected_reward of 'str' is 'high'"),
     ],
 )
@@ -80,6 +83,8 @@ def test_an_expected_reward_may_depend_on_the_prompt() -> None:
     assert Rung(str, expected_reward=lambda prompt: len(prompt) / 10).reward("abc") == pytest.approx(0.3)
     with pytest.raises(ConfigError, match="expected_reward of 'str' is nan"):
         Rung(str, expected_reward=lambda prompt: float("nan")).reward("abc")
+    with pytest.raises(ConfigError, match="expected_reward of 'str' raised KeyError: 'abc'"):
+        Rung(str, expected_reward=lambda prompt: {}[prompt]).reward("abc")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,7 @@ def test_an_expected_reward_may_depend_on_the_prompt() -> None:
         ("the answer is 7", "the answer is 7", "7"),
         (12, "12", "12"),
         (2.5, "2.5", "2.5"),
+        (np.int64(12), "12", "12"),
         (SimpleNamespace(content="so x = 4"), "so x = 4", "4"),
         (SimpleNamespace(content=[{"type": "text"}], text="ans 9"), "ans 9", "9"),
         (Reply("long story", answer="5"), "long story", "5"),
@@ -98,7 +104,14 @@ def test_whatever_a_model_returns_becomes_a_reply(output: Any, text: str, answer
     assert (reply.text, reply.answer) == (text, answer)
 
 
-@pytest.mark.parametrize("output", [None, {"x": 1}, [], True, "", "  ", SimpleNamespace(content=[1])])
+def test_a_message_with_tool_calls_needs_no_text() -> None:
+    assert Reply.of(SimpleNamespace(content="", tool_calls=[{"name": "search"}])).complete
+
+
+@pytest.mark.parametrize(
+    "output",
+    [None, {"x": 1}, [], True, "", "  ", SimpleNamespace(content=[1]), Reply("1", confidence=float("nan"))],
+)
 def test_what_is_no_answer_is_refused(output: Any) -> None:
     with pytest.raises(EscalationError, match=r"it returned|its message"):
         Reply.of(output)

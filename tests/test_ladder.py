@@ -67,6 +67,10 @@ def broken(prompt: Any) -> str:
     raise ConnectionError("the line is dead")
 
 
+def nothing(prompt: Any) -> str:
+    return str(next(iter([])))
+
+
 def endless(prompt: Any) -> str:
     time.sleep(30)
     return "too late"
@@ -192,7 +196,8 @@ def test_a_first_model_that_breaks_is_passed_over_too() -> None:
         result = Ladder(llm, strong, policy=NEVER_SURE).generate(PROMPTS[0])
         assert result.answer == "42"
         assert result.usage.generated_tokens > 0
-        assert llm.backend.info.backend == "simulated"
+        assert result.escalation is not None
+        assert "NaN" in result.escalation.reason
     with IntrospectiveLLM(FaultyBackend(out_of_memory, at=0), CONFIG) as llm:
         with pytest.raises(EscalationError, match=r"no model answered.*MemoryError.*the line is dead") as caught:
             Ladder(llm, broken, policy=NEVER_SURE).generate(PROMPTS[0])
@@ -396,3 +401,116 @@ def test_on_the_embedded_model_a_solver_mends_what_it_gets_wrong(demo: Introspec
     assert 0 < len(handed) < len(problems) / 2
     tokens, before = (sum(item.usage.generated_tokens for item in group) for group in (results, alone))
     assert tokens < before
+
+
+def test_an_answer_that_was_finished_before_the_budget_ended_counts_as_one() -> None:
+    with IntrospectiveLLM(SimulatedBackend(), CONFIG) as llm:
+        ladder = Ladder(llm, min_confidence=0.2, otherwise="abstain")
+        cases = [
+            (prompt, limit, result)
+            for limit in (20, 40, 60)
+            for prompt, result in zip(
+                EVERY[:60], llm.batch(EVERY[:60], budget=limit, strategy="best_of_n"), strict=True
+            )
+            if result.finish_reason == "budget" and result.confidence > 0.5
+        ]
+        assert len(cases) > 5
+        for prompt, limit, alone in cases:
+            assert ladder.generate(prompt, budget=limit, strategy="best_of_n").text == alone.text
+
+
+def test_what_a_broken_model_may_have_spent_counts_as_spent(llm: IntrospectiveLLM) -> None:
+    backend = FaultyBackend(out_of_memory, at=3)
+    with IntrospectiveLLM(backend, CONFIG) as broken_llm:
+        result = Ladder(broken_llm, llm, strong, policy=NEVER_SURE).generate
+        with pytest.raises(BudgetError):
+            result(PROMPTS[0], budget=60)
+        ladder = Ladder(broken_llm, llm, policy=NEVER_SURE)
+        backend.calls = 0
+        with pytest.raises(EscalationError) as caught:
+            ladder.generate(PROMPTS[0], budget=60)
+        assert caught.value.partial.usage.generated_tokens == 60
+        backend.calls = 0
+        assert ladder.batch(PROMPTS[:2])[0].answer == llm.generate(PROMPTS[0]).answer
+
+
+def test_a_rung_that_knows_its_budget_is_held_to_its_own_limits_too(llm: IntrospectiveLLM) -> None:
+    second = IntrospectiveLLM(SimulatedBackend(), CONFIG)
+    result = Ladder(llm, Rung(second, max_tokens=3), policy=NEVER_SURE).generate(PROMPTS[0])
+    assert result.escalation is not None
+    assert result.escalation.attempts[1].usage.generated_tokens <= 3
+    first = Ladder(Rung(llm, max_tokens=5), strong, policy=NEVER_SURE).generate(PROMPTS[0])
+    assert first.usage.generated_tokens <= 5
+    with pytest.raises(BudgetError, match="needs price_per_token"):
+        Ladder(llm, Rung(second, max_cost=1.0), policy=NEVER_SURE).generate(PROMPTS[0])
+
+
+def test_limits_of_samples_and_steps_are_for_models_that_have_them(llm: IntrospectiveLLM) -> None:
+    ladder = Ladder(llm, strong, policy=NEVER_SURE)
+    assert ladder.generate(PROMPTS[0], budget=Budget(max_samples=1)).answer == "42"
+    assert ladder.generate(PROMPTS[0], budget=Budget(max_depth=10)).answer == "42"
+
+
+def test_a_finished_sample_survives_the_breakdown_of_another() -> None:
+    for at in range(2, 12):
+        with IntrospectiveLLM(FaultyBackend(nan_in_the_last, at=at), CONFIG) as llm:
+            result = Ladder(llm, broken, min_confidence=1.0).generate(PROMPTS[0])
+            assert result.usage.generated_tokens > 0
+            if result.escalation is None or result.escalation.attempts[0].outcome != "failed":
+                continue
+            if any(sample.finish == "stop" for sample in result.samples):
+                assert result.text
+                assert result.answer is not None
+                return
+    raise AssertionError("no breakdown after a finished sample")
+
+
+def test_bad_input_in_a_batch_is_the_prompts_own(llm: IntrospectiveLLM) -> None:
+    dear = Budget(max_cost=5.0, price_per_token=0.001, price_per_prompt_token=0.01)
+    ladder = Ladder(llm, Rung(strong, max_cost=0.1), policy=NEVER_SURE)
+    results = ladder.batch([PROMPTS[0], "long " * 200], budget=dear, return_exceptions=True)
+    assert results[0].answer == "42"
+    assert isinstance(results[1], BudgetError)
+    with pytest.raises(BudgetError):
+        ladder.batch([PROMPTS[0], "long " * 200], budget=dear)
+    rewards = {PROMPTS[0]: 0.9}
+    weighed = Ladder(llm, Rung(strong, expected_reward=rewards.__getitem__), expected_utility=True)
+    results = weighed.batch(PROMPTS[:2], return_exceptions=True)
+    assert [isinstance(item, ConfigError) for item in results] == [False, True]
+
+
+def test_asking_the_first_again_under_too_small_a_rest_is_no_error(llm: IntrospectiveLLM) -> None:
+    ladder = Ladder(llm, Rung(broken, max_cost=0.92), min_prompt_confidence=1.0)
+    budget = Budget(max_cost=1.0, price_per_token=0.01, price_per_prompt_token=0.005)
+    result = ladder.generate(PROMPTS[0], budget=budget)
+    assert result.escalation is not None
+    assert [item.outcome for item in result.escalation.attempts] == ["handed_on", "failed", "skipped"]
+    assert result.finish_reason == "budget"
+
+
+def test_a_function_may_fail_in_any_way(llm: IntrospectiveLLM) -> None:
+    ladder = Ladder(llm, nothing, Rung(nothing, timeout=5.0), strong, policy=NEVER_SURE)
+    for result in (ladder.generate(PROMPTS[0]), asyncio.run(ladder.agenerate(PROMPTS[0]))):
+        assert result.answer == "42"
+        assert result.escalation is not None
+        assert [item.target for item in result.escalation.attempts[1:3]] == ["nothing", "nothing (2)"]
+
+
+async def test_an_async_function_can_be_asked_where_a_loop_is_running(llm: IntrospectiveLLM) -> None:
+    assert Ladder(llm, astrong, policy=NEVER_SURE).generate(PROMPTS[0]).answer == "42"
+
+
+def test_each_call_of_a_batch_is_charged_its_own_seconds(llm: IntrospectiveLLM) -> None:
+    def slow(prompt: Any) -> str:
+        time.sleep(0.05)
+        return "ans 42"
+
+    results = Ladder(llm, slow, policy=NEVER_SURE).batch(PROMPTS[:6])
+    for result in results:
+        assert 0.05 <= result.escalation.attempts[1].usage.seconds < 0.25
+
+
+def test_criteria_may_be_given_without_a_policy(llm: IntrospectiveLLM) -> None:
+    assert Ladder(llm, strong, min_confidence=1.0).policy == NEVER_SURE
+    with pytest.raises(ConfigError, match="policy and min_confidence were given"):
+        Ladder(llm, strong, policy=NEVER_SURE, min_confidence=0.5)

@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zip_introspect.climb import Call, Climb
-from zip_introspect.errors import ConfigError
+from zip_introspect.errors import ConfigError, EscalationError
 from zip_introspect.escalation import Reply
 from zip_introspect.prompts import Prompt
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+
+SIDE_BY_SIDE = 16
+"""Calls of one model at once, in `abatch`."""
 
 
 class Watch:
@@ -39,7 +43,7 @@ def watching(climb: Climb, call: Call, final: Callable[[], bool] = lambda: False
     try:
         yield watch
         outcome = watch.reply
-    except Exception as error:
+    except Exception as error:  # whatever a model of others raises, the ladder goes on
         if final():
             raise
         outcome = error
@@ -55,7 +59,7 @@ def take_in(climb: Climb, call: Call, outcome: Reply | Exception, seconds: float
     """
     if isinstance(outcome, Reply):
         climb.replied(call, outcome, seconds)
-    elif call.place == 0 and isinstance(outcome, ConfigError):
+    elif isinstance(outcome, ConfigError) and call.place == 0 and not call.reason:
         raise outcome
     else:
         climb.failed(call, outcome, seconds)
@@ -98,41 +102,62 @@ async def aask(call: Call, prompt: Prompt, settings: dict[str, Any]) -> Reply:
     return Reply.of(output, call.rung.extractor)
 
 
-def ask_many(calls: Sequence[Call], prompts: Sequence[Prompt], settings: dict[str, Any]) -> list[Reply | Exception]:
-    """Ask one model about many prompts: a reply or an error for each."""
-    rung = calls[0].rung
+Heard = tuple[Reply | Exception, float]
+"""What came of a call, and the seconds it took."""
+
+
+def ask_many(calls: Sequence[Call], prompts: Sequence[Prompt], settings: dict[str, Any]) -> list[Heard]:
+    """Ask one model about many prompts: together where it can, and nobody is to be left behind for slowness.
+
+    Raises:
+        ConfigError: the first model refused its settings.
+    """
+    rung, begun = calls[0].rung, time.perf_counter()
     if rung.introspective:
-        return _replies(calls, rung.model.batch(prompts, **_limits_of_many(calls, settings)))
-    if hasattr(rung.model, "invoke") and hasattr(rung.model, "batch"):
         with _everyone(calls) as failures:
-            outputs = within(lambda: rung.model.batch(list(prompts), return_exceptions=True), _soonest(calls))
-        return failures or _replies(calls, outputs)
-    replies: list[Reply | Exception] = []
-    for call, prompt in zip(calls, prompts, strict=True):
-        try:
-            replies.append(ask(call, prompt, settings))
-        except Exception as error:  # noqa: BLE001 - as above
-            replies.append(error)
-    return replies
+            outputs = rung.model.batch(prompts, **_limits_of_many(calls, settings))
+        return failures or _heard(calls, outputs, begun)
+    if hasattr(rung.model, "invoke") and hasattr(rung.model, "batch") and all(call.timeout is None for call in calls):
+        with _everyone(calls) as failures:
+            outputs = rung.model.batch(list(prompts), return_exceptions=True)
+        return failures or _heard(calls, outputs, begun)
+    return [_timed(call, prompt, settings) for call, prompt in zip(calls, prompts, strict=True)]
 
 
-async def aask_many(
-    calls: Sequence[Call], prompts: Sequence[Prompt], settings: dict[str, Any]
-) -> list[Reply | Exception]:
-    """`ask_many` beside the event loop."""
+async def aask_many(calls: Sequence[Call], prompts: Sequence[Prompt], settings: dict[str, Any]) -> list[Heard]:
+    """`ask_many` beside the event loop, up to `SIDE_BY_SIDE` calls at once where they are not asked together."""
     import asyncio
 
-    rung = calls[0].rung
+    rung, begun = calls[0].rung, time.perf_counter()
     if rung.introspective:
-        return _replies(calls, await rung.model.abatch(prompts, **_limits_of_many(calls, settings)))
-    if hasattr(rung.model, "ainvoke") and hasattr(rung.model, "abatch"):
         with _everyone(calls) as failures:
-            async with asyncio.timeout(_soonest(calls)):
-                outputs = await rung.model.abatch(list(prompts), return_exceptions=True)
-        return failures or _replies(calls, outputs)
-    asked = [aask(call, prompt, settings) for call, prompt in zip(calls, prompts, strict=True)]
-    replies = await asyncio.gather(*asked, return_exceptions=True)
-    return [reply if isinstance(reply, Reply) else _as_error(reply) for reply in replies]
+            outputs = await rung.model.abatch(prompts, **_limits_of_many(calls, settings))
+        return failures or _heard(calls, outputs, begun)
+    if hasattr(rung.model, "abatch") and all(call.timeout is None for call in calls):
+        with _everyone(calls) as failures:
+            outputs = await rung.model.abatch(list(prompts), return_exceptions=True)
+        return failures or _heard(calls, outputs, begun)
+    room = asyncio.Semaphore(SIDE_BY_SIDE)
+
+    async def one(call: Call, prompt: Prompt) -> Heard:
+        async with room:
+            begun = time.perf_counter()
+            try:
+                outcome: Reply | Exception = await aask(call, prompt, settings)
+            except Exception as error:  # noqa: BLE001 - whatever a model of others raises, the ladder goes on
+                outcome = error
+            return outcome, time.perf_counter() - begun
+
+    return await asyncio.gather(*(one(call, prompt) for call, prompt in zip(calls, prompts, strict=True)))
+
+
+def _timed(call: Call, prompt: Prompt, settings: dict[str, Any]) -> Heard:
+    begun = time.perf_counter()
+    try:
+        outcome: Reply | Exception = ask(call, prompt, settings)
+    except Exception as error:  # noqa: BLE001 - whatever a model of others raises, the ladder goes on
+        outcome = error
+    return outcome, time.perf_counter() - begun
 
 
 def _limits_of_many(calls: Sequence[Call], settings: dict[str, Any]) -> dict[str, Any]:
@@ -140,35 +165,29 @@ def _limits_of_many(calls: Sequence[Call], settings: dict[str, Any]) -> dict[str
     return {**limits(calls[0], settings), **each, "return_exceptions": True}
 
 
-def _replies(calls: Sequence[Call], outputs: Sequence[Any]) -> list[Reply | Exception]:
-    replies: list[Reply | Exception] = []
+def _heard(calls: Sequence[Call], outputs: Sequence[Any], begun: float) -> list[Heard]:
+    """What came of calls that were made together: each took as long as all."""
+    seconds = time.perf_counter() - begun
+    heard: list[Heard] = []
     for call, output in zip(calls, outputs, strict=True):
         try:
-            replies.append(output if isinstance(output, Exception) else Reply.of(output, call.rung.extractor))
-        except Exception as error:  # noqa: BLE001 - as above
-            replies.append(error)
-    return replies
+            heard.append((output if isinstance(output, Exception) else Reply.of(output, call.rung.extractor), seconds))
+        except EscalationError as error:
+            heard.append((error, seconds))
+    return heard
 
 
 @contextlib.contextmanager
-def _everyone(calls: Sequence[Call]) -> Iterator[list[Reply | Exception]]:
+def _everyone(calls: Sequence[Call]) -> Iterator[list[Heard]]:
     """Make an error of a whole batch that of each of its prompts."""
-    failures: list[Reply | Exception] = []
+    failures: list[Heard] = []
+    begun = time.perf_counter()
     try:
         yield failures
-    except Exception as error:  # noqa: BLE001 - as above
-        failures.extend(error for _ in calls)
-
-
-def _soonest(calls: Sequence[Call]) -> float | None:
-    return min((call.timeout for call in calls if call.timeout is not None), default=None)
-
-
-def _as_error(raised: BaseException) -> Exception:
-    """The error of one of many; a cancellation is everyone's."""
-    if not isinstance(raised, Exception):
-        raise raised
-    return raised
+    except Exception as error:  # whatever a model of others raises, the ladder goes on
+        if isinstance(error, ConfigError) and calls[0].place == 0:
+            raise
+        failures.extend((error, time.perf_counter() - begun) for _ in calls)
 
 
 def _finished(output: Any) -> Any:
@@ -177,7 +196,11 @@ def _finished(output: Any) -> Any:
         return output
     import asyncio
 
-    return asyncio.run(_awaited(output))
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_awaited(output))
+    return in_thread(lambda: asyncio.run(_awaited(output))).result()  # as in notebooks: this thread's loop is running
 
 
 async def _awaited(output: Any) -> Any:
@@ -201,6 +224,8 @@ def in_thread(work: Callable[[], Any]) -> Future[Any]:
     def run() -> None:
         try:
             future.set_result(context.run(work))
+        except StopIteration as error:  # a future cannot hold it
+            future.set_exception(RuntimeError(f"it raised StopIteration: {error}"))
         except BaseException as error:  # noqa: BLE001 - it is the waiting thread's
             with contextlib.suppress(futures.InvalidStateError):
                 future.set_exception(error)

@@ -56,6 +56,15 @@ class Budget(Settings):
             f"Write for example Budget(max_tokens=2_000, max_samples=8)."
         )
 
+    def within(self, other: Budget) -> Budget:
+        """The tighter of both on every limit, at these prices or, where there are none, at the other's."""
+        limits = {
+            name: min((item for item in (getattr(self, name), getattr(other, name)) if item is not None), default=None)
+            for name in ("max_tokens", "max_samples", "max_depth", "max_seconds", "max_cost")
+        }
+        priced = other if self.price_per_token is None else self
+        return priced.replace(**limits)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.max_cost is not None and self.price_per_token is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from zip_introspect.budget import Budget
 from zip_introspect.errors import BudgetError, NonFiniteLogitsError
@@ -73,7 +74,7 @@ class Climb:
         prompt: Prompt,
         budget: Budget,
     ) -> None:
-        for rung in rungs[1:]:
+        for rung in rungs:
             _check_bounds(rung, budget)
         self._rungs, self._policy, self._thresholds, self._budget = rungs, policy, thresholds, budget
         self._rewards = [rung.reward(prompt) for rung in rungs]
@@ -87,7 +88,11 @@ class Climb:
         self._asked_again = False
 
     def next(self) -> Call | None:
-        """The next model to ask; None where the question is settled, or nobody is left."""
+        """The next model to ask; None where the question is settled, or nobody is left.
+
+        Raises:
+            BudgetError: the first model cannot be held to its limits.
+        """
         while self._untried and self._accepted is None:
             place = self._preferred()
             self._untried.remove(place)
@@ -100,6 +105,8 @@ class Climb:
     def replied(self, call: Call, reply: Reply, seconds: float) -> None:
         """Take in what a model said, and the seconds it took."""
         usage = replace(reply.usage, seconds=reply.usage.seconds or seconds, cost=call.rung.money(reply))
+        if not (usage.generated_tokens or call.rung.introspective) and self._budget.max_tokens is not None:
+            usage = replace(usage, generated_tokens=call.rung.max_tokens or 0)  # it does not say, so they may be spent
         self._samples += reply.samples
         self._replies[call.place] = reply
         doubt = self._doubt_about(call.place, reply)
@@ -113,17 +120,28 @@ class Climb:
         self._record(call.place, outcome, doubt or "its answer is taken", usage, reply)
 
     def failed(self, call: Call, error: Exception, seconds: float) -> None:
-        """Take in that a model raised an error; a `TimeoutError` says that it took too long."""
-        usage = replace(NOTHING_USED, seconds=seconds)
-        if isinstance(error, NonFiniteLogitsError) and error.partial:
-            usage = error.partial[0].usage
-            self._samples += len(error.partial[0].samples)
-        elif not call.rung.introspective:
-            usage = replace(usage, generated_tokens=call.rung.max_tokens or 0, cost=call.rung.max_cost)  # may be spent
-        late = isinstance(error, TimeoutError)
-        reason = f"it took longer than {call.timeout:g} seconds" if late and call.timeout else _said(error)
+        """Take in that a model raised an error. What it may have used up counts as used."""
+        if isinstance(error, BudgetError):  # what is left does not carry a single token
+            self._record(call.place, "skipped", f"the budget has too little left: {error}", NOTHING_USED)
+            return
+        partial = error.partial[0] if isinstance(error, NonFiniteLogitsError) and error.partial else None
+        if partial is None:
+            usage = replace(NOTHING_USED, seconds=seconds, **self._at_most(call))
+        else:
+            usage = partial.usage
+            self._samples += len(partial.samples)
+            self._replies.setdefault(call.place, Reply.of(partial))
+        late = isinstance(error, TimeoutError) and call.timeout is not None and seconds >= 0.9 * call.timeout
+        reason = f"it took longer than {call.timeout:g} seconds" if late else _said(error)
         self._record(call.place, "timeout" if late else "failed", reason, usage)
         self._doubt = f"{call.rung.name} {'timed out' if late else 'failed'}"
+
+    def _at_most(self, call: Call) -> dict[str, Any]:
+        """What a call that failed may have used of the limits that there are."""
+        if not call.rung.introspective:
+            return {"generated_tokens": call.rung.max_tokens or 0, "cost": call.rung.max_cost}
+        left = call.budget
+        return {"generated_tokens": left.max_tokens or 0, "depth": left.max_depth or 0, "cost": left.max_cost}
 
     def outcome(self) -> Outcome:
         """What to give, once `next` is None."""
@@ -208,8 +226,8 @@ class Climb:
             ("tokens", self._budget.max_tokens, spent.generated_tokens, 1 if rung.introspective else rung.max_tokens),
             ("money", self._budget.max_cost, spent.cost or 0.0, 0.0 if rung.introspective else rung.max_cost),
             ("seconds", self._budget.max_seconds, spent.seconds, 0.0),
-            ("serial steps", self._budget.max_depth, spent.depth, 1 if rung.introspective else 0),
-            ("samples", self._budget.max_samples, self._samples, 1 if rung.introspective else 0),
+            ("serial steps", self._budget.max_depth if rung.introspective else None, spent.depth, 1),
+            ("samples", self._budget.max_samples if rung.introspective else None, self._samples, 1),
         )
         for name, limit, used, need in needs:
             if limit is not None and (limit - used < (need or 0) or limit - used <= 0 < used):
@@ -221,15 +239,20 @@ class Climb:
         budget, spent = self._budget, self._usage
         price = budget.price_per_token if rung.price_per_token is None else rung.price_per_token
         prompt_price = budget.price_per_prompt_token if rung.price_per_token is None else rung.price_per_prompt_token
-        return Budget(
+        left = Budget(
             max_tokens=None if budget.max_tokens is None else budget.max_tokens - spent.generated_tokens,
-            max_samples=None if budget.max_samples is None else budget.max_samples - self._samples,
-            max_depth=None if budget.max_depth is None else budget.max_depth - spent.depth,
             max_seconds=None if budget.max_seconds is None else budget.max_seconds - spent.seconds,
             max_cost=None if budget.max_cost is None else budget.max_cost - (spent.cost or 0.0),
             price_per_token=price,
             price_per_prompt_token=prompt_price,
         )
+        if not rung.introspective:
+            return left
+        left = left.replace(
+            max_samples=None if budget.max_samples is None else budget.max_samples - self._samples,
+            max_depth=None if budget.max_depth is None else budget.max_depth - spent.depth,
+        )
+        return left.within(Budget(max_tokens=rung.max_tokens, max_cost=rung.max_cost, price_per_token=price))
 
     @property
     def _usage(self) -> Usage:
@@ -278,6 +301,8 @@ class Climb:
 def _check_bounds(rung: Rung, budget: Budget) -> None:
     """Refuse a ladder that could not be held to its budget, before any model is asked."""
     if rung.introspective:
+        if rung.max_cost is not None and rung.price_per_token is None and budget.price_per_token is None:
+            raise BudgetError(f"max_cost of {rung.name!r} needs price_per_token, the price of one generated token")
         return
     for limit, bound in (("max_tokens", rung.max_tokens), ("max_cost", rung.max_cost)):
         if getattr(budget, limit) is not None and bound is None:

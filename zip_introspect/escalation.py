@@ -7,6 +7,7 @@ prompt. Nothing of LangChain is imported: its messages are known by their attrib
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
@@ -106,11 +107,12 @@ class Rung:
     cost: float = 0.0
     """What asking it costs, in units of the reward: at 0.2, it is asked only for answers worth 0.2 more."""
     timeout: float | None = None
-    """Seconds after which the ladder goes on without it."""
+    """Seconds after which the ladder goes on without it. A thread that still works on it is left behind; but an event
+    loop that is closed waits for what runs in its own threads, such as Runnables that are not `async` themselves."""
     max_tokens: int | None = None
-    """The most tokens it generates in a call. Needed to hold a budget of tokens, but for an `IntrospectiveLLM`."""
+    """The most tokens it generates in a call. A budget of tokens needs it; an `IntrospectiveLLM` is held to it."""
     max_cost: float | None = None
-    """The most money a call costs. Needed to hold a budget of money, but for an `IntrospectiveLLM`."""
+    """The most money a call costs. A budget of money needs it; an `IntrospectiveLLM` is held to it."""
     price_per_token: float | None = None
     """Money for a generated token; of an `IntrospectiveLLM`, the budget's price where this is None."""
     price_per_prompt_token: float = 0.0
@@ -125,14 +127,15 @@ class Rung:
             )
         if not self.name:
             object.__setattr__(self, "name", _name_of(self.model))
-        for name, low in (("cost", None), ("timeout", 0), ("max_tokens", 0), ("max_cost", 0), ("price_per_token", 0)):
+        for name in ("timeout", "max_tokens", "max_cost", "price_per_token"):
             value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ConfigError(f"{name} of rung {self.name!r} is {value!r}; expected a finite number")
-            if low is not None and value <= low:
-                raise ConfigError(f"{name} of rung {self.name!r} is {value!r}; expected more than {low}")
+            if value is not None and _finite(value, self.name, name) <= 0:
+                raise ConfigError(f"{name} of {self.name!r} is {value!r}; expected more than 0")
+        if self.max_tokens is not None and not isinstance(self.max_tokens, int):
+            raise ConfigError(f"max_tokens of {self.name!r} is {self.max_tokens!r}; expected a whole number")
+        if _finite(self.price_per_prompt_token, self.name, "price_per_prompt_token") < 0:
+            raise ConfigError(f"price_per_prompt_token of {self.name!r} is {self.price_per_prompt_token!r}; below 0")
+        _finite(self.cost, self.name, "cost")
         if not callable(self.expected_reward):
             _finite(self.expected_reward, self.name)
 
@@ -150,9 +153,17 @@ class Rung:
         """The reward expected of it for a prompt.
 
         Raises:
-            ConfigError: `expected_reward` gave no finite number.
+            ConfigError: `expected_reward` raised an error, or gave no finite number.
         """
-        value = self.expected_reward(prompt) if callable(self.expected_reward) else self.expected_reward
+        if not callable(self.expected_reward):
+            return self.expected_reward
+        try:
+            value = self.expected_reward(prompt)
+        except Exception as error:  # whatever a function of others raises
+            raise ConfigError(
+                f"expected_reward of {self.name!r} raised {type(error).__name__}: {error}; expected a number for every "
+                f"prompt"
+            ) from error
         return _finite(value, self.name)
 
     def money(self, reply: Reply) -> float | None:
@@ -202,7 +213,7 @@ class Reply(Record):
             return cls._of_result(output)
         if isinstance(output, Reply):
             reply = output
-        elif isinstance(output, str) or (isinstance(output, int | float) and not isinstance(output, bool)):
+        elif isinstance(output, str) or (isinstance(output, numbers.Real) and not isinstance(output, bool)):
             reply = cls(str(output))
         elif hasattr(output, "content"):
             reply = cls._of_message(output)
@@ -210,21 +221,23 @@ class Reply(Record):
             raise EscalationError(
                 f"it returned a {type(output).__name__}; expected text, a number, a message or a Reply"
             )
-        if reply.complete and not reply.text.strip():
+        if reply.complete and not reply.text.strip() and not getattr(output, "tool_calls", None):
             raise EscalationError("it returned no text")
-        if reply.confidence is not None:
-            _finite(reply.confidence, "its reply", "confidence")
+        sure = reply.confidence
+        if sure is not None and not (isinstance(sure, numbers.Real) and math.isfinite(sure)):
+            raise EscalationError(f"it returned a confidence of {sure!r}; expected a finite number, or None")
         return reply if reply.answer is not None else replace(reply, answer=extractor(reply.text))
 
     @classmethod
     def _of_result(cls, result: GenerationResult) -> Reply:
         last = result.decisions[-1] if result.decisions else None
+        chosen = next((sample for sample in result.samples if sample.number == result.chosen), None)
         return cls(
             text=result.text,
             answer=result.answer,
             confidence=result.confidence,
             usage=result.usage,
-            complete=result.finish_reason == "stop",
+            complete=chosen.finish in ("stop", "stop_string") if chosen else result.finish_reason == "stop",
             handed_on=result.finish_reason == "handed_on",
             tokens_saved=last.tokens_saved if last else None,
             samples=len(result.samples),
@@ -260,7 +273,7 @@ class Reply(Record):
                 cost=own.get("cost"),
             ),
             samples=len(own.get("samples", ())),
-            complete=finish == "stop",
+            complete=own.get("complete", finish == "stop"),
             handed_on=finish == "handed_on",
             tokens_saved=last.get("tokens_saved"),
             reason=own.get("stop_detail", ""),
@@ -273,8 +286,8 @@ def _mapping(message: Any, name: str) -> Mapping[str, Any]:
 
 
 def _finite(value: Any, owner: str, name: str = "expected_reward") -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{name} of {owner!r} is {value!r}; expected a finite number, in units of the reward")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ConfigError(f"{name} of {owner!r} is {value!r}; expected a finite number")
     return float(value)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zip_introspect.asking import aask, aask_many, ask, ask_many, limits, take_in, watching
+from zip_introspect.asking import Heard, aask, aask_many, ask, ask_many, limits, take_in, watching
 from zip_introspect.budget import Budget
 from zip_introspect.climb import Call, Climb, Outcome
 from zip_introspect.errors import ConfigError, EscalationError, PromptError, ZipIntrospectError
@@ -28,7 +27,7 @@ class Ladder:
     Args:
         first: answers what it is sure of; a `Rung` around it may name it.
         stronger: models to hand on to, weakest first: each a `Rung`, or what `Rung(model=...)` takes.
-        policy: when to hand on.
+        policy: when to hand on; or its fields as `criteria`, as in `Ladder(small, big, min_confidence=0.7)`.
 
     Raises:
         ConfigError: a rung that cannot be asked, or utilities to weigh without a stronger model, or without a reward or
@@ -36,11 +35,24 @@ class Ladder:
         CalibrationError: the policy wants a level of error, and a model has no calibration for it.
     """
 
-    def __init__(self, first: IntrospectiveLLM | Rung, *stronger: Any, policy: EscalationPolicy) -> None:
-        self.rungs = tuple(model if isinstance(model, Rung) else Rung(model) for model in (first, *stronger))
-        self.policy = policy
+    def __init__(
+        self,
+        first: IntrospectiveLLM | Rung,
+        *stronger: Any,
+        policy: EscalationPolicy | None = None,
+        **criteria: Any,
+    ) -> None:
+        if policy is not None and criteria:
+            raise ConfigError(f"policy and {', '.join(criteria)} were given; expected one or the other")
+        self.rungs = tuple(
+            _numbered([model if isinstance(model, Rung) else Rung(model) for model in (first, *stronger)])
+        )
+        self.policy = policy = policy or EscalationPolicy(**criteria)
         if not self.rungs[0].introspective:
-            raise ConfigError(f"the first model is {first!r}; expected an IntrospectiveLLM, which knows how sure it is")
+            raise ConfigError(
+                f"the first model is {first!r}; expected an IntrospectiveLLM, which knows how sure it is. In "
+                f"LangChain, use ChatIntrospective(...).with_escalation(...)"
+            )
         if policy.expected_utility:
             _check_utilities(self.rungs[1:])
         self.thresholds = tuple(
@@ -133,7 +145,7 @@ class Ladder:
     ) -> list[Any]:
         """Answer many prompts: each model is asked about all that reach it at once, in the order of the ladder.
 
-        Functions are called one after another; Runnables with their own `batch`, whose timeout then holds for it.
+        Models with a `batch` of their own are asked with it, unless they have a timeout; functions one after another.
 
         Args:
             budget: for each prompt.
@@ -145,9 +157,8 @@ class Ladder:
         climbs, outcomes = self._climbs(prompts, budget, return_exceptions)
         while calls := _due(climbs):
             for group in _groups(calls):
-                begun = time.perf_counter()
-                replies = ask_many([calls[i] for i in group], [prompts[i] for i in group], settings)
-                self._absorb({i: climbs[i] for i in group}, calls, replies, time.perf_counter() - begun)
+                heard = ask_many([calls[i] for i in group], [prompts[i] for i in group], settings)
+                _absorb(group, climbs, calls, heard, outcomes if return_exceptions else None)
         return self._outcomes(climbs, outcomes, return_exceptions)
 
     async def abatch(
@@ -158,13 +169,12 @@ class Ladder:
         return_exceptions: bool = False,
         **settings: Any,
     ) -> list[Any]:
-        """`batch` beside the event loop; functions that are `async` run together."""
+        """`batch` beside the event loop; functions run beside each other too."""
         climbs, outcomes = self._climbs(prompts, budget, return_exceptions)
         while calls := _due(climbs):
             for group in _groups(calls):
-                begun = time.perf_counter()
-                replies = await aask_many([calls[i] for i in group], [prompts[i] for i in group], settings)
-                self._absorb({i: climbs[i] for i in group}, calls, replies, time.perf_counter() - begun)
+                heard = await aask_many([calls[i] for i in group], [prompts[i] for i in group], settings)
+                _absorb(group, climbs, calls, heard, outcomes if return_exceptions else None)
         return self._outcomes(climbs, outcomes, return_exceptions)
 
     def _events(self, climb: Climb, prompt: Prompt, settings: dict[str, Any]) -> Generator[Event, None, None]:
@@ -193,17 +203,11 @@ class Ladder:
         for place, prompt in enumerate(prompts):
             try:
                 climbs[place] = self.climb(prompt, budget)
-            except PromptError as error:
+            except (PromptError, ConfigError) as error:
                 if not return_exceptions:
-                    raise PromptError(f"prompt {place}: {error}") from None
+                    raise type(error)(f"prompt {place}: {error}") from None
                 errors[place] = error
         return climbs, errors
-
-    def _absorb(
-        self, climbs: dict[int, Climb], calls: dict[int, Call], replies: Sequence[Reply | Exception], seconds: float
-    ) -> None:
-        for (place, climb), reply in zip(climbs.items(), replies, strict=True):
-            take_in(climb, calls[place], reply, seconds)
 
     def _outcomes(
         self, climbs: dict[int, Climb], errors: dict[int, ZipIntrospectError], return_exceptions: bool
@@ -254,13 +258,13 @@ def _spoken(
         text=reply.text,
         answer=reply.answer,
         confidence=lowest if outcome.confidence is None else outcome.confidence,
-        finish_reason="stop" if reply.text else "error",
+        finish_reason="error" if not reply.text else "stop" if reply.complete else "length",
         usage=outcome.usage,
         decisions=(),
         samples=(),
         chosen=None,
         stop_reason="handed_on",
-        stop_detail=f"{escalation.reason}; {f'{who} answered' if who else 'nobody answered'}" if escalation else "",
+        stop_detail=f"{escalation.reason}; {f'{who} answered' if who else 'no answer is given'}" if escalation else "",
         expected=known.expected if known else Outlook(lowest, 0.0),
         strategy=known.strategy if known else first.config.strategy,
         selection=known.selection if known else str(first.config.selection or ""),
@@ -277,6 +281,34 @@ def _check_utilities(stronger: Sequence[Rung]) -> None:
                 f"expected_utility=True, but nothing is said of {rung.name!r}: always right and free, it would get "
                 f"every question. Give Rung(..., expected_reward=..., cost=...)"
             )
+
+
+def _numbered(rungs: list[Rung]) -> list[Rung]:
+    """Rungs told apart by name, for what results say of them."""
+    seen: dict[str, int] = {}
+    told = []
+    for rung in rungs:
+        seen[rung.name] = number = seen.get(rung.name, 0) + 1
+        told.append(rung if number == 1 else replace(rung, name=f"{rung.name} ({number})"))
+    return told
+
+
+def _absorb(
+    group: list[int],
+    climbs: dict[int, Climb],
+    calls: dict[int, Call],
+    heard: Sequence[Heard],
+    errors: dict[int, ZipIntrospectError] | None,
+) -> None:
+    """Tell each prompt's climb what came of its call; bad input is the prompt's own error, where errors are kept."""
+    for place, (outcome, seconds) in zip(group, heard, strict=True):
+        try:
+            take_in(climbs[place], calls[place], outcome, seconds)
+        except ConfigError as error:
+            if errors is None:
+                raise
+            errors[place] = error
+            del climbs[place]
 
 
 def _due(climbs: dict[int, Climb]) -> dict[int, Call]:

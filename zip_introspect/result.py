@@ -221,7 +221,7 @@ class GenerationResult(Record):
     """Extracted from the chosen sample's text; None where there is none, or where that sample is incomplete."""
     confidence: float
     """Final value of the chosen sample; the lowest reward where it is incomplete. Of a stronger model that reports no
-    confidence: the reward expected of it."""
+    confidence: the reward expected of it. Where a ladder abstains: that of the best answer it does not give."""
     finish_reason: FinishReason
     usage: Usage
     decisions: tuple[Decision, ...]

@@ -31,11 +31,11 @@ class Meeting:
         self._expected = expected
         self._asked: list[tuple[Prompt, Call, asyncio.Future[GenerationResult]]] = []
         self._work: asyncio.Task[Any] | None = None
-        self._cancelled = False
+        self.cancelled = False
 
     async def ask(self, prompt: Prompt, call: Call) -> GenerationResult:
         """The result of a prompt, once all are here."""
-        if self._cancelled:
+        if self.cancelled:
             raise BackendError("the batch was cancelled")
         future: asyncio.Future[GenerationResult] = asyncio.get_running_loop().create_future()
         self._asked.append((prompt, call, future))
@@ -49,14 +49,14 @@ class Meeting:
 
     def cancel(self) -> None:
         """Stop the work at its next interval; whoever waits gets an error, so that its run is closed."""
-        self._cancelled = True
-        if self._work is not None:
+        self.cancelled = True
+        if self._work is not None and not self._work.done():
             self._work.cancel()
         else:
             self._fail(BackendError("the batch was cancelled"))
 
     def _begin(self) -> None:
-        if self._asked and len(self._asked) == self._expected and self._work is None and not self._cancelled:
+        if self._asked and len(self._asked) == self._expected and self._work is None and not self.cancelled:
             prompts, calls, _ = zip(*self._asked, strict=True)
             # The same settings for all, but for what is left to each of them.
             each = {"budget": [call.budget for call in calls], "hand_on": [call.hand_on for call in calls]}
@@ -88,12 +88,20 @@ class Seat:
     """One input's place in a meeting."""
 
     def __init__(self, meeting: Meeting, owner: object) -> None:
-        self._meeting, self.owner, self.taken = meeting, owner, False
+        self._meeting, self.owner, self.taken, self.waiting = meeting, owner, False, False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the meeting was called off."""
+        return self._meeting.cancelled
 
     async def ask(self, prompt: Prompt, call: Call) -> GenerationResult:
         """As `Meeting.ask`."""
-        self.taken = True
-        return await self._meeting.ask(prompt, call)
+        self.taken = self.waiting = True
+        try:
+            return await self._meeting.ask(prompt, call)
+        finally:
+            self.waiting = False
 
     def leave(self) -> None:
         """Give the seat up, where it was not taken."""
@@ -103,6 +111,12 @@ class Seat:
 
 
 _seat: ContextVar[Seat | None] = ContextVar("langchain_zip_introspect_seat", default=None)
+
+
+def batch_cancelled() -> bool:
+    """Whether this is done for a batch that nobody waits for any more."""
+    seat = _seat.get()
+    return seat is not None and seat.cancelled
 
 
 def seat_of(owner: object) -> Seat | None:
@@ -194,7 +208,7 @@ async def _together(owner: object, ask: Ask, inputs: list[Any], configs: list[Ru
     except asyncio.CancelledError:
         meeting.cancel()
         for seat, task in zip(seats, tasks, strict=True):
-            if not seat.taken:
+            if not seat.waiting:
                 task.cancel()
         await asyncio.wait(tasks)
         for task in tasks:

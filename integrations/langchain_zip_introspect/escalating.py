@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import (
@@ -16,16 +17,17 @@ from langchain_core.callbacks import (
 )
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda, RunnableSerializable
 from langchain_core.runnables.base import coerce_to_runnable
 from langchain_core.runnables.config import patch_config
 from pydantic import ConfigDict, PrivateAttr
 
-from langchain_zip_introspect.batching import in_loop, in_steps
+from langchain_zip_introspect.batching import batch_cancelled, in_loop, in_steps, seat_of
 from langchain_zip_introspect.messages import to_prompt
+from langchain_zip_introspect.settings import Call as Settled
 from langchain_zip_introspect.streaming import EVENT_NAME
 from langchain_zip_introspect.way import Way
-from zip_introspect.asking import watching, within
+from zip_introspect.asking import in_thread, watching, within
 from zip_introspect.climb import Call
 from zip_introspect.errors import PromptError
 from zip_introspect.escalation import EscalationPolicy, Rung
@@ -56,7 +58,7 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
             with the best answer.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
     chat: Any
     """The `ChatIntrospective` that is asked first."""
@@ -69,6 +71,16 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     def __init__(self, **data: Any) -> None:
         super().__init__(**data)
+        self._build()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return {**super().__getstate__(), "__pydantic_private__": None}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__({**state, "__pydantic_private__": {}})
+        self._build()
+
+    def _build(self) -> None:
         rungs = [given if isinstance(given, Rung) else Rung(given) for given in (self.chat, *self.stronger)]
         self._runnables = [_runnable(rung.model, type(self.chat)) for rung in rungs]
         first, *stronger = (_known(*pair, type(self.chat)) for pair in zip(rungs, self._runnables, strict=True))
@@ -112,8 +124,13 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """Answer many inputs together; `abatch` tells how."""
-        return in_loop(lambda: self.abatch(inputs, config, return_exceptions=return_exceptions, **kwargs))
+        """`abatch`, with stronger models asked in threads rather than on an event loop that soon is closed."""
+        self._check(kwargs)
+
+        async def ask(given: LanguageModelInput, own: RunnableConfig) -> AIMessage:
+            return await self._acall_with_config(partial(self._ainvoke, threads=True), given, own, **kwargs)
+
+        return in_loop(lambda: in_steps(self.chat, ask, inputs, config, return_exceptions))
 
     async def abatch(
         self,
@@ -129,6 +146,7 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         Args:
             return_exceptions: put the error of an input in its place instead of raising the first one.
         """
+        self._check(kwargs)
         return await in_steps(self.chat, lambda *item: self.ainvoke(*item, **kwargs), inputs, config, return_exceptions)
 
     def _invoke(
@@ -144,11 +162,12 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         given: LanguageModelInput,
         run_manager: AsyncCallbackManagerForChainRun,
         config: RunnableConfig,
+        threads: bool = False,
         **kwargs: Any,
     ) -> AIMessage:
         way = self._way(given, kwargs)
         while call := way.climb.next():
-            await self._aask(way, call, given, await _aannounced(call, run_manager, config), kwargs)
+            await self._aask(way, call, given, await _aannounced(call, run_manager, config), kwargs, threads)
         return way.message()
 
     def _stream(
@@ -162,10 +181,11 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         way = self._way(given, kwargs)
         while call := way.climb.next():
             child = _announced(call, run_manager, config)
-            if not _streams(call):
+            if not self._streams(call):
                 self._ask(way, call, given, child, kwargs)
                 continue
             with watching(way.climb, call, final=lambda: way.streamed) as watch:
+                way.chunks = []
                 for chunk in self._runnables[call.place].stream(given, child):
                     if (piece := way.piece(chunk)) is not None:
                         yield piece
@@ -183,10 +203,11 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         way = self._way(given, kwargs)
         while call := way.climb.next():
             child = await _aannounced(call, run_manager, config)
-            if not _streams(call):
+            if not self._streams(call):
                 await self._aask(way, call, given, child, kwargs)
                 continue
             with watching(way.climb, call, final=lambda: way.streamed) as watch:
+                way.chunks = []
                 async with aclosing(cast(Any, self._runnables[call.place].astream(given, child))) as chunks:
                     async for chunk in chunks:
                         if (piece := way.piece(chunk)) is not None:
@@ -199,22 +220,56 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
     ) -> None:
         runnable = self._runnables[call.place]
         with watching(way.climb, call) as watch:
-            output = within(lambda: runnable.invoke(given, config, **_limits(call, kwargs)), _patience(call))
+            output = within(lambda: runnable.invoke(given, config, **self._limits(call, kwargs)), _patience(call))
             watch.reply = way.heard(call, output)
 
     async def _aask(
-        self, way: Way, call: Call, given: LanguageModelInput, config: RunnableConfig, kwargs: dict[str, Any]
+        self,
+        way: Way,
+        call: Call,
+        given: LanguageModelInput,
+        config: RunnableConfig,
+        kwargs: dict[str, Any],
+        threads: bool = False,
     ) -> None:
         runnable = self._runnables[call.place]
-        with watching(way.climb, call) as watch:
-            async with asyncio.timeout(_patience(call)):
-                output = await runnable.ainvoke(given, config, **_limits(call, kwargs))
+        limits = self._limits(call, kwargs)
+        with watching(way.climb, call, final=batch_cancelled) as watch:
+            if not call.rung.introspective and (threads or (call.timeout is not None and not _native(runnable))):
+                async with asyncio.timeout(call.timeout):
+                    output = await asyncio.wrap_future(in_thread(lambda: runnable.invoke(given, config)))
+            else:
+                async with asyncio.timeout(_patience(call)):
+                    output = await runnable.ainvoke(given, config, **limits)
             watch.reply = way.heard(call, output)
+        if call.place == 0 and (seat := seat_of(self.chat)) is not None:
+            seat.leave()  # the others need not wait for what comes now
+
+    def _streams(self, call: Call) -> bool:
+        """Whether chunks may be handed out: the model need not prove its confidence, nor be left for its slowness."""
+        judged = call.rung.introspective or isinstance(self._runnables[call.place], EscalatingChat)
+        return not judged and call.timeout is None
+
+    def _limits(self, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What a model is called with, beside the input: ours hold the budget themselves, and their own too."""
+        if not call.rung.introspective:
+            return {}
+        budget = call.budget
+        if call.place:
+            budget = budget.within(_settled(self._runnables[call.place]).budget)
+        return {**(kwargs if call.place == 0 else {}), "budget": budget, "hand_on": call.hand_on}
+
+    def _check(self, kwargs: dict[str, Any]) -> Settled:
+        """The chat model's settings for a call.
+
+        Raises:
+            ConfigError: bad ones.
+        """
+        rest = dict(kwargs)
+        return cast(Settled, self.chat.call(rest.pop("stop", None), rest))
 
     def _way(self, given: LanguageModelInput, kwargs: dict[str, Any]) -> Way:
-        rest = dict(kwargs)
-        budget = self.chat.call(rest.pop("stop", None), rest).budget
-        return Way(self._ladder.climb(_prompt(self.chat, given), budget))
+        return Way(self._ladder.climb(_prompt(self.chat, given), self._check(kwargs).budget))
 
 
 def _runnable(model: Any, chat: type[ChatIntrospective]) -> Runnable[Any, Any]:
@@ -224,14 +279,30 @@ def _runnable(model: Any, chat: type[ChatIntrospective]) -> Runnable[Any, Any]:
 
 
 def _known(rung: Rung, runnable: Runnable[Any, Any], chat: type[ChatIntrospective]) -> Rung:
-    """A rung as a ladder knows it: of a chat model of ours, the model within."""
-    if not isinstance(runnable, chat):
-        return replace(rung, model=runnable)
-    return replace(rung, model=runnable.call(None, {}).llm)
+    """A rung as a ladder knows it: of a chat model of ours, bound or not, the model within."""
+    own = isinstance(runnable.bound if isinstance(runnable, RunnableBinding) else runnable, chat)
+    return replace(rung, model=_settled(runnable).llm if own else runnable)
+
+
+def _settled(runnable: Any) -> Settled:
+    """How a chat model of ours would be asked, with what is bound to it."""
+    if isinstance(runnable, RunnableBinding):
+        rest = dict(runnable.kwargs)
+        return cast(Settled, cast(Any, runnable.bound).call(rest.pop("stop", None), rest))
+    return cast(Settled, runnable.call(None, {}))
+
+
+def _native(runnable: Runnable[Any, Any]) -> bool:
+    """Whether it is `async` by itself, and so can be left at once."""
+    if isinstance(runnable, RunnableLambda):
+        return hasattr(runnable, "afunc")
+    return type(runnable).ainvoke is not Runnable.ainvoke
 
 
 def _prompt(chat: ChatIntrospective, given: LanguageModelInput) -> Prompt:
     """What reward functions see: our messages, or as text what the first model cannot read but others may."""
+    if isinstance(given, str):
+        return given
     value = chat._convert_input(given)
     try:
         return to_prompt(value.to_messages())
@@ -239,9 +310,17 @@ def _prompt(chat: ChatIntrospective, given: LanguageModelInput) -> Prompt:
         return value.to_string()
 
 
+def _child(call: Call, callbacks: Any, config: RunnableConfig) -> RunnableConfig:
+    """The config to ask a model with. LangGraph does not show as the answer what is still to be judged."""
+    child = patch_config(config, callbacks=callbacks)
+    if call.rung.introspective:
+        child["tags"] = [*child.get("tags", []), "nostream"]
+    return child
+
+
 def _announced(call: Call, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> RunnableConfig:
     """Say who is asked, if it is not the first; the config to ask it with."""
-    child = patch_config(config, callbacks=run_manager.get_child(f"rung:{call.place}"))
+    child = _child(call, run_manager.get_child(f"rung:{call.place}"), config)
     if call.reason:
         dispatch_custom_event(EVENT_NAME, HandedOn(0, call.rung.name, call.reason).to_dict(), config=child)
     return child
@@ -250,22 +329,10 @@ def _announced(call: Call, run_manager: CallbackManagerForChainRun, config: Runn
 async def _aannounced(
     call: Call, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
 ) -> RunnableConfig:
-    child = patch_config(config, callbacks=run_manager.get_child(f"rung:{call.place}"))
+    child = _child(call, run_manager.get_child(f"rung:{call.place}"), config)
     if call.reason:
         await adispatch_custom_event(EVENT_NAME, HandedOn(0, call.rung.name, call.reason).to_dict(), config=child)
     return child
-
-
-def _streams(call: Call) -> bool:
-    """Whether a model's chunks may be handed out: it need not prove its confidence, nor be left for its slowness."""
-    return not call.rung.introspective and call.timeout is None
-
-
-def _limits(call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What a model is called with, beside the input: ours hold the budget themselves."""
-    if not call.rung.introspective:
-        return {}
-    return {**(kwargs if call.place == 0 else {}), "budget": call.budget, "hand_on": call.hand_on}
 
 
 def _patience(call: Call) -> float | None:

@@ -19,6 +19,7 @@ from langchain_core.prompt_values import PromptValue, StringPromptValue
 from langchain_zip_introspect.settings import PROVIDER
 from zip_introspect.backend import Message
 from zip_introspect.errors import PromptError
+from zip_introspect.escalation import Reply
 from zip_introspect.prompts import Prompt
 from zip_introspect.result import Decision, GenerationResult, Outlook, SampleResult, Usage
 
@@ -63,6 +64,8 @@ class Introspection(TypedDict, total=False):
 
     answer: str | None
     confidence: float
+    complete: bool
+    """Whether the text was written to its end."""
     expected_confidence: float
     """Of one sample at the prompt, before a token was generated."""
     expected_remaining_tokens: float
@@ -116,6 +119,7 @@ def introspection(result: GenerationResult) -> Introspection:
     return Introspection(
         answer=result.answer,
         confidence=result.confidence,
+        complete=Reply.of(result).complete,
         expected_confidence=result.expected.value,
         expected_remaining_tokens=result.expected.remaining,
         samples=[_sample(sample, sample.number == result.chosen) for sample in result.samples],
@@ -155,13 +159,13 @@ def usage(result: GenerationResult) -> UsageMetadata:
     return usage_of(result.usage)
 
 
-def usage_of(spent: Usage, told_input: int = 0, told_output: int = 0) -> UsageMetadata:
-    """LangChain's account of what was spent, less what other chunks of the message have told already."""
+def usage_of(spent: Usage) -> UsageMetadata:
+    """LangChain's account of what was spent; the details tell the chosen sample's share."""
     details = {"chosen": spent.chosen_tokens, "unchosen": spent.generated_tokens - spent.chosen_tokens}
     return UsageMetadata(
-        input_tokens=spent.prompt_tokens - told_input,
-        output_tokens=spent.generated_tokens - told_output,
-        total_tokens=spent.prompt_tokens + spent.generated_tokens - told_input - told_output,
+        input_tokens=spent.prompt_tokens,
+        output_tokens=spent.generated_tokens,
+        total_tokens=spent.prompt_tokens + spent.generated_tokens,
         output_token_details=cast(Any, details),  # LangChain allows keys of a provider's own
     )
 

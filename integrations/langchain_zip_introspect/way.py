@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
 
 from langchain_zip_introspect.messages import usage_of
 from zip_introspect.climb import Call, Climb, Outcome
@@ -36,20 +36,21 @@ class Way:
         """Keep a chunk of a model; the piece to hand out, unless its confidence is still to be judged."""
         piece = _as_chunk(chunk)
         self.chunks.append(piece)
-        if "introspection" in self.chunks[0].response_metadata:
+        if "introspection" in piece.response_metadata and not self.streamed:
             return None
         self.streamed = self.streamed or bool(piece.text)
-        return piece.model_copy(update={"chunk_position": None})
+        # The last chunk of all tells these, for the whole ladder.
+        return piece.model_copy(update={"chunk_position": None, "response_metadata": {}, "usage_metadata": None})
 
     def heard_stream(self, call: Call) -> Reply:
-        """`heard`, of the chunks that were kept."""
-        chunks, self.chunks = self.chunks, []
-        if not chunks:
+        """`heard`, of the chunks that were kept; what has been handed out is not judged any more."""
+        if not self.chunks:
             raise EscalationError("it returned nothing")
-        whole = chunks[0]
-        for chunk in chunks[1:]:
+        whole = self.chunks[0]
+        for chunk in self.chunks[1:]:
             whole = whole + chunk
-        return self.heard(call, whole)
+        reply = self.heard(call, message_chunk_to_message(whole))
+        return reply if not self.streamed else replace(reply, confidence=None, complete=True, handed_on=False)
 
     def message(self) -> AIMessage:
         """The final message.
@@ -61,7 +62,8 @@ class Way:
         chosen = AIMessage("") if outcome.place is None else self.messages[outcome.place]
         about = {**chosen.response_metadata, "introspection": self._introspection(outcome, chosen)}
         spent = usage_of(outcome.usage)
-        message = AIMessage(content=chosen.content, id=chosen.id, response_metadata=about, usage_metadata=spent)
+        about["finish_reason"] = about["introspection"]["finish_reason"]
+        message = chosen.model_copy(update={"response_metadata": about, "usage_metadata": spent})
         if outcome.raises:
             raise EscalationError(outcome.trouble or "", message if outcome.place is not None else None)
         return message
@@ -73,14 +75,14 @@ class Way:
             EscalationError: as `EscalatingChat`.
         """
         message = self.message()
-        about, spent = message.response_metadata, message.usage_metadata
-        content = message.content
         if self.streamed:
-            told = self.messages[max(self.messages)].usage_metadata
-            content, about = "", {"introspection": about["introspection"]}
-            if told is not None and spent is not None:
-                spent = usage_of(self.climb.outcome().usage, told["input_tokens"], told["output_tokens"])
-        return AIMessageChunk(content=content, response_metadata=about, usage_metadata=spent, chunk_position="last")
+            return AIMessageChunk(
+                content="",
+                response_metadata=message.response_metadata,
+                usage_metadata=message.usage_metadata,
+                chunk_position="last",
+            )
+        return _as_chunk(message).model_copy(update={"chunk_position": "last"})
 
     def _introspection(self, outcome: Outcome, chosen: AIMessage) -> dict[str, Any]:
         own = dict(chosen.response_metadata.get("introspection") or {})
@@ -97,6 +99,9 @@ class Way:
             "answer": None if outcome.reply is None else outcome.reply.answer,
             "confidence": outcome.confidence,
             "finish_reason": finish,
+            "depth": outcome.usage.depth,
+            "seconds": outcome.usage.seconds,
+            "cost": outcome.usage.cost,
             "warnings": [*own.get("warnings", []), *troubles],
             "escalation": None if outcome.escalation is None else outcome.escalation.to_dict(),
         }
