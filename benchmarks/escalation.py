@@ -57,7 +57,7 @@ def main() -> None:
         first = _answered("always small", problems, [(item.answer, item.usage, None) for item in alone])
         last = Answered("always strong", *np.array([[1.0, 1.0, 0.0, 0.0, 0.0]] * len(prompts)).T)
         thresholds = [at_the_end(f"at the end, confidence below {bar:g}", bar) for bar in options.thresholds]
-        end = at_the_end(f"at the end, confidence below what handing on is worth, {worth:g}", worth)
+        end = at_the_end(f"at the end, confidence below {worth:g} = 1 - cost", worth)
         weighed = searched("at every decision, by expected utility", expected_utility=True)
         prompt = searched(f"at the prompt, less than {worth:g} expected", min_prompt_confidence=worth)
     typical = float(np.mean([result.expected.remaining for result in alone]))
