@@ -1,6 +1,6 @@
 """Whether stated levels of error hold for the embedded model: `python benchmarks/calibration_splits.py`.
 
-One sample each of held-out problems is split at random into calibration and test halves, again and again. For each
+Answers to held-out problems are split at random into calibration and test halves, again and again. For each
 level: in how many splits the error of the answered test questions is above it, and what share is answered.
 """
 
@@ -22,11 +22,12 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=4000)
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--delta", type=float, default=0.1)
+    parser.add_argument("--strategy", default="single")
     parser.add_argument("--backend", default=None)
     options = parser.parse_args()
     problems = held_out(1, options.problems)
     with IntrospectiveLLM.demo(backend=options.backend) as llm:
-        results = llm.batch([problem.prompt for problem in problems], strategy="single", seed=2)
+        results = llm.batch([problem.prompt for problem in problems], strategy=options.strategy, seed=2)
     confidences = np.array([result.confidence for result in results])
     right = np.array([problem.grade(result.text) for problem, result in zip(problems, results, strict=True)], float)
     rng = np.random.default_rng(0)
@@ -48,7 +49,8 @@ def main() -> None:
         errors.append([float(1 - right[new][inside].mean()) if inside.any() else 0.0 for inside in chosen])
         answered.append([float(inside.mean()) for inside in chosen])
     before, after = np.mean(gaps, axis=0)
-    print(f"{len(problems):,} problems, {right.mean():.1%} right; {options.splits} splits, delta {options.delta}")
+    print(f"{len(problems):,} problems, {right.mean():.1%} right by {options.strategy}")
+    print(f"{options.splits} splits, delta {options.delta}")
     print(f"calibration error (ECE) {before:.4f} before, {after:.4f} after isotonic calibration")
     print("| wrong answers, at most | splits above it | mean error | questions answered |")
     print("|---|---|---|---|")

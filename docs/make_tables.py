@@ -11,7 +11,7 @@ from typing import Any, get_args
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from zip_introspect import Budget, GenerationConfig, ZipIntrospectError, errors
+from zip_introspect import Budget, EscalationPolicy, GenerationConfig, ZipIntrospectError, errors
 from zip_introspect.config import Settings
 from zip_introspect_llama_cpp import LlamaCppOptions
 
@@ -44,6 +44,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "Budget": lambda: settings_table(Budget),
     },
     "errors.md": {"errors": errors_table},
+    "escalation.md": {"EscalationPolicy": lambda: settings_table(EscalationPolicy)},
     "llama-cpp.md": {"LlamaCppOptions": lambda: settings_table(LlamaCppOptions)},
 }
 
