@@ -47,7 +47,10 @@ class SamplingParams(Settings):
 class GenerationConfig(SamplingParams):
     """One generation: what is sampled, how it is searched, what is chosen."""
 
-    strategy: str = Field("zip_rc", description="A registered strategy: zip_rc, majority_vote, best_of_n, single.")
+    strategy: str = Field("zip_rc", description="A registered strategy: zip_rc, majority_vote, best_of_n, single ...")
+    strategy_options: dict[str, Any] = Field(
+        default_factory=dict, description="What that strategy takes beside this, by its own names."
+    )
     max_samples: int = Field(8, ge=1, le=4096, description="Samples started for one prompt, at most (A.2, table 2).")
     max_new_tokens: int = Field(2048, ge=1, description="Tokens of one sample, end of sequence included.")
     alpha: float = Field(0.1, ge=0.0, le=1.0, description="Compute (1) against latency (0) in the cost (eq. 17).")

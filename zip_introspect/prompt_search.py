@@ -240,7 +240,7 @@ class PromptSearch:
         )
 
     def _room_for_new(self) -> int:
-        rooms = [self.config.max_samples - len(self._trie)]
+        rooms = [self._strategy.samples_at_most() - len(self._trie)]
         if self._room is not None:
             rooms.append(self._room - len(self._sequences))
         if self.ledger.samples_left is not None:

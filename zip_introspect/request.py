@@ -47,7 +47,7 @@ def check(request: Request, info: BackendInfo) -> None:
 
     Raises:
         PromptError: no tokens, or no room in the context for a single generated one.
-        ConfigError: an unknown strategy.
+        ConfigError: an unknown strategy, or options that it does not take.
         BudgetError: the prompt alone costs more than max_cost allows.
     """
     if not request.tokens:
@@ -57,5 +57,5 @@ def check(request: Request, info: BackendInfo) -> None:
             f"the prompt has {len(request.tokens)} tokens, and the context of {info.model} holds {info.max_context}, "
             f"the answer included. Shorten the prompt by {len(request.tokens) - info.max_context + 1} tokens or more."
         )
-    strategies.get(request.config.strategy)
+    strategies.get(request.config.strategy)(request.config)
     Ledger(request.budget, len(request.tokens))

@@ -158,7 +158,7 @@ def _places(info: BackendInfo, request: Request, concurrency: int) -> tuple[int,
             f"the backend holds {most} sequences at once; a search needs 2, the prompt's and one sample's. "
             f"Open the model with a larger max_sequences."
         )
-    wanted = strategies.get(request.config.strategy)(request.config).samples_at_most() + 1
+    wanted = strategies.get(request.config.strategy)(request.config).samples_at_once() + 1
     limits = [limit // wanted for limit in (most, info.resident_sequences) if limit is not None]
     places = max(1, min([concurrency, *limits]))
     return places, None if most is None else most // places - 1

@@ -109,6 +109,7 @@ class IntrospectiveSettings(BaseModel):
     """An open model, instead of `model`. It is not serialised: where it came from is, and its settings are."""
 
     strategy: str | None = None
+    strategy_options: dict[str, Any] | None = None
     max_samples: int | None = None
     max_tokens: int | None = None
     """Tokens of one sample, end of sequence included: `max_new_tokens` of `GenerationConfig`."""

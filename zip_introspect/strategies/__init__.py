@@ -1,21 +1,42 @@
 """Meta-policies, one a file. Importing this package registers ours; `register` adds a third party's."""
 
-from zip_introspect.strategies.base import Finished, Leaf, MetaAction, MetaState, Strategy, get, names, register
+from zip_introspect.strategies.base import (
+    Finished,
+    Leaf,
+    MetaAction,
+    MetaState,
+    Strategy,
+    dropping,
+    get,
+    names,
+    register,
+)
+from zip_introspect.strategies.beam_search import BeamSearch
 from zip_introspect.strategies.best_of_n import BestOfN
+from zip_introspect.strategies.deep_conf import DeepConf
 from zip_introspect.strategies.majority_vote import MajorityVote
+from zip_introspect.strategies.pass_at_k import PassAtK
 from zip_introspect.strategies.single import Single
+from zip_introspect.strategies.weighted_best_of_n import WeightedBestOfN
 from zip_introspect.strategies.zip_rc import ZipRC
+from zip_introspect.strategies.zip_rc_reward_pruning import ZipRCRewardPruning
 
 __all__ = [
+    "BeamSearch",
     "BestOfN",
+    "DeepConf",
     "Finished",
     "Leaf",
     "MajorityVote",
     "MetaAction",
     "MetaState",
+    "PassAtK",
     "Single",
     "Strategy",
+    "WeightedBestOfN",
     "ZipRC",
+    "ZipRCRewardPruning",
+    "dropping",
     "get",
     "names",
     "register",

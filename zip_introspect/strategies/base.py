@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zip_introspect.config import GenerationConfig
+from zip_introspect.config import GenerationConfig, Settings
 from zip_introspect.errors import ConfigError
 from zip_introspect.grid import JointGrid
 from zip_introspect.result import StopReason, UtilityReport
@@ -98,23 +98,47 @@ class MetaAction:
     """With stop "handed_on": the tokens that going on was expected to take."""
 
 
+class NoOptions(Settings):
+    """Nothing but the config's own fields."""
+
+
 class Strategy(ABC):
     """A meta-policy. One instance serves one prompt, so it may keep state between its decisions."""
 
     name: ClassVar[str]
     selection: ClassVar[Selection]
     """How the final sample is chosen unless the config says otherwise."""
+    Options: ClassVar[type[Settings]] = NoOptions
+    """What it takes in `GenerationConfig.strategy_options`."""
+    oracle: ClassVar[bool] = False
+    """Whether an evaluation counts it as right where any sample is: a bound, not a method."""
+    options: Any
 
     def __init__(self, config: GenerationConfig) -> None:
         self.config = config
+        self.options = self.Options(**config.strategy_options)
 
     @abstractmethod
     def decide(self, state: MetaState) -> MetaAction:
         """The next meta-action."""
 
     def samples_at_most(self) -> int:
-        """How many samples it may ever start; sizes what the search asks of the backend."""
+        """How many samples it may ever start, branches included."""
         return self.config.max_samples
+
+    def samples_at_once(self) -> int:
+        """How many of them it may keep in the backend at once; sizes what the search asks of it."""
+        return self.samples_at_most()
+
+
+def dropping(action: MetaAction, samples: tuple[int, ...], reason: str) -> MetaAction:
+    """A meta-action that drops samples, where it would have continued them."""
+    if not samples or action.stop is not None:
+        return action
+    run = tuple(sample for sample in action.run if sample not in samples)
+    if not run and not action.new:
+        return MetaAction(stop="finished", reason=f"every sample is finished, or dropped where {reason}")
+    return replace(action, run=run, drop=(*action.drop, *samples), reason=f"{action.reason}; dropped where {reason}")
 
 
 _REGISTRY: dict[str, type[Strategy]] = {}

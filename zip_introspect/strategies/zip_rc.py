@@ -87,9 +87,11 @@ class ZipRC(Strategy):
         roots = [state.root_remaining] if state.room or not state.leaves else []
         totals = [*roots, *(leaf.length + leaf.remaining for leaf in state.leaves)]
         share = state.limit if share is None else share
+        limits = np.array([*(min(leaf.limit, share) for leaf in state.leaves), min(state.limit, share)])
+        reachable = _within(np.array([*(leaf.joint for leaf in state.leaves), state.root_joint]), limits, state.grid)
         return meta_actions.best_meta_action(
-            [_within(leaf.joint, min(leaf.limit, share), state.grid) for leaf in state.leaves],
-            _within(state.root_joint, min(state.limit, share), state.grid),
+            reachable[:-1],
+            reachable[-1],
             state.grid,
             alpha=self.config.alpha,
             beta=self.config.beta,
@@ -107,20 +109,19 @@ class ZipRC(Strategy):
         )
 
 
-def _within(probabilities: NDArray[np.float64], limit: int, grid: JointGrid) -> NDArray[np.float64]:
-    """The joint of a sample that is cut after `limit` more tokens: what lies beyond is worth the lowest reward.
+def _within(joints: NDArray[np.float64], limits: NDArray[np.int64], grid: JointGrid) -> NDArray[np.float64]:
+    """The joints, shape (n, B_V, B_T), of samples that are cut after `limits` more tokens, shape (n,): what lies beyond
+    is worth the lowest reward.
 
-    Lengths are taken as even within the bin that the limit divides.
+    Lengths are taken as even within the bin that a limit divides.
     """
-    last = int(grid.length_bin(limit))
-    low, high = np.ceil(grid.length_edges[last : last + 2])
-    reached = min(1.0, max(0.0, (limit + 1 - low) / max(high - low, 1.0)))
-    if last == grid.num_length_bins - 1 and reached == 1.0:
-        return probabilities
-    capped = joint.cap(probabilities, last)
-    lost = (1.0 - reached) * capped[1:, last]
-    capped[1:, last] -= lost
-    capped[0, last] += lost.sum()
+    last, each = grid.length_bin(limits), np.arange(len(limits))
+    low, high = np.ceil(grid.length_edges[last]), np.ceil(grid.length_edges[last + 1])
+    reached = np.clip((limits + 1 - low) / np.maximum(high - low, 1.0), 0.0, 1.0)
+    capped = joint.cap(joints, last)
+    lost = (1.0 - reached)[:, None] * capped[each, 1:, last]
+    capped[each, 1:, last] -= lost
+    capped[each, 0, last] += lost.sum(axis=1)
     return capped
 
 
