@@ -67,3 +67,7 @@ class CalibrationError(ZipIntrospectError):
 
 class TrainingDataError(ZipIntrospectError):
     """Rollouts, labels or questions that training cannot use."""
+
+
+class EvaluationDataError(ZipIntrospectError):
+    """Rollouts or data sets that cannot be evaluated."""
