@@ -2,9 +2,12 @@
 
 from itertools import islice
 
+import pytest
+
 from zip_introspect.demo.corpus import DECLINE, examples
 from zip_introspect.demo.equations import TIERS, Equation, parse
 from zip_introspect.demo.problems import held_out, training_mix
+from zip_introspect.errors import TrainingDataError
 
 
 def test_a_seed_fixes_the_corpus() -> None:
@@ -51,3 +54,8 @@ def test_grading_reads_the_last_line_only() -> None:
     declined = next(problem for problem in training_mix(0, 500) if not problem.tier)
     assert declined.grade(DECLINE)
     assert not declined.grade("ans 4")
+
+
+def test_more_problems_than_there_are_is_refused() -> None:
+    with pytest.raises(TrainingDataError, match="5000 problems of the tiers 1 were asked for, and hardly more than 4"):
+        held_out(0, 5000, [1])
