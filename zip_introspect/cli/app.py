@@ -7,8 +7,10 @@ import typer
 from zip_introspect.cli.ask import ask
 from zip_introspect.cli.calibrate import calibrate
 from zip_introspect.cli.demo import demo
+from zip_introspect.cli.evaluate import evaluate, report
 from zip_introspect.cli.export import attach_grid, export
 from zip_introspect.cli.inspect import inspect
+from zip_introspect.cli.rollouts import rollouts
 from zip_introspect.cli.version import version
 
 app = typer.Typer(
@@ -17,6 +19,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (ask, inspect, demo, calibrate, attach_grid, version):
+for command in (ask, inspect, demo, calibrate, rollouts, evaluate, report, attach_grid, version):
     app.command()(command)
 app.add_typer(export, name="export")

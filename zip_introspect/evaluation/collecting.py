@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -54,7 +55,8 @@ def collect_rollouts(
         Problem(question, tuple(prompt), tuple(group[sample] for sample in sorted(group)))
         for question, prompt, group in zip(questions, prompts, found, strict=True)
     ]
-    return Rollouts(llm.grid, llm.info.model, limit, tuple(problems))
+    local = Path(llm.info.model)  # others need not know where it lies
+    return Rollouts(llm.grid, local.name if local.exists() else llm.info.model, limit, tuple(problems))
 
 
 def _stored(llm: IntrospectiveLLM, rollout: Rollout, question: Question, grader: Grader) -> StoredRollout:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import f1_score, recall_score, roc_auc_score
+from sklearn.metrics import brier_score_loss, f1_score, recall_score, roc_auc_score
 
 from zip_introspect.grid import JointGrid
 
@@ -34,11 +36,57 @@ def auroc_within(problems: ArrayLike, right: ArrayLike, values: ArrayLike) -> tu
 
 def expected_calibration_error(right: ArrayLike, values: ArrayLike, bins: int = 10) -> float:
     """The mean gap between value and accuracy over equal-width bins, weighted by their counts (Naeini et al., 2015)."""
+    found = reliability(right, values, bins)
+    return float(np.average(np.abs(found.accuracy - found.value), weights=found.count))
+
+
+def brier(right: ArrayLike, values: ArrayLike) -> float:
+    """The mean squared gap between value and correctness (Brier, 1950)."""
+    return float(brier_score_loss(np.asarray(right, dtype=int), np.asarray(values), pos_label=1))
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """The share of wrong samples among those of the highest values (El-Yaniv and Wiener, 2010)."""
+
+    coverage: NDArray[np.float64]
+    """Shape (n,): 1/n, 2/n, ..., 1."""
+    risk: NDArray[np.float64]
+    """Shape (n,): the error among that share; in expectation over the order of equal values."""
+
+    @property
+    def area(self) -> float:
+        """The mean risk over all coverages (AURC; Geifman et al., 2019)."""
+        return float(self.risk.mean())
+
+
+def risk_coverage(right: ArrayLike, values: ArrayLike) -> RiskCoverage:
+    """The risk of answering only where the value is high, for each share of samples that are answered."""
+    wrong, values = 1.0 - np.asarray(right, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    _, tie, sizes = np.unique(-values, return_inverse=True, return_counts=True)
+    expected = np.repeat(np.bincount(tie, wrong) / sizes, sizes)
+    count = np.arange(1, len(wrong) + 1)
+    return RiskCoverage(count / len(wrong), np.asarray(np.cumsum(expected) / count))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Equal-width bins of values that hold samples: shape (bins,) each."""
+
+    value: NDArray[np.float64]
+    """Mean value."""
+    accuracy: NDArray[np.float64]
+    count: NDArray[np.int64]
+
+
+def reliability(right: ArrayLike, values: ArrayLike, bins: int = 10) -> Reliability:
+    """What came true beside what was predicted; the calibration error is the mean gap."""
     right, values = np.asarray(right, dtype=np.float64), np.asarray(values, dtype=np.float64)
     index = np.minimum((values * bins).astype(int), bins - 1)
-    counts = np.bincount(index, minlength=bins)
-    gaps = np.abs(np.bincount(index, right, minlength=bins) - np.bincount(index, values, minlength=bins))
-    return float(gaps[counts > 0].sum() / counts.sum())
+    count = np.bincount(index, minlength=bins)
+    held = count > 0
+    means = [np.bincount(index, item, minlength=bins)[held] / count[held] for item in (values, right)]
+    return Reliability(means[0], means[1], count[held])
 
 
 def total_variation(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:

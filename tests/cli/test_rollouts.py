@@ -1,0 +1,94 @@
+"""`rollouts`: from questions to a file that replays can use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+pytest.importorskip("pyarrow", reason="the extra eval is not installed")
+pytest.importorskip("regex", reason="the extra eval is not installed")
+pytest.importorskip("tqdm", reason="the extra eval is not installed")
+
+from zip_introspect.cli.app import app
+from zip_introspect.demo.problems import held_out
+from zip_introspect.evaluation.rollouts import Rollouts
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["rollouts", *map(str, arguments)])
+
+
+def test_the_embedded_models_questions_are_sampled_graded_and_stored(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    done = run("abacus", out, "--limit", "4", "--samples", "2", "--seed", "5", "--json")
+    assert done.exit_code == 0, done.stderr
+    problems = held_out(5, 4)
+    found = Rollouts.load(out)
+    assert [problem.question.text for problem in found.problems] == [problem.prompt for problem in problems]
+    for problem, stored in zip(problems, found.problems, strict=True):
+        assert [item.right for item in stored.rollouts] == [
+            item.finished and problem.grade(item.text) for item in stored.rollouts
+        ]
+    summary = json.loads(done.stdout)
+    assert summary["bytes"] == out.stat().st_size
+    assert {group: (counts["questions"], counts["samples"]) for group, counts in summary["groups"].items()} == {
+        f"tier {tier}": (1, 2) for tier in (1, 2, 3, 4)
+    }
+
+
+def test_a_file_a_grader_and_settings_are_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = held_out(0, 3, tiers=(1,))
+    rows = [{"ask": item.prompt, "key": item.answer, "from": "mine"} for item in problems]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "my_grading.py").write_text("def grade(text: str, expected: str) -> bool:\n    return True\n")
+    monkeypatch.chdir(tmp_path)
+    columns = ["--question-column", "ask", "--answer-column", "key", "--group-column", "from"]
+    settings = ["--temperature", "0", "--max-new-tokens", "300", "--samples", "2", "--limit", "2"]
+    done = run("mine.jsonl", "out.parquet", "--grader", "my_grading:grade", *columns, *settings)
+    assert done.exit_code == 0, done.stderr
+    found = Rollouts.load(tmp_path / "out.parquet")
+    assert found.max_new_tokens == 300
+    assert len(found.problems) == 2
+    for problem in found.problems:
+        first, second = problem.rollouts
+        assert first.text == second.text, "greedy"
+        assert first.right == first.finished, "the grader says so of all that ended"
+    for text in ("mine", "MB written to out.parquet"):
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["abacus", "out.json"], "expected the name of a .parquet file"),
+        (["abacus", "none/out.parquet"], "not a directory that can be written to"),
+        (["abacus", "out.parquet", "--grader", "hope"], "no grader 'hope'"),
+        (["abacus", "out.parquet", "--temperature", "-1"], "temperature"),
+        (["abacus:9", "out.parquet"], "no tier '9'"),
+        (["none.jsonl", "out.parquet"], "does not exist"),
+        (["empty.jsonl", "out.parquet"], "holds no questions"),
+    ],
+)
+def test_what_cannot_work_is_one_line_before_a_model_is_opened(
+    arguments: list[str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").touch()
+    done = run(*arguments, "--model", "no-such-model")
+    assert done.exit_code == 1
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_a_question_beyond_the_context_is_refused_before_any_is_sampled(tmp_path: Path) -> None:
+    rows = [{"question": "Solve 2*x=4", "answer": "2"}, {"question": "Solve " + "1+" * 5000 + "x=1", "answer": "1"}]
+    file = tmp_path / "long.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    done = run(file, tmp_path / "out.parquet")
+    assert done.exit_code == 1
+    assert "question 2 has" in done.stderr
+    assert not (tmp_path / "out.parquet").exists()

@@ -1,0 +1,176 @@
+"""Graders tell right from wrong, and no text makes one raise or wait."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("math_verify", reason="the extra eval is not installed")
+pytest.importorskip("pyarrow", reason="the extra eval is not installed")
+pytest.importorskip("regex", reason="the extra eval is not installed")
+
+from zip_introspect.demo.problems import held_out
+from zip_introspect.errors import ConfigError
+from zip_introspect.evaluation import graders
+
+get = functools.cache(graders.get)  # the process of math takes seconds to start
+
+
+@pytest.mark.parametrize(
+    ("spec", "text", "expected", "right"),
+    [
+        ("exact", "It is \\boxed{1,000}.", "1000", True),
+        ("exact", "so 7\n#### 7", "7", True),
+        ("exact", "yes.", "yes", True),
+        ("exact", "In 1990", "In 1990", True),
+        ("exact", "7.0", "7", False),
+        ("exact", "", "7", False),
+        ("numeric", "She pays $1,000.00 in total.", "1000", True),
+        ("numeric", "The answer is 18 dollars.", "18", True),
+        ("numeric", "\\boxed{12,\\!345}", "12345", True),
+        ("numeric", "\\boxed{\\frac{3}{4}}", "0.75", True),
+        ("numeric", "x = -\\dfrac{1}{3}", "-0.3333333", True),
+        ("numeric", "1 1/2", "1.5", True),
+        ("numeric", "1\\frac12 or 1\\frac{1}{2}", "1.5", True),
+        ("numeric", "1.5e3", "1500", True),
+        ("numeric", "−5", "-5", True),
+        ("numeric", "75%", "0.75", True),
+        ("numeric", "75%", "75", True),
+        ("numeric", "75", "75%", True),
+        ("numeric", "0.75", "75\\%", True),
+        ("numeric", "7,500%", "75%", False),
+        ("numeric", "10000001", "10000000", False),
+        ("numeric", "1/0", "1", False),
+        ("numeric", "none", "1", False),
+        ("numeric:0.1", "109", "100", True),
+        ("numeric:0.1", "120", "100", False),
+        ("numeric:0", "0.5000001", "0.5", False),
+        ("math", "$1+x$", "x+1", True),
+        ("math", "\\boxed{0.5}", "\\frac{1}{2}", True),
+        ("math", "so it is 72", "$72$", True),
+        ("math", "2+3 = $<<2+3=5>>5\n#### 1,005", "1005", True),
+        ("math", "\\boxed{(1, 2)}", "(2, 1)", False),
+        ("math", "", "1", False),
+        (r"regex:answer=(\w+)", "answer=a answer=b", "b", True),
+        (r"regex:answer=(\w+)", "answer=a answer=b", "a", False),
+        (r"regex:\d+", "1, then 22", "22", True),
+        (r"regex:a|(b)", "a", "a", False),
+        ("regex:x", "", "x", False),
+        ("abacus", "2x=20\nans 10", "10", True),
+        ("abacus", "ans 10\n2x=20", "10", False),
+        ("operator:eq", "a", "a", True),
+        ("operator:eq", "a", "b", False),
+    ],
+)
+def test_right_is_told_from_wrong(spec: str, text: str, expected: str, right: bool) -> None:
+    assert get(spec)(text, expected) is right
+
+
+def test_abacus_grades_as_its_task_does() -> None:
+    grade = graders.get("abacus")
+    for problem in held_out(0, 20):
+        for text in (f"work\nans {problem.answer}", f"work\nans {problem.answer}1", f"ans {problem.answer}\n"):
+            assert grade(text, problem.answer) == problem.grade(text)
+
+
+@given(st.integers(), st.integers(1, 999), st.sampled_from(["{}", "So it is ${}.", "\\boxed{{{}}}", "3 of 4\n#### {}"]))
+def test_a_number_is_equal_to_itself_however_it_is_written(above: int, below: int, sentence: str) -> None:
+    value = Fraction(above, below)
+    for written in (str(value), f"{above}/{below}", *([f"{above:,}"] if below == 1 else [])):
+        assert get("numeric")(sentence.format(written), str(value))
+    assert not get("numeric")(sentence.format(value + 1), str(value)) or abs(value) > 10**5
+
+
+HOSTILE = [
+    "{" * 50_000,
+    "\\boxed{" * 5_000,
+    "\\boxed{" + "{" * 5_000 + "}" * 5_000 + "}",
+    "\\frac{" * 5_000,
+    "1" * 100_000,
+    "1 " * 100_000,
+    "1," * 100_000,
+    "-" * 100_000,
+    "#### " * 50_000,
+    "the " * 50_000 + "answer" + "*" * 50_000,
+    "#### 1e999999999",
+    "\\boxed{9^{9^{9^{9}}}}",
+    "\\boxed{(10^9)!}",
+    "\ud800\x00",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:12].encode("ascii", "replace"))
+@pytest.mark.parametrize("spec", ["exact", "numeric", r"regex:(a|a)*(\d+)$", "abacus"])
+def test_a_hostile_text_is_wrong_and_soon(spec: str, text: str) -> None:
+    began = time.monotonic()
+    assert graders.get(spec)(text, "72") is False
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\\boxed{(10^9)!}", "\\boxed{" + "{" * 5_000 + "}" * 5_000 + "}", "\ud800\x00"],
+    ids=["factorial", "braces", "surrogate"],
+)
+def test_mathematics_without_end_is_wrong_and_the_next_text_is_graded(text: str) -> None:
+    assert get("math")(text, "72") is False
+    assert get("math")("\\boxed{72}", "72") is True
+
+
+@given(st.text(), st.text())
+def test_no_text_raises(text: str, expected: str) -> None:
+    for spec in ("exact", "numeric", r"regex:(\S+)\s*$", "abacus"):
+        assert graders.get(spec)(text, expected) in (True, False)
+
+
+def test_a_pattern_that_backtracks_without_end_is_wrong(caplog: pytest.LogCaptureFixture) -> None:
+    grade = graders.get(r"regex:^(\w+\s?)*$")
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        assert grade("a" * 60 + "!", "a") is False
+        assert grade("b" * 60 + "!", "a") is False
+    assert time.monotonic() - began < 10
+    assert caplog.text.count("such texts count as wrong") <= 1
+
+
+@pytest.mark.parametrize("function", ["operator:truediv", "operator:add", "builtins:print"])
+def test_a_function_that_fails_is_wrong_and_said_once(function: str, caplog: pytest.LogCaptureFixture) -> None:
+    grade = graders.get(function)
+    with caplog.at_level(logging.WARNING):
+        assert [grade("a", "b"), grade("a", "b")] == [False, False]
+    assert caplog.text.count(f"the grader {function} failed") == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("", "no grader ''; expected exact, numeric"),
+        ("exactly", "no grader 'exactly'"),
+        ("numeric:much", "tolerance of numeric is 'much'"),
+        ("numeric:nan", "tolerance of numeric is 'nan'"),
+        ("regex:(", "does not compile"),
+        ("no.such.module:grade", "cannot be imported.*ModuleNotFoundError"),
+        ("operator:nothing", "cannot be imported.*AttributeError"),
+        (":grade", "cannot be imported"),
+        ("math:pi", "is a float; expected a function"),
+        ("operator:neg", "does not take a text and the expected answer"),
+    ],
+)
+def test_what_is_no_grader_is_refused(spec: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        graders.get(spec)
+
+
+def test_math_ends_its_process() -> None:
+    grade: Callable[[str, str], bool] = graders.get("math")
+    process = grade.grade._process  # type: ignore[attr-defined]
+    assert process.poll() is None
+    del grade
+    assert process.poll() is not None

@@ -1,0 +1,177 @@
+"""`zip-introspect rollouts`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from zip_introspect.cli.reporting import AsJson, Debug, reporting
+from zip_introspect.cli.session import open_llm
+from zip_introspect.config import SamplingParams
+from zip_introspect.errors import BackendNotInstalledError, ConfigError, EvaluationDataError, PromptError
+
+if TYPE_CHECKING:
+    from zip_introspect.evaluation.rollouts import Question, Rollouts
+    from zip_introspect.llm import IntrospectiveLLM
+
+_DATA, _SAMPLING = "Questions", "Sampling"
+
+
+def rollouts(
+    dataset: Annotated[
+        str, typer.Argument(help="JSONL file, Hugging Face data set (name:configuration), abacus or abacus:TIER.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The .parquet file to write.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Directory, .gguf file or hub id. (default: the embedded model)")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="The backend. (default: inferred from the model)")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Of each question.")] = 8,
+    grader: Annotated[
+        str | None,
+        typer.Option(
+            help="exact, numeric, math, regex:PATTERN, abacus or module:function. (default: exact, or abacus for it)"
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="(default: the only one, or test)", rich_help_panel=_DATA)] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions, at most.", rich_help_panel=_DATA)] = None,
+    question_column: Annotated[
+        str | None, typer.Option(help="(default: question, problem or prompt)", rich_help_panel=_DATA)
+    ] = None,
+    answer_column: Annotated[
+        str | None, typer.Option(help="(default: answer, solution or target)", rich_help_panel=_DATA)
+    ] = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="What results are broken down by.", rich_help_panel=_DATA)
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.", rich_help_panel=_SAMPLING)] = None,
+    top_p: Annotated[float | None, typer.Option(help="Smallest set of this mass.", rich_help_panel=_SAMPLING)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Most likely tokens.", rich_help_panel=_SAMPLING)] = None,
+    min_p: Annotated[float | None, typer.Option(help="Of the most likely one.", rich_help_panel=_SAMPLING)] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of one sample, at most.", rich_help_panel=_SAMPLING)
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Fixes the samples, and the questions of abacus.", rich_help_panel=_SAMPLING)
+    ] = 0,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Samples that grow together.", rich_help_panel=_SAMPLING)
+    ] = 256,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Sample every question of a data set, grade the samples, and store them with their joints for replays."""
+    with reporting(debug):
+        collecting, datasets, graders = _evaluation()
+        _check_writable(out)
+        sys.path.append(os.getcwd())  # where a grader of one's own lies
+        grade = graders.get(grader or ("abacus" if dataset.partition(":")[0] == "abacus" else "exact"))
+        sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
+        given = {name: value for name, value in sampling.items() if value is not None}
+        SamplingParams(**given)  # settings are refused before a model is loaded for them
+        questions = datasets.load(
+            dataset,
+            question_column=question_column,
+            answer_column=answer_column,
+            group_column=group_column,
+            split=split,
+            limit=limit,
+            seed=seed,
+        )
+        with open_llm(model, backend) as llm:
+            _check_fits(llm, questions)
+            found = collecting.collect_rollouts(
+                llm,
+                questions,
+                grade,
+                samples=samples,
+                sampling=llm.config.sampling.replace(**given),
+                max_new_tokens=max_new_tokens,
+                concurrency=concurrency,
+            )
+        summary = _summary(found, found.save(out))
+        if as_json:
+            typer.echo(json.dumps(summary, indent=2))
+        else:
+            _print(Console(), summary)
+
+
+def _evaluation() -> tuple[Any, Any, Any]:
+    try:
+        from zip_introspect.evaluation import collecting, datasets, graders
+    except ModuleNotFoundError as error:
+        raise BackendNotInstalledError(
+            f"rollouts need the module {error.name!r}, which is not installed. "
+            'Install it with: pip install "zip-introspect[eval]"'
+        ) from error
+    return collecting, datasets, graders
+
+
+def _check_writable(out: Path) -> None:
+    if out.suffix != ".parquet" or out.is_dir():
+        raise ConfigError(f"the output is {out}; expected the name of a .parquet file")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise ConfigError(f"{out.parent} is not a directory that can be written to; make it, or name another")
+
+
+def _check_fits(llm: IntrospectiveLLM, questions: list[Question]) -> None:
+    """Refuse a question that the context cannot hold before any is sampled, and two that the model reads as one."""
+    seen: dict[tuple[int, ...], int] = {}
+    for number, question in enumerate(questions, 1):
+        tokens = tuple(llm.backend.encode(question.text))
+        if len(tokens) >= llm.info.max_context:
+            raise PromptError(
+                f"question {number} has {len(tokens)} tokens, and the context of {llm.info.model} holds "
+                f"{llm.info.max_context}, answer included. Leave it out or shorten it: {question.text[:80]!r}"
+            )
+        if (other := seen.setdefault(tokens, number)) != number:
+            raise EvaluationDataError(
+                f"questions {other} and {number} are the same tokens to {llm.info.model}; leave one of them out"
+            )
+
+
+def _summary(rollouts: Rollouts, file: Path) -> dict[str, Any]:
+    groups = {problem.question.group: [0, 0, 0, 0, 0] for problem in rollouts.problems}
+    for problem in rollouts.problems:
+        samples = problem.rollouts
+        counts = (
+            1,
+            len(samples),
+            sum(item.right for item in samples),
+            sum(item.finished for item in samples),
+            sum(len(item.tokens) for item in samples),
+        )
+        groups[problem.question.group] = [a + b for a, b in zip(groups[problem.question.group], counts, strict=True)]
+    names = ("questions", "samples", "right", "finished", "tokens")
+    return {
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "model": rollouts.model,
+        "max_new_tokens": rollouts.max_new_tokens,
+        "groups": {group: dict(zip(names, counts, strict=True)) for group, counts in sorted(groups.items())},
+    }
+
+
+def _print(console: Console, summary: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("group", "questions", "samples", "right", "finished", "tokens a sample"):
+        table.add_column(heading, justify="left" if heading == "group" else "right")
+    for group, counts in summary["groups"].items():
+        samples = counts["samples"]
+        table.add_row(
+            group or "all",
+            f"{counts['questions']:,}",
+            f"{samples:,}",
+            f"{counts['right'] / samples:.1%}",
+            f"{counts['finished'] / samples:.1%}",
+            f"{counts['tokens'] / samples:.1f}",
+        )
+    console.print(table)
+    console.print(f"{summary['bytes'] / 1e6:,.1f} MB written to {summary['file']}", soft_wrap=True, markup=False)
