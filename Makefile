@@ -17,7 +17,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench clean
+.PHONY: help demo test check format docs reproduce bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
@@ -41,6 +41,11 @@ format: $(DEV)  ## format and fix what can be fixed
 
 docs: $(DOCS)  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+reproduce: $(DEV)  ## the figures of docs/evidence.md from the embedded model
+	@mkdir -p build
+	$(BIN)/zip-introspect rollouts abacus build/abacus.parquet --samples 16 --limit 500 --seed 0
+	$(BIN)/zip-introspect evaluate build/abacus.parquet --out build/evidence
 
 bench: $(DEV)  ## time one decision
 	$(BIN)/python benchmarks/decision_time.py

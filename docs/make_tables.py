@@ -11,7 +11,7 @@ from typing import Any, get_args
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from zip_introspect import Budget, EscalationPolicy, GenerationConfig, ZipIntrospectError, errors
+from zip_introspect import Budget, EscalationPolicy, GenerationConfig, ZipIntrospectError, errors, strategies
 from zip_introspect.config import Settings
 from zip_introspect_llama_cpp import LlamaCppOptions
 
@@ -38,12 +38,25 @@ def errors_table() -> str:
     return "\n".join(["| Error | Raised for |", "|---|---|", *rows])
 
 
+def strategies_table() -> str:
+    """One row a strategy: name, options with their defaults, meaning."""
+    rows = []
+    for name in strategies.names():
+        kind: Any = strategies.get(name)
+        if not kind.__module__.startswith("zip_introspect."):  # a third party's
+            continue
+        options = ", ".join(f"`{key}={field.get_default()!r}`" for key, field in kind.Options.model_fields.items())
+        rows.append(f"| `{name}` | {options} | {_cell(' '.join(_first_paragraph(kind)))} |")
+    return "\n".join(["| Strategy | Options | What it does |", "|---|---|---|", *rows])
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "configuration.md": {
         "GenerationConfig": lambda: settings_table(GenerationConfig),
         "Budget": lambda: settings_table(Budget),
     },
     "errors.md": {"errors": errors_table},
+    "evaluation.md": {"strategies": strategies_table},
     "escalation.md": {"EscalationPolicy": lambda: settings_table(EscalationPolicy)},
     "llama-cpp.md": {"LlamaCppOptions": lambda: settings_table(LlamaCppOptions)},
 }
@@ -71,6 +84,10 @@ def main() -> None:
         sys.exit(f"stale: {', '.join(pages)}; run python docs/make_tables.py" if pages else 0)
     for page in pages:
         (DOCS / page).write_text(filled(page), encoding="utf-8")
+
+
+def _first_paragraph(documented: Any) -> list[str]:
+    return inspect.cleandoc(documented.__doc__ or "").split("\n\n")[0].splitlines()
 
 
 def _kind(field: FieldInfo) -> str:

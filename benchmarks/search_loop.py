@@ -1,0 +1,105 @@
+"""Our loop against transformers' own: `python benchmarks/search_loop.py [MODEL] [--device cuda --dtype bfloat16]`.
+
+Eight samples of one prompt, and eight each of eight prompts, at temperature 1 with the same model on the same device:
+`IntrospectiveLLM` with best-of-8, which reads a joint at every token, against `generate(num_return_sequences=8)`, which
+reads none. Tokens are those up to each sample's end. Rounds take turns, and the ratio is that of the medians of a run.
+On a GPU the memory bandwidth bounds both: all weights are read once a step, so steps a second are at most bandwidth
+over bytes; that bound is printed too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from zip_introspect import IntrospectiveLLM
+from zip_introspect.demo.problems import held_out
+from zip_introspect.llm import DEMO_MODEL
+
+SAMPLES = 8
+
+
+def main() -> None:
+    """Print the table, and write the figures if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default=str(DEMO_MODEL), help="a directory (default: the embedded model)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--tokens", type=int, default=128, help="of a sample, at most")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, default=None)
+    options = parser.parse_args()
+    prompts = [problem.prompt for problem in held_out(9, SAMPLES)]
+    llm = IntrospectiveLLM.from_pretrained(options.model, "transformers", device=options.device, dtype=options.dtype)
+    tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
+    model = model.to(options.device).eval()
+    rows = []
+    for count in (1, SAMPLES):
+        asked = prompts[:count]
+        contestants: dict[str, Callable[[int], int]] = {
+            "ours": lambda seed, asked=asked: ours(llm, asked, options.tokens, seed),  # type: ignore[misc]
+            "transformers": lambda seed, asked=asked: theirs(  # type: ignore[misc]
+                model, tokenizer, llm, asked, options.tokens, seed
+            ),
+        }
+        speeds = {name: [] for name in contestants}  # type: ignore[var-annotated]
+        for seed in range(options.rounds + 1):
+            for name, run in contestants.items():
+                begun = time.perf_counter()
+                tokens = run(seed)
+                if seed:  # the first round warms up
+                    speeds[name].append(tokens / (time.perf_counter() - begun))
+        found = {name: statistics.median(values) for name, values in speeds.items()}
+        rows.append(
+            {"prompts": count, "samples": count * SAMPLES, **found, "ratio": found["ours"] / found["transformers"]}
+        )
+    device = (
+        torch.cuda.get_device_name() if options.device.startswith("cuda") else f"{torch.get_num_threads()} CPU threads"
+    )
+    print(f"{Path(options.model).name}, {llm.info.parameters / 1e6:.1f}M parameters, {options.dtype}, {device}")
+    print("| prompts | samples | ours, tokens/s | transformers, tokens/s | ratio |")
+    print("|---|---|---|---|---|")
+    for row in rows:
+        told = f"{row['ours']:.0f} | {row['transformers']:.0f} | {row['ratio']:.2f}"
+        print(f"| {row['prompts']} | {row['samples']} | {told} |")
+    if options.json:
+        options.json.write_text(json.dumps({"device": device, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def ours(llm: IntrospectiveLLM, prompts: Sequence[str], limit: int, seed: int) -> int:
+    """Tokens of best-of-8."""
+    settings: dict[str, Any] = {"strategy": "best_of_n", "max_samples": SAMPLES, "max_new_tokens": limit, "seed": seed}
+    return sum(result.usage.generated_tokens for result in llm.batch(prompts, **settings))
+
+
+def theirs(model: Any, tokenizer: Any, llm: IntrospectiveLLM, prompts: Sequence[str], limit: int, seed: int) -> int:
+    """Tokens of `generate`, up to the end of each sample."""
+    torch.manual_seed(seed)
+    ids = [llm.backend.encode(prompt) for prompt in prompts]
+    batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        output = model.generate(
+            **batch,
+            do_sample=True,
+            num_return_sequences=SAMPLES,
+            max_new_tokens=limit,
+            suppress_tokens=list(llm.grid.reserved_token_ids),
+            eos_token_id=list(llm.info.eos_token_ids),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    made = output[:, batch["input_ids"].shape[1] :].tolist()
+    ends = set(llm.info.eos_token_ids)
+    return sum(next((place + 1 for place, token in enumerate(row) if token in ends), len(row)) for row in made)
+
+
+if __name__ == "__main__":
+    main()
