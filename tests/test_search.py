@@ -339,5 +339,7 @@ def test_bad_requests_are_refused_before_the_model_runs() -> None:
         search.check(search.Request((), GenerationConfig()), info)
     with pytest.raises(PromptError, match=rf"has {info.max_context} tokens.*Shorten the prompt by 1 tokens"):
         search.check(search.Request((1,) * info.max_context, GenerationConfig()), info)
-    with pytest.raises(ConfigError, match=r"strategy is 'zipp'; expected one of beam_search, .*majority_vote, .*zip_rc"):
+    with pytest.raises(
+        ConfigError, match=r"strategy is 'zipp'; expected one of beam_search, .*majority_vote, .*zip_rc"
+    ):
         search.check(request(strategy="zipp"), info)
