@@ -13,8 +13,8 @@ from zip_introspect.strategies.best_of_n import BestOfN
 class WeightedBestOfN(BestOfN):
     """The same samples as best-of-N; the answer with the largest sum of scores is chosen.
 
-    The score is the one of the `scorer` that the model was given: an external reward model or the generator's own
-    judgement, whose forward passes count in the cost. Without one it is the sample's final value, which is free.
+    A sample's score is its final value, which costs nothing. Evaluations can replay it with stored scores of an
+    external reward model or of the model as its own judge, whose forward passes count in the cost.
     """
 
     name: ClassVar[str] = "weighted_best_of_n"
