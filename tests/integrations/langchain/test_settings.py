@@ -28,7 +28,8 @@ def told(message: Any) -> dict[str, Any]:
 
 def test_every_setting_reaches_the_model(llm: IntrospectiveLLM) -> None:
     given: dict[str, Any] = {
-        "strategy": "best_of_n",
+        "strategy": "deep_conf",
+        "strategy_options": {"warmup": 2},
         "max_samples": 3,
         "max_tokens": 50,
         "alpha": 0.5,
