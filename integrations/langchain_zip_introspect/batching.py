@@ -159,8 +159,7 @@ class SharedBatch(IntrospectiveSettings):
             ConfigError: bad settings, before anything runs.
             ZipIntrospectError: as `IntrospectiveLLM.generate`.
         """
-        rest = dict(kwargs)
-        self.call(rest.pop("stop", None), rest)
+        self.call(None, kwargs)
         ask = cast(Runnable[Any, Any], self).ainvoke
         return await in_steps(self, lambda *item: ask(*item, **kwargs), inputs, config, return_exceptions)
 

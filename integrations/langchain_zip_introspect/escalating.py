@@ -265,8 +265,7 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         Raises:
             ConfigError: bad ones.
         """
-        rest = dict(kwargs)
-        return cast(Settled, self.chat.call(rest.pop("stop", None), rest))
+        return cast(Settled, self.chat.call(None, kwargs))
 
     def _way(self, given: LanguageModelInput, kwargs: dict[str, Any]) -> Way:
         return Way(self._ladder.climb(_prompt(self.chat, given), self._check(kwargs).budget))
@@ -287,8 +286,7 @@ def _known(rung: Rung, runnable: Runnable[Any, Any], chat: type[ChatIntrospectiv
 def _settled(runnable: Any) -> Settled:
     """How a chat model of ours would be asked, with what is bound to it."""
     if isinstance(runnable, RunnableBinding):
-        rest = dict(runnable.kwargs)
-        return cast(Settled, cast(Any, runnable.bound).call(rest.pop("stop", None), rest))
+        return cast(Settled, cast(Any, runnable.bound).call(None, runnable.kwargs))
     return cast(Settled, runnable.call(None, {}))
 
 

@@ -51,7 +51,7 @@ class IntrospectiveRunnable(SharedBatch, RunnableSerializable[PromptInput, Gener
     def _answer(
         self, value: PromptInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> GenerationResult:
-        call, prompt = self.call(kwargs.pop("stop", None), kwargs), prompt_of(value)
+        call, prompt = self.call(None, kwargs), prompt_of(value)
         if not run_manager.handlers:
             return call.llm.generate(prompt, **call.settings)
         for event in call.llm.stream(prompt, **call.settings):
@@ -64,7 +64,7 @@ class IntrospectiveRunnable(SharedBatch, RunnableSerializable[PromptInput, Gener
     async def _aanswer(
         self, value: PromptInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> GenerationResult:
-        call, prompt = self.call(kwargs.pop("stop", None), kwargs), prompt_of(value)
+        call, prompt = self.call(None, kwargs), prompt_of(value)
         if seat := seat_of(self):
             return await seat.ask(prompt, call)
         if not run_manager.handlers:

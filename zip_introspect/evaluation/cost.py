@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,9 +41,21 @@ class Interval:
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
+def interval_of(
+    statistic: Callable[..., Any], *columns: NDArray[np.float64], seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """A function of the means of columns, shape (n,) each, with a paired percentile bootstrap interval.
+
+    Args:
+        statistic: of the means, as numbers or as arrays.
+    """
+    weights = _weights(len(columns[0]), seed, resamples)
+    return _interval(float(statistic(*(c.mean() for c in columns))), statistic(*(weights @ c for c in columns)))
+
+
 def mean_interval(values: NDArray[np.float64], *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """The mean of figures of problems, shape (n,), with a percentile bootstrap interval."""
-    return _interval(float(values.mean()), _weights(len(values), seed, resamples) @ values)
+    return interval_of(np.asarray, values, seed=seed, resamples=resamples)
 
 
 def paired_difference(

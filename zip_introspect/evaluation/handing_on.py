@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from zip_introspect.evaluation.cost import Interval
+from zip_introspect.evaluation.cost import Interval, interval_of
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,6 @@ def over_random(
     handed_on: NDArray[np.float64],
     first_right: NDArray[np.float64],
     last_right: NDArray[np.float64],
-    *,
-    seed: int = 0,
-    resamples: int = 2000,
 ) -> Interval:
     """Accuracy less that of handing on the same share at random, with a 95% interval (paired bootstrap).
 
@@ -85,16 +82,10 @@ def over_random(
         first_right, last_right: shape (n,), of the first model alone and of the one it hands on to.
     """
 
-    def difference(index: NDArray[np.int64]) -> float:
-        share = handed_on[index].mean()
-        return float(right[index].mean() - (1 - share) * first_right[index].mean() - share * last_right[index].mean())
+    def difference(right: Any, share: Any, first: Any, last: Any) -> Any:
+        return right - (1 - share) * first - share * last
 
-    everything = np.arange(len(right))
-    result = stats.bootstrap(
-        (everything,), difference, vectorized=False, n_resamples=resamples, method="percentile", rng=seed
-    )
-    interval = result.confidence_interval
-    return Interval(difference(everything), float(interval.low), float(interval.high))
+    return interval_of(difference, right, handed_on.astype(np.float64), first_right, last_right)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
