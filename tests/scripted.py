@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -24,6 +25,28 @@ class FaultyBackend(SimulatedBackend):
         results = super().advance(sequences, steps)
         call, self.calls = self.calls, self.calls + 1
         return self.fault(results) if call == self.at else results
+
+
+class GatedBackend(SimulatedBackend):
+    """At call number `at` of `advance` it sets `reached`, and computes nothing before `gate` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = self.calls = 0
+        self.reached, self.gate = threading.Event(), threading.Event()
+
+    def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
+        call, self.calls = self.calls, self.calls + 1
+        if call == self.at:
+            self.reached.set()
+            assert self.gate.wait(60), "nobody opened the gate"
+        return super().advance(sequences, steps)
+
+    def close_gate(self, after: int) -> None:
+        """Stop at the call that follows `after` more."""
+        self.at = self.calls + after
+        self.reached.clear()
+        self.gate.clear()
 
 
 def unchanged(results: list[Advanced]) -> list[Advanced]:
