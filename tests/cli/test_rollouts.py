@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -92,3 +97,52 @@ def test_a_question_beyond_the_context_is_refused_before_any_is_sampled(tmp_path
     assert done.exit_code == 1
     assert "question 2 has" in done.stderr
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, tiny_model: str) -> None:
+    limits = ["--limit", "24", "--samples", "2", "--max-new-tokens", "150", "--concurrency", "4"]
+    command = ["abacus", tmp_path / "out.parquet", "--model", tiny_model, *limits]
+    parts = tmp_path / "out.parquet.parts"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zip_introspect", "rollouts", *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background jobs ignore the signal, and what they start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(parts.glob("*.parquet"))) < 2 and time.monotonic() < deadline:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, error
+    assert out == ""
+    assert "Traceback" not in error
+    kept = len(list(parts.glob("*.parquet")))
+    assert error.splitlines()[-2:] == [
+        f"{kept} of 24 questions are kept in {parts}; run the same to go on",
+        "interrupted",
+    ]
+    other = run(*command, "--seed", "1")
+    assert other.exit_code == 1
+    assert "differs from this one in" in other.stderr
+    assert "seed (0 there, 1 here)" in other.stderr
+    done = run(*command)
+    assert done.exit_code == 0, done.stderr
+    assert f"{kept} of 24 questions are taken over from {parts}\n" in done.stderr
+    assert not parts.exists()
+    whole = run("abacus", tmp_path / "whole.parquet", "--model", tiny_model, *limits)
+    assert whole.exit_code == 0, whole.stderr
+    samples = [
+        [(item.tokens.tolist(), item.right) for one in Rollouts.load(tmp_path / name).problems for item in one.rollouts]
+        for name in ("out.parquet", "whole.parquet")
+    ]
+    assert samples[0] == samples[1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +20,8 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendNotInstalledError, ConfigError, EvaluationDataError, PromptError
 
 if TYPE_CHECKING:
-    from zip_introspect.evaluation.rollouts import Question, Rollouts
+    from zip_introspect.evaluation.collecting import Collected
+    from zip_introspect.evaluation.rollouts import Question
     from zip_introspect.llm import IntrospectiveLLM
 
 _DATA, _SAMPLING = "Questions", "Sampling"
@@ -67,10 +70,13 @@ def rollouts(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Sample every question of a data set, grade the samples, and store them with their joints for replays."""
+    """Sample every question of a data set, grade the samples, and store them with their joints for replays.
+
+    An interrupted run keeps the questions that are done; the same command goes on from there.
+    """
     with reporting(debug):
         collecting, datasets, graders = _evaluation()
-        _check_writable(out)
+        check_writable(out)
         sys.path.append(os.getcwd())  # where a grader of one's own lies
         grade = graders.get(grader or ("abacus" if dataset.partition(":")[0] == "abacus" else "exact"))
         sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
@@ -87,16 +93,18 @@ def rollouts(
         )
         with open_llm(model, backend) as llm:
             _check_fits(llm, questions)
-            found = collecting.collect_rollouts(
+            found = collecting.collect_to_file(
                 llm,
                 questions,
                 grade,
+                out,
                 samples=samples,
                 sampling=llm.config.sampling.replace(**given),
                 max_new_tokens=max_new_tokens,
                 concurrency=concurrency,
+                say=partial(typer.echo, err=True),
             )
-        summary = _summary(found, found.save(out))
+        summary = _summary(found)
         if as_json:
             typer.echo(json.dumps(summary, indent=2))
         else:
@@ -114,7 +122,8 @@ def _evaluation() -> tuple[Any, Any, Any]:
     return collecting, datasets, graders
 
 
-def _check_writable(out: Path) -> None:
+def check_writable(out: Path) -> None:
+    """Refuse a name that no Parquet file can be written under, before any work is done for it."""
     if out.suffix != ".parquet" or out.is_dir():
         raise ConfigError(f"the output is {out}; expected the name of a .parquet file")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
@@ -137,25 +146,13 @@ def _check_fits(llm: IntrospectiveLLM, questions: list[Question]) -> None:
             )
 
 
-def _summary(rollouts: Rollouts, file: Path) -> dict[str, Any]:
-    groups = {problem.question.group: [0, 0, 0, 0, 0] for problem in rollouts.problems}
-    for problem in rollouts.problems:
-        samples = problem.rollouts
-        counts = (
-            1,
-            len(samples),
-            sum(item.right for item in samples),
-            sum(item.finished for item in samples),
-            sum(len(item.tokens) for item in samples),
-        )
-        groups[problem.question.group] = [a + b for a, b in zip(groups[problem.question.group], counts, strict=True)]
-    names = ("questions", "samples", "right", "finished", "tokens")
+def _summary(found: Collected) -> dict[str, Any]:
     return {
-        "file": str(file),
-        "bytes": file.stat().st_size,
-        "model": rollouts.model,
-        "max_new_tokens": rollouts.max_new_tokens,
-        "groups": {group: dict(zip(names, counts, strict=True)) for group, counts in sorted(groups.items())},
+        "file": str(found.file),
+        "bytes": found.file.stat().st_size,
+        "model": found.model,
+        "max_new_tokens": found.max_new_tokens,
+        "groups": {group: asdict(counts) for group, counts in sorted(found.groups.items())},
     }
 
 

@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from zip_introspect import joint
 from zip_introspect.config import SamplingParams
+from zip_introspect.evaluation.parts import Parts
 from zip_introspect.evaluation.rollouts import Problem, Question, Rollouts, StoredRollout
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.training.rollouts import Rollout, collect
 
 Grader = Callable[[str, str], bool]
 """Whether a text gives the expected answer."""
+
+_log = logging.getLogger(__name__)
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
+
+
+@dataclass
+class Counts:
+    """Of the rollouts of a group."""
+
+    questions: int = 0
+    samples: int = 0
+    right: int = 0
+    finished: int = 0
+    tokens: int = 0
+
+    def add(self, problem: Problem) -> None:
+        """Count a question in."""
+        self.questions += 1
+        self.samples += len(problem.rollouts)
+        self.right += sum(item.right for item in problem.rollouts)
+        self.finished += sum(item.finished for item in problem.rollouts)
+        self.tokens += sum(len(item.tokens) for item in problem.rollouts)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was written to a file."""
+
+    file: Path
+    model: str
+    max_new_tokens: int
+    groups: dict[str, Counts]
 
 
 def collect_rollouts(
@@ -28,45 +67,170 @@ def collect_rollouts(
     max_new_tokens: int | None = None,
     concurrency: int = 256,
 ) -> Rollouts:
-    """Sample every question, and keep what the model expected at every token.
+    """Sample every question, and keep what the model expected at every token, in memory.
 
     Args:
         grader: is given the text of a sample and the expected answer; samples that were cut are wrong.
         sampling, max_new_tokens: in place of the model's own config.
+        concurrency: samples that grow together.
 
     Raises:
         PromptError: a question that the model cannot read.
         TrainingDataError, BackendError: as `zip_introspect.training.rollouts.collect`.
     """
-    limit = max_new_tokens or llm.config.max_new_tokens
-    prompts = [llm.backend.encode(question.text) for question in questions]
-    found: list[dict[int, StoredRollout]] = [{} for _ in questions]
-    stream = collect(
-        llm.backend,
-        prompts,
-        samples,
-        sampling or llm.config.sampling,
-        max_new_tokens=limit,
-        concurrency=concurrency,
-    )
-    for rollout in tqdm(stream, total=len(questions) * samples, desc="rollouts", mininterval=1):
-        found[rollout.prompt][rollout.sample] = _stored(llm, rollout, questions[rollout.prompt], grader)
-    problems = [
-        Problem(question, tuple(prompt), tuple(group[sample] for sample in sorted(group)))
-        for question, prompt, group in zip(questions, prompts, found, strict=True)
-    ]
-    local = Path(llm.info.model)  # others need not know where it lies
-    return Rollouts(llm.grid, local.name if local.exists() else llm.info.model, limit, tuple(problems))
+    run = _Run(llm, questions, grader, samples, sampling, max_new_tokens, concurrency)
+    with closing(run.sample(range(len(questions)))) as stream:
+        found = dict(stream)
+    return replace(run.header, problems=tuple(found[place] for place in range(len(questions))))
 
 
-def _stored(llm: IntrospectiveLLM, rollout: Rollout, question: Question, grader: Grader) -> StoredRollout:
-    text = llm.backend.decode(rollout.tokens.tolist())
-    joints = joint.from_logits(rollout.reserved_logits, llm.grid)
-    return StoredRollout(
-        tokens=rollout.tokens,
-        text=text,
-        answer=llm.extractor(text) if rollout.finished else None,
-        right=rollout.finished and grader(text, question.expected),
-        finished=rollout.finished,
-        joints=joints.reshape(len(joints), -1).astype(np.float16),
-    )
+def collect_to_file(
+    llm: IntrospectiveLLM,
+    questions: Sequence[Question],
+    grader: Grader,
+    file: str | Path,
+    *,
+    samples: int,
+    sampling: SamplingParams | None = None,
+    max_new_tokens: int | None = None,
+    concurrency: int = 256,
+    say: Callable[[str], None] = _log.warning,
+) -> Collected:
+    """Write the file that `collect_rollouts(...).save(file)` would, of more rollouts than memory holds.
+
+    Every question that is done is kept at once in the folder `file` + ".parts". However the run ends, the same call
+    goes on from there, and makes the same file as if nothing had happened: a sample depends on the seed, its prompt and
+    its number only (and on rounding, where a backend's depends on what is computed together). What is taken over is
+    graded anew, so the grader may have been mended.
+
+    Args:
+        grader, sampling, max_new_tokens, concurrency: as in `collect_rollouts`.
+        say: is told, a line each, what is taken over, and what is kept where the run is ended.
+
+    Raises:
+        EvaluationDataError: the folder is that of a run with other settings; the message names them.
+        PromptError, TrainingDataError, BackendError: as `collect_rollouts`.
+    """
+    file = Path(file)
+    run = _Run(llm, questions, grader, samples, sampling, max_new_tokens, concurrency)
+    parts = Parts(file, run.header, run.prompts, samples, run.settings())
+    if parts.damaged:
+        say(f"{parts.damaged} files in {parts.folder} are damaged; their questions are sampled anew")
+    if parts.done:
+        say(f"{len(parts.done)} of {len(questions)} questions are taken over from {parts.folder}")
+    taken_over = frozenset(parts.done)
+    missing = [place for place in range(len(questions)) if place not in taken_over]
+    counts = {question.group: Counts() for question in questions}
+
+    def problems() -> Iterator[Problem]:
+        for place in tqdm(range(len(questions)), desc="file", mininterval=1, delay=2):
+            problem = parts.load(place)
+            if place in taken_over:
+                problem = run.graded_anew(place, problem)
+            counts[problem.question.group].add(problem)
+            yield problem
+
+    try:
+        if missing or not questions:  # no questions at all are an error of `collect`
+            with closing(run.sample(missing)) as stream:
+                for place, problem in stream:
+                    parts.save(place, problem)
+        run.header.save(file, problems())
+    except BaseException:
+        if parts.done:
+            say(f"{len(parts.done)} of {len(questions)} questions are kept in {parts.folder}; run the same to go on")
+        else:
+            parts.discard()
+        raise
+    parts.discard()
+    return Collected(file, run.header.model, run.header.max_new_tokens, counts)
+
+
+class _Run:
+    """One model, its questions, and how they are sampled."""
+
+    def __init__(
+        self,
+        llm: IntrospectiveLLM,
+        questions: Sequence[Question],
+        grader: Grader,
+        samples: int,
+        sampling: SamplingParams | None,
+        max_new_tokens: int | None,
+        concurrency: int,
+    ) -> None:
+        self.llm, self.questions, self.grader = llm, questions, grader
+        self.samples, self.concurrency = samples, concurrency
+        self.sampling = sampling or llm.config.sampling
+        self.prompts = [tuple(llm.backend.encode(question.text)) for question in questions]
+        local = Path(llm.info.model)  # others need not know where it lies
+        name = local.name if local.exists() else llm.info.model
+        limit = max_new_tokens or llm.config.max_new_tokens
+        self.header = Rollouts(llm.grid, name, limit, (), llm.info.parameters)
+
+    def settings(self) -> dict[str, Any]:
+        """All that the samples and their joints depend on."""
+        asked = [(question.text, prompt) for question, prompt in zip(self.questions, self.prompts, strict=True)]
+        return {
+            "model": self.header.model,
+            "weights": _stamp(Path(self.llm.info.model)),
+            "backend": self.llm.info.backend,
+            "dtype": self.llm.info.dtype,
+            "grid": self.llm.grid.to_metadata(),
+            "questions": {"count": len(asked), "sha256": hashlib.sha256(json.dumps(asked).encode()).hexdigest()},
+            "samples": self.samples,
+            "max_new_tokens": self.header.max_new_tokens,
+            **{name: getattr(self.sampling, name) for name in SamplingParams.model_fields},
+        }
+
+    def sample(self, places: Sequence[int]) -> Generator[tuple[int, Problem], None, None]:
+        """Questions by their places, in the order in which the last of their samples ends."""
+        stream = collect(
+            self.llm.backend,
+            [self.prompts[place] for place in places],
+            self.samples,
+            self.sampling,
+            max_new_tokens=self.header.max_new_tokens,
+            concurrency=self.concurrency,
+        )
+        begun: dict[int, dict[int, StoredRollout]] = {}
+        total, before = (count * self.samples for count in (len(self.questions), len(self.questions) - len(places)))
+        with closing(stream), tqdm(total=total, initial=before, desc="rollouts", mininterval=1) as bar:
+            for rollout in stream:
+                place = places[rollout.prompt]
+                group = begun.setdefault(place, {})
+                group[rollout.sample] = self._graded(place, self._stored(rollout))
+                bar.update()
+                if len(group) == self.samples:
+                    del begun[place]
+                    ordered = tuple(group[sample] for sample in sorted(group))
+                    yield place, Problem(self.questions[place], self.prompts[place], ordered)
+
+    def graded_anew(self, place: int, problem: Problem) -> Problem:
+        """The same samples, as the question, the extractor and the grader of this run see them."""
+        rollouts = tuple(self._graded(place, rollout) for rollout in problem.rollouts)
+        return replace(problem, question=self.questions[place], rollouts=rollouts)
+
+    def _graded(self, place: int, rollout: StoredRollout) -> StoredRollout:
+        if not rollout.finished:
+            return replace(rollout, answer=None, right=False)
+        right = self.grader(rollout.text, self.questions[place].expected)
+        return replace(rollout, answer=self.llm.extractor(rollout.text), right=right)
+
+    def _stored(self, rollout: Rollout) -> StoredRollout:
+        joints = joint.from_logits(rollout.reserved_logits, self.llm.grid)
+        return StoredRollout(
+            tokens=rollout.tokens,
+            text=self.llm.backend.decode(rollout.tokens.tolist()),
+            answer=None,
+            right=False,
+            finished=rollout.finished,
+            joints=joints.reshape(len(joints), -1).astype(np.float16),
+        )
+
+
+def _stamp(model: Path) -> list[tuple[str, int, int]]:
+    """Which weights lie there: training writes others under the same names. Empty for a model from the hub."""
+    files = sorted(model.iterdir()) if model.is_dir() else [model]
+    found = [file for file in files if file.suffix in _WEIGHTS and file.is_file()]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in found]

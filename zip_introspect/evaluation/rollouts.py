@@ -13,15 +13,18 @@ One row a rollout; rows of a question stand together, in the order of their samp
   an end of sequence;
 - `external_score`, `self_score` (float32, null for none): of an external reward model and of the model as judge.
 
-The schema's metadata holds the grid, the model's name and `max_new_tokens`, as JSON under the key `zip_introspect`.
+The schema's metadata holds the grid, the model's name and `max_new_tokens`, as JSON under the key `zip_introspect`;
+where they are known, the model's `parameters` and what scores cost (`external_cost`, `judgement_tokens`) too.
 `datasets.load_dataset("parquet", ...)` reads the file too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +83,12 @@ class Rollouts:
     model: str
     max_new_tokens: int
     problems: tuple[Problem, ...]
+    parameters: int | None = None
+    """Of the model."""
+    external_cost: float = 1.0
+    """Tokens of the model that a token of the external one is worth: the ratio of their parameters (the 2N rule)."""
+    judgement_tokens: int = 0
+    """Tokens that a judge reads behind a sample: the question; the rest is cached."""
 
     def final_value(self, rollout: StoredRollout) -> float:
         """The expected reward at the last prefix; the lowest reward where the rollout was cut (eq. 26)."""
@@ -88,21 +97,48 @@ class Rollouts:
         last = rollout.joints[-1].astype(np.float64).reshape(self.grid.shape)
         return float(joint.expected_value(last / last.sum(), self.grid))
 
-    def save(self, path: str | Path) -> Path:
-        """Write the file; it appears under its name when it is whole."""
+    def check_same_samples(self, other: Rollouts) -> None:
+        """See that another head's joints are of these very samples.
+
+        Raises:
+            EvaluationDataError: they are of others.
+        """
+        ours, theirs = (
+            [(item.tokens.tolist(), item.right) for problem in found.problems for item in problem.rollouts]
+            for found in (self, other)
+        )
+        if ours != theirs:
+            raise EvaluationDataError(
+                f"the samples of {other.model} are not those of {self.model}: make them from the same file, with "
+                "zip-introspect score --joints-of"
+            )
+
+    def save(self, path: str | Path, problems: Iterable[Problem] | None = None) -> Path:
+        """Write the file; it appears under its name when it is whole and on the disk.
+
+        Args:
+            problems: in place of its own; a stream of them is never in memory as a whole.
+        """
         file = Path(path)
         about = {
             "format_version": FORMAT_VERSION,
             "model": self.model,
             "max_new_tokens": self.max_new_tokens,
             "grid": self.grid.to_metadata(),
+            "parameters": self.parameters,
+            "external_cost": self.external_cost,
+            "judgement_tokens": self.judgement_tokens,
         }
         schema = _schema(self.grid.num_cells).with_metadata({_KEY: json.dumps(about)})
         part = file.with_name(file.name + ".part")
+        stream = iter(self.problems if problems is None else problems)
+        first = 0
         with pq.ParquetWriter(part, schema, compression="zstd") as writer:
-            for first in range(0, len(self.problems), _PROBLEMS_AT_ONCE):
-                some = self.problems[first : first + _PROBLEMS_AT_ONCE]
+            while some := list(islice(stream, _PROBLEMS_AT_ONCE)):
                 writer.write_batch(_batch(first, some, schema, self.grid.num_cells))
+                first += len(some)
+        with part.open("rb+") as written:
+            os.fsync(written.fileno())  # or a power failure could leave an empty file under the name
         return part.replace(file)
 
     @classmethod
@@ -124,12 +160,14 @@ class Rollouts:
         try:
             grid = JointGrid.from_metadata(about["grid"])
             model, limit = str(about["model"]), int(about["max_new_tokens"])
+            parameters = None if about.get("parameters") is None else int(about["parameters"])
+            external, judgement = float(about.get("external_cost", 1.0)), int(about.get("judgement_tokens", 0))
         except (KeyError, TypeError, ValueError, GridError) as error:
             raise EvaluationDataError(f"{file} says nothing usable of its model: {error}") from error
         expected = _schema(grid.num_cells)
         if not table.schema.remove_metadata().equals(expected):
             raise EvaluationDataError(f"{file} has the columns {table.schema.names}; expected {expected.names}")
-        return cls(grid, model, limit, tuple(_problems(file, table, grid.num_cells)))
+        return cls(grid, model, limit, tuple(_problems(file, table, grid.num_cells)), parameters, external, judgement)
 
 
 def _schema(cells: int) -> pa.Schema:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -51,10 +51,11 @@ def collect(
     max_new_tokens: int,
     concurrency: int = 128,
     interval: int = 16,
-) -> Iterator[Rollout]:
+) -> Generator[Rollout, None, None]:
     """Sample every prompt `samples` times; rollouts come in the order in which they end.
 
-    Each prompt has random streams of its own, so that what is learnt of one prompt's luck is not that of all.
+    Each prompt has random streams of its own, so that what is learnt of one prompt's luck is not that of all, and so
+    that some of the prompts alone give the same rollouts as among the others.
 
     Args:
         prompts: token ids, one list a prompt.
