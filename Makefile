@@ -6,6 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 HASH   := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 
+RIVALS := benchmarks/rivals
+
 DEV    := $(VENV)/.installed-dev-$(HASH)
 DEMO   := $(firstword $(wildcard $(DEV)) $(VENV)/.installed-demo-$(HASH))
 LLAMA  := $(VENV)/.installed-llama-$(HASH)
@@ -42,13 +44,19 @@ format: $(DEV)  ## format and fix what can be fixed
 docs: $(DOCS)  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-reproduce: $(DEV)  ## the figures of docs/evidence.md from the embedded model
+reproduce: $(DEV)  ## the figures of docs/results.md from the embedded model
 	@mkdir -p build
 	$(BIN)/zip-introspect rollouts abacus build/abacus.parquet --samples 16 --limit 500 --seed 0
-	$(BIN)/zip-introspect evaluate build/abacus.parquet --out build/evidence
+	$(BIN)/zip-introspect score build/abacus.parquet build/scored.parquet --reward-model $(RIVALS)/reward_model --judge $(RIVALS)/judge
+	$(BIN)/zip-introspect score build/scored.parquet build/lite.parquet --joints-of $(RIVALS)/lite
+	$(BIN)/zip-introspect evaluate build/scored.parquet --lite build/lite.parquet --out build/results \
+	    --training "with the KL term=$(RIVALS)/with_kl.json" --training "without it=$(RIVALS)/without_kl.json"
 
-bench: $(DEV)  ## time one decision
-	$(BIN)/python benchmarks/decision_time.py
+bench: $(LLAMA)  ## time decisions, introspection, the search loop and growth; JSON in build/bench/
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/decision_time.py --out build/bench/decision_time.json
+	$(BIN)/python benchmarks/introspection_overhead.py --out build/bench/introspection_overhead.json
+	$(BIN)/python benchmarks/search_loop.py --out build/bench/search_loop.json
+	$(BIN)/python benchmarks/growth.py --out build/bench/growth.json
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,21 +1,24 @@
-"""How long one decision takes, and how much utility each way of searching leaves on the table.
+"""How long one decision takes against the number of leaves, and how much utility each way of searching gives up.
 
-Run: python benchmarks/decision_time.py [--out decision_time.json]
+Run: OMP_NUM_THREADS=1 python benchmarks/decision_time.py [--out decision_time.json]
 
-Times are of one core (set OMP_NUM_THREADS=1), on an 8x8 grid with up to 8 new samples and all horizons. `cpu` is the
-processor time of the deciding thread, which other work on the machine does not lengthen as it does `wall`.
+Times are of one core, on an 8x8 grid with up to 8 new samples and all horizons. The processor time is that of the
+deciding thread, which other work on the machine does not lengthen as it does the wall time; both are medians over
+eight cases, the same for every mode. A mode that takes longer than `--longest` at one number of leaves is left out at
+larger ones, and the table says so.
 The regret of a search is the utility of the best meta-action of brute force, less that of the one it found: over every
 subset and every number of new samples for a shared horizon, and over every horizon of each prefix for per-prefix ones.
+Brute force doubles with each leaf, so at the numbers of leaves of the first table a search is held against the best
+that any of them found instead: what it gives up is at least that.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.reporting import processor, table, write
 from zip_introspect.grid import JointGrid
 from zip_introspect.joint import expected_length
-from zip_introspect.meta_actions import HorizonMode, MetaAction, SearchMode, best_meta_action
+from zip_introspect.meta_actions import EXACT_LIMIT, HorizonMode, MetaAction, SearchMode, best_meta_action
 from zip_introspect.utility import capped_statistics, evaluate, normalized_beta
 
 GRID = JointGrid.paper(0, startup=32)
 SMALL = JointGrid(reward_edges=[0, 0.25, 0.5, 0.75, 1], length_edges=[0, 32, 64, 128, 512], first_reserved=0)
+MAX_NEW = 8
+CASES = 8
+MODES: dict[str, tuple[SearchMode, HorizonMode]] = {
+    "nested": ("nested", "shared"),
+    "exact": ("exact", "shared"),
+    "per-prefix": ("nested", "per_prefix"),
+    "exact, per-prefix": ("exact", "per_prefix"),
+}
+UNCAPPED: dict[str, tuple[SearchMode, HorizonMode]] = {
+    "nested, no horizon": ("nested", "none"),
+    "exact, no horizon": ("exact", "none"),
+}
 
 
 def draw_joints(rng: np.random.Generator, n: int, grid: JointGrid) -> NDArray[np.float64]:
@@ -62,18 +78,35 @@ def draw_decision(rng: np.random.Generator, n: int, grid: JointGrid, max_new: in
     }
 
 
-def timed(decide: Callable[[], MetaAction], seconds: float) -> dict[str, float]:
-    """Median wall and processor time of a decision, in microseconds."""
-    decide()
+def timed(decisions: Sequence[Callable[[], MetaAction]], seconds: float) -> dict[str, float]:
+    """Median wall and processor time of a decision in microseconds, and processor time of the slowest of them."""
     wall: list[float] = []
-    cpu: list[float] = []
+    cpu: list[list[float]] = [[] for _ in decisions]
+    decisions[0]()
     end = time.thread_time() + seconds
-    while time.thread_time() < end or len(wall) < 5:
-        started, used = time.perf_counter(), time.thread_time()
-        decide()
-        cpu.append((time.thread_time() - used) * 1e6)
-        wall.append((time.perf_counter() - started) * 1e6)
-    return {"wall_us": statistics.median(wall), "cpu_us": statistics.median(cpu), "repeats": len(wall)}
+    while time.thread_time() < end or len(wall) < len(decisions):
+        for decide, spent in zip(decisions, cpu, strict=True):
+            started, used = time.perf_counter(), time.thread_time()
+            decide()
+            spent.append((time.thread_time() - used) * 1e6)
+            wall.append((time.perf_counter() - started) * 1e6)
+    return {
+        "cpu_us": statistics.median(itertools.chain(*cpu)),
+        "slowest_cpu_us": max(map(statistics.median, cpu)),
+        "wall_us": statistics.median(wall),
+        "repeats": len(wall),
+    }
+
+
+def sets_weighed(search: SearchMode, leaves: int) -> int:
+    """Sets of leaves that a search weighs, each with every number of new samples and every shared horizon.
+
+    `exact` takes every subset of the best EXACT_LIMIT leaves, and beyond these the chains of `nested` too: its cost
+    doubles with each leaf up to there, and then grows as that of `nested` does.
+    """
+    if search == "nested":
+        return leaves + 1
+    return (1 << min(leaves, EXACT_LIMIT)) + (leaves + 1 if leaves > EXACT_LIMIT else 0)
 
 
 def brute_force(case: dict[str, Any], per_prefix: bool) -> float:
@@ -99,75 +132,137 @@ def brute_force(case: dict[str, Any], per_prefix: bool) -> float:
     return best
 
 
-def measure_times(seconds: float) -> list[dict[str, Any]]:
-    rng = np.random.default_rng(0)
+def measure_times(leaves: Sequence[int], seconds: float, longest: float) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row for each mode and number of leaves, and what was left out, with the reason."""
     rows: list[dict[str, Any]] = []
-    plan: list[tuple[SearchMode, HorizonMode, tuple[int, ...]]] = [
-        ("nested", "shared", (8, 32, 64, 128, 256)),
-        ("exact", "shared", (4, 8, 12)),
-        ("nested", "per_prefix", (4, 8)),
-        ("exact", "per_prefix", (8,)),
-    ]
-    for search, horizon, n in ((search, horizon, n) for search, horizon, sizes in plan for n in sizes):
-        case = draw_decision(rng, n, GRID, max_new=8)
-        found = timed(partial(best_meta_action, **case, search=search, horizon=horizon), seconds)
-        rows.append({"search": search, "horizon": horizon, "leaves": n, **found})
+    left_out: list[str] = []
+    for name, (search, horizon) in MODES.items():
+        rng = np.random.default_rng(0)  # every mode decides the same cases
+        for place, n in enumerate(leaves):
+            # What a per-prefix decision costs depends on how many samples it would run, so on the case.
+            cases = [draw_decision(rng, n, GRID, MAX_NEW) for _ in range(CASES)]
+            found = timed(
+                [partial(best_meta_action, **case, search=search, horizon=horizon) for case in cases], seconds
+            )
+            rows.append({"mode": name, "leaves": n, "sets": sets_weighed(search, n), **found})
+            if found["cpu_us"] > longest * 1e6 and leaves[place + 1 :]:
+                larger = ", ".join(map(str, leaves[place + 1 :]))
+                left_out.append(
+                    f"{name} at {larger} leaves: one decision over {n} takes {found['cpu_us'] / 1e6:.2f} s, more than "
+                    f"--longest {longest:g}"
+                )
+                break
     base = rows[0]["cpu_us"]
-    return [{**row, "ratio_to_8": row["cpu_us"] / base} for row in rows]
+    return [{**row, "ratio": row["cpu_us"] / base} for row in rows], left_out
+
+
+def given_up(against: str, losses: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """A row a mode: its losses of utility in words of a distribution."""
+    return [
+        {
+            "against": against,
+            "mode": name,
+            "mean": float(np.mean(values)),
+            "p95": float(np.quantile(values, 0.95)),
+            "worst": float(np.max(values)),
+            "found_best": float(np.mean(np.array(values) < 1e-9)),
+        }
+        for name, values in losses.items()
+    ]
 
 
 def measure_regret(decisions: int) -> list[dict[str, Any]]:
+    """Regret against brute force, where there are few enough meta-actions to try each."""
     rng = np.random.default_rng(1)
     rows = []
     for title, grid, n, max_new, per_prefix in (
         ("shared horizon, 8x8 grid, 6 leaves, 2 new", GRID, 6, 2, False),
+        ("shared horizon, 8x8 grid, 8 leaves, 2 new", GRID, 8, 2, False),
         ("a horizon each, 4x4 grid, 3 leaves, 2 new", SMALL, 3, 2, True),
     ):
-        regrets: dict[tuple[SearchMode, HorizonMode], list[float]] = {}
+        modes = {name: mode for name, mode in (MODES | UNCAPPED).items() if per_prefix or mode[1] in ("shared", "none")}
+        regrets: dict[str, list[float]] = {name: [] for name in modes}
         for _ in range(decisions):
             case = draw_decision(rng, n, grid, max_new)
             best = brute_force(case, per_prefix)
-            modes: tuple[HorizonMode, ...] = ("none", "shared", "per_prefix") if per_prefix else ("none", "shared")
-            searches: tuple[SearchMode, ...] = ("nested", "exact")
-            for search, horizon in itertools.product(searches, modes):
+            for name, (search, horizon) in modes.items():
                 found = best_meta_action(**case, search=search, horizon=horizon).utility.value
-                regrets.setdefault((search, horizon), []).append(best - found)
-        for key, values in regrets.items():
-            rows.append(
-                {
-                    "against": title,
-                    "search": key[0],
-                    "horizon": key[1],
-                    "mean": float(np.mean(values)),
-                    "p95": float(np.quantile(values, 0.95)),
-                    "worst": float(np.max(values)),
-                    "found_best": float(np.mean(np.array(values) < 1e-9)),
-                }
-            )
+                regrets[name].append(best - found)
+        rows += given_up(title, regrets)
     return rows
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    header = list(rows[0])
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    for line in (header, *cells):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
-    print()
+def measure_beyond(leaves: Sequence[int], decisions: int) -> list[dict[str, Any]]:
+    """What each mode gives up against the best that any of them found, where brute force is out of reach."""
+    rng = np.random.default_rng(2)
+    rows = []
+    for n in leaves:
+        losses: dict[str, list[float]] = {name: [] for name in MODES}
+        for _ in range(decisions):
+            case = draw_decision(rng, n, GRID, MAX_NEW)
+            found = {
+                name: best_meta_action(**case, search=search, horizon=horizon).utility.value
+                for name, (search, horizon) in MODES.items()
+            }
+            for name, value in found.items():
+                losses[name].append(max(found.values()) - value)
+        rows += given_up(f"{n} leaves, {MAX_NEW} new", losses)
+    return rows
+
+
+def regret_table(rows: Sequence[dict[str, Any]], against: str) -> str:
+    """Losses of utility, where a right answer earns 1."""
+    told = [
+        [
+            row["against"],
+            row["mode"],
+            *(f"{row[key]:.1e}" if row[key] > 1e-12 else "0" for key in ("mean", "p95", "worst")),  # rounding is none
+            f"{row['found_best']:.0%}",
+        ]
+        for row in rows
+    ]
+    return table([against, "mode", "mean given up", "95th percentile", "worst", "gives up nothing"], told)
 
 
 def main() -> None:
+    """Print the tables, and write the figures if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="write the figures as JSON, too")
+    parser.add_argument("--leaves", type=int, nargs="+", default=[8, 32, 128, 512, 1024])
     parser.add_argument("--seconds", type=float, default=0.5, help="processor time for each row of the first table")
+    parser.add_argument("--longest", type=float, default=2.0, help="seconds of a decision that end a mode's rows")
     parser.add_argument("--decisions", type=int, default=100, help="decisions for each row of the second table")
-    arguments = parser.parse_args()
-    report = {"times": measure_times(arguments.seconds), "regret": measure_regret(arguments.decisions)}
-    for rows in report.values():
-        print_table(rows)
-    print(json.dumps(report))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    parser.add_argument("--beyond", type=int, default=20, help="decisions for each row of the third table")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON, too")
+    options = parser.parse_args()
+    times, left_out = measure_times(options.leaves, options.seconds, options.longest)
+    device = processor()
+    print(f"{device}; 8x8 grid, up to {MAX_NEW} new samples\n")
+    told = [
+        [
+            row["mode"],
+            row["leaves"],
+            f"{row['sets']:,}",
+            f"{row['cpu_us'] / 1e3:.2f}",
+            f"{row['slowest_cpu_us'] / 1e3:.2f}",
+            f"{row['wall_us'] / 1e3:.2f}",
+            f"{row['ratio']:.1f}",
+        ]
+        for row in times
+    ]
+    first = f"to nested, {options.leaves[0]}"
+    print(table(["mode", "leaves", "sets weighed", "processor, ms", "slowest case, ms", "wall, ms", first], told))
+    for line in left_out:
+        print(f"left out: {line}")
+    regret = measure_regret(options.decisions)
+    print(f"\n{regret_table(regret, 'against brute force')}\n")
+    reached = [n for n in options.leaves if all(any(r["mode"] == m and r["leaves"] == n for r in times) for m in MODES)]
+    beyond = measure_beyond(reached, options.beyond)
+    print("Brute force would try 2^leaves sets here, so these are held against the best of the four.\n")
+    print(regret_table(beyond, "against the best found"))
+    write(
+        options.out,
+        {"device": device, "times": times, "left_out": left_out, "regret": regret, "beyond_brute_force": beyond},
+    )
 
 
 if __name__ == "__main__":

@@ -1,53 +1,82 @@
-"""What reading the joint costs: `python benchmarks/introspection_overhead.py`.
+"""What reading the joint costs: `python benchmarks/introspection_overhead.py [MODEL] [--device cuda]`.
 
 The same backend decodes with the reserved logits read and masked at every token, and with none of them read or masked:
-what is drawn differs then, though not how long it takes. Rounds take turns, and the ratio is that of the medians of a
-run.
+what is drawn differs then, though not how long it takes. Rounds take turns, and so does which of the two goes first;
+the ratio is the median of each round's ratio.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.reporting import device_name, table, write
 from zip_introspect import IntrospectiveLLM, SamplingParams
 from zip_introspect.backend import Backend
 from zip_introspect.demo.problems import held_out
+from zip_introspect.llm import DEMO_GGUF, DEMO_MODEL
 
 
 def main() -> None:
     """Print the table, and write the figures if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, nargs="*", default=[1, 8, 32])
+    parser.add_argument(
+        "model", nargs="?", help="a directory or GGUF file (default: the embedded model, every backend)"
+    )
+    parser.add_argument("--samples", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--steps", type=int, default=32, help="fewer than a sample takes, so that none ends")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--device", default="auto", help="of transformers: auto is cuda where there is one, else cpu")
+    parser.add_argument("--dtype", default="auto", help="of transformers")
+    parser.add_argument("--threads", type=int, default=None, help="of the CPU")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON, too")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for name in ("transformers", *(["llama-cpp"] if find_spec("llama_cpp") else [])):
-        with IntrospectiveLLM.demo(backend=name) as llm:
+    names = [name for name, module in (("transformers", "torch"), ("llama-cpp", "llama_cpp")) if find_spec(module)]
+    if options.model:
+        names = ["llama-cpp" if options.model.endswith(".gguf") else "transformers"]
+    for name in names:
+        settings: dict[str, Any] = {"threads": options.threads} if options.threads else {}
+        if name == "transformers":
+            settings |= {"device": options.device, "dtype": options.dtype}
+        model = options.model or str(DEMO_GGUF if name == "llama-cpp" else DEMO_MODEL)
+        with IntrospectiveLLM.from_pretrained(model, name, **settings) as llm:
+            told = {
+                "backend": name,
+                "model": Path(model).name,
+                "dtype": llm.info.dtype,
+                "device": device_name(llm.info),
+            }
             for samples in options.samples:
                 speeds = measure(llm.backend, samples, options.steps, options.rounds)
-                rows.append({"backend": name, "samples": samples, **speeds})
-    print("| backend | samples | read, tokens/s | not read, tokens/s | ratio |")
-    print("|---|---|---|---|---|")
-    for row in rows:
-        print(f"| {row['backend']} | {row['samples']} | {row['read']:.0f} | {row['blind']:.0f} | {row['ratio']:.3f} |")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+                rows.append({**told, "samples": samples, **speeds})
+    print(
+        table(
+            ["backend", "model", "device", "samples", "read, tokens/s", "not read, tokens/s", "ratio"],
+            [
+                [
+                    *(row[key] for key in ("backend", "model", "device", "samples")),
+                    f"{row['read']:,.0f}",
+                    f"{row['blind']:,.0f}",
+                    f"{row['ratio']:.3f}",
+                ]
+                for row in rows
+            ],
+        )
+    )
+    write(options.out, {"rows": rows})
 
 
 def measure(backend: Backend, samples: int, steps: int, rounds: int) -> dict[str, float]:
-    """Median tokens a second, read and not read, and their ratio."""
+    """Median tokens a second, read and not read, and the median of their ratio in a round."""
     prompt = backend.encode(held_out(9, 5)[4].prompt)
     speeds: dict[bool, list[float]] = {True: [], False: []}
     for seed in range(rounds + 1):
-        for read in (True, False):
+        for read in (True, False) if seed % 2 else (False, True):
             blind(backend, not read)
             (root,) = backend.prefill([prompt])
             sequences = backend.fork(root.sequence, range(samples), SamplingParams(seed=seed))
@@ -58,8 +87,8 @@ def measure(backend: Backend, samples: int, steps: int, rounds: int) -> dict[str
             if seed:  # the first round warms up
                 speeds[read].append(sum(len(item.tokens) for item in drawn) / seconds)
     blind(backend, False)
-    seen, unseen = statistics.median(speeds[True]), statistics.median(speeds[False])
-    return {"read": seen, "blind": unseen, "ratio": seen / unseen}
+    ratio = statistics.median(seen / unseen for seen, unseen in zip(speeds[True], speeds[False], strict=True))
+    return {"read": statistics.median(speeds[True]), "blind": statistics.median(speeds[False]), "ratio": ratio}
 
 
 def blind(backend: Any, wanted: bool) -> None:

@@ -68,7 +68,7 @@ class Decoder:
         self._takes_positions = "position_ids" in parameters
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], State]]:
         """States of prompts, several a batch; with each, the numbers of the prompts that are its rows."""
         for group in self._groups([len(prompt) for prompt in prompts]):
@@ -85,7 +85,7 @@ class Decoder:
             state.width = width
             yield group, state
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def run(self, state: State, sampler: RowSampler, uniforms: Tensor, alive: Tensor) -> Span:
         """Advance a state's rows in place by as many steps as `uniforms` (rows, steps) has columns.
 

@@ -1,0 +1,88 @@
+"""Every script of `make bench` runs to its end on tiny settings, and its table and JSON say the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+BACKENDS = ["transformers", *(["llama-cpp"] if find_spec("llama_cpp") else [])]
+
+
+def run(script: str, out: Path, *arguments: object) -> tuple[dict[str, Any], str]:
+    """The figures and the output of a script."""
+    command = [sys.executable, SCRIPTS / f"{script}.py", *map(str, arguments), "--out", out / "build" / "figures.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "build" / "figures.json").read_text(encoding="utf-8")), done.stdout
+
+
+def test_decisions_are_timed_and_held_against_brute_force(tmp_path: Path) -> None:
+    settings = ["--leaves", 2, 14, "--seconds", 0.01, "--decisions", 2, "--beyond", 1]
+    figures, printed = run("decision_time", tmp_path, *settings)
+    assert {(row["mode"], row["leaves"]) for row in figures["times"]} == {
+        (mode, leaves) for mode in ("nested", "exact", "per-prefix", "exact, per-prefix") for leaves in (2, 14)
+    }
+    assert all(0 < row["cpu_us"] <= row["slowest_cpu_us"] for row in figures["times"])
+    sets = {(row["mode"], row["leaves"]): row["sets"] for row in figures["times"]}
+    assert (sets["nested", 14], sets["exact", 2], sets["exact", 14]) == (15, 4, 4096 + 15)
+    assert not figures["left_out"]
+    for row in (*figures["regret"], *figures["beyond_brute_force"]):
+        assert row["worst"] >= row["mean"] > -1e-9
+    shared = [row for row in figures["regret"] if row["against"].startswith("shared") and row["mode"] == "exact"]
+    assert len(shared) == 2
+    assert all(row["found_best"] == 1 for row in shared)
+    assert f"{figures['device']}; 8x8 grid" in printed
+
+
+def test_a_mode_that_takes_too_long_is_left_out_and_named(tmp_path: Path) -> None:
+    settings = ["--leaves", 2, 3, "--seconds", 0, "--longest", 0, "--decisions", 1, "--beyond", 1]
+    figures, printed = run("decision_time", tmp_path, *settings)
+    assert {row["leaves"] for row in figures["times"]} == {2}
+    assert len(figures["left_out"]) == 4
+    assert all(f"left out: {line}" in printed for line in figures["left_out"])
+
+
+def test_introspection_is_timed_on_every_backend(tmp_path: Path) -> None:
+    figures, printed = run(
+        "introspection_overhead", tmp_path, "--samples", 2, "--steps", 4, "--rounds", 1, "--threads", 1
+    )
+    assert [row["backend"] for row in figures["rows"]] == BACKENDS
+    for row in figures["rows"]:
+        assert row["ratio"] == pytest.approx(row["read"] / row["blind"])
+        assert f"| {row['device']} | 2 | {row['read']:,.0f} |" in printed
+
+
+def test_the_search_loop_is_timed_against_generate(tmp_path: Path) -> None:
+    figures, printed = run("search_loop", tmp_path, "--tokens", 4, "--rounds", 1, "--threads", 1)
+    assert [(row["prompts"], row["samples"]) for row in figures["rows"]] == [(1, 8), (8, 64)]
+    for row in figures["rows"]:
+        assert row["ratio"] == pytest.approx(row["ours"] / row["transformers"])
+        assert f"| {row['samples']} | {row['ours']:,.0f} |" in printed
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_growth_is_measured(tmp_path: Path, backend: str) -> None:
+    settings = ["--prompts", 1, 2, "--samples", 3, "--length", 64, 8192, "--tokens", 4, "--rounds", 1, "--threads", 1]
+    figures, printed = run("growth", tmp_path, "--backends", backend, *settings)
+    prompts, samples, length = figures["measured"]
+    assert [row["prompts"] for row in prompts["rows"]] == [1, 2]
+    assert [row["samples"] for row in samples["rows"]] == [3]
+    assert [row["length"] for row in length["rows"]] == [64]
+    assert length["left_out"] == [8192]
+    for found in (prompts, samples, length):
+        assert found["backend"] == backend
+        assert found["rows"][0]["relative"] == 1
+        assert all(row["tokens_per_second"] > 0 and row["peak_bytes"] >= 0 for row in found["rows"])
+        assert all(("cells" in row) == (backend == "llama-cpp") for row in found["rows"])
+    # 4 layers, keys and values of 4 heads of 64 numbers, for a prompt of 64 tokens and 8 samples of 4
+    width = 2 if backend == "llama-cpp" else 4
+    assert length["rows"][0]["keys_values_bytes"] == pytest.approx((64 + 8 * 4) * 2 * 4 * 4 * 64 * width, rel=0.2)
+    assert f"| {length['rows'][0]['length']} | {length['rows'][0]['tokens_per_second']:,.0f} | 1.00 |" in printed
+    assert "left out, beyond the context of the model: 8192" in printed
