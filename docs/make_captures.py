@@ -1,7 +1,7 @@
 """Capture real runs of the embedded model for the README: `python docs/make_captures.py`.
 
-Writes the session and the measured results (docs/results.json) between README.md's markers, and one search as
-docs/figures/search.json and search.svg.
+Writes the session and the measured results (docs/embedded-model-figures.json) between README.md's markers, and one
+search as docs/figures/search.json and search.svg.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def run(*arguments: str) -> str:
 
 
 def results() -> str:
-    """The README's results, of docs/results.json."""
-    figures = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+    """The README's results, of docs/embedded-model-figures.json."""
+    figures = json.loads((ROOT / "docs" / "embedded-model-figures.json").read_text(encoding="utf-8"))
     return f"\n{summary(figures)}\n\n"
 
 

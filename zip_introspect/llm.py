@@ -38,7 +38,7 @@ from zip_introspect.turns import Turns, in_thread
 DEMO_MODEL = Path(__file__).parent / "demo" / "abacus"
 DEMO_GGUF = DEMO_MODEL / "abacus-q8_0.gguf"
 DEMO_CONFIG = GenerationConfig(max_new_tokens=640, beta=0.05)
-"""For its beta the embedded model is as accurate as for the default, at half the cost (docs/results.md)."""
+"""For its beta the embedded model is as accurate as for the default, at half the cost (its figures are in docs)."""
 DEMO_EXTRACTOR = after_marker(r"(?m)\bans\s+")
 """The embedded model ends its working with `ans 10`; where it declines, there is no answer."""
 

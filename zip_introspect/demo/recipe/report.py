@@ -13,7 +13,7 @@ def page(figures: dict[str, Any]) -> str:
     """The whole page."""
     return "\n".join(
         [
-            "# Results of the embedded model",
+            "# Figures of the embedded model",
             "",
             f"{figures['problems']} problems held out from all training, the five tiers in equal parts, seed "
             f"{figures['seed']}; temperature 1, alpha {figures['search']['alpha']}. Made by",
@@ -22,7 +22,7 @@ def page(figures: dict[str, Any]) -> str:
             f"$ {COMMAND} --seed {figures['seed']} --problems {figures['problems']}",
             "```",
             "",
-            "which also writes the numbers behind this page to `docs/results.json`.",
+            "which also writes the numbers behind this page to `docs/embedded-model-figures.json`.",
             "",
             "## Predictions",
             "",
@@ -60,7 +60,7 @@ def summary(figures: dict[str, Any]) -> str:
     accuracy = ", ".join(f"{found['accuracy'][str(tier)]:.2f}" for tier in TIERS)
     lines = [
         f"The embedded model on {figures['problems']} problems held out from its training "
-        f"([all figures, and the command](docs/results.md)):",
+        f"([all figures, and the command](docs/embedded-model-figures.md)):",
         "",
         "| Confidence at the end of a sample | |",
         "|---|---|",
