@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,6 +19,12 @@ from zip_introspect.demo.recipe.evaluate import evaluate
 from zip_introspect.demo.recipe.head import abacus_grid, calibrated, label, train_head, train_value
 from zip_introspect.demo.recipe.report import page, summary
 from zip_introspect.demo.recipe.rollouts import ending, evidence, roll_out
+from zip_introspect.demo.recipe.scorers import train_judge, train_reward_model
+from zip_introspect.evaluation.collecting import collect_rollouts
+from zip_introspect.evaluation.rollouts import Question
+from zip_introspect.evaluation.scoring import with_external_scores, with_self_scores
+from zip_introspect.evaluation.training_log import load_history
+from zip_introspect.grid import JointGrid
 from zip_introspect.llm import DEMO_MODEL
 from zip_introspect.training.dataset import load
 from zip_introspect_transformers import TransformersBackend
@@ -117,6 +124,45 @@ def test_the_final_model_opens_as_any_other(runs: Path) -> None:
         out = llm.generate("Solve 3*x+5=35")
     assert 0 <= out.confidence <= 1
     assert (runs / "final" / "model.safetensors").stat().st_size < 8_000_000
+
+
+def test_lite_trains_the_rows_of_the_grid_and_nothing_else(runs: Path, tmp_path: Path) -> None:
+    labelled, grid = load(runs / "labelled.parquet"), JointGrid.load(runs / "final")
+    train_head(runs / "base", labelled, grid, tmp_path / "lite", seed=0, kl_weight=None, frozen=True, epochs=10)
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(path, dtype="float32").state_dict()
+        for path in (runs / "base", tmp_path / "lite")
+    )
+    rows = slice(grid.first_reserved, grid.first_reserved + grid.num_cells)
+    assert not torch.equal(before["lm_head.weight"][rows], after["lm_head.weight"][rows])
+    for name, weight in before.items():
+        kept = torch.ones(len(weight), dtype=torch.bool)
+        if name == "lm_head.weight":
+            kept[rows] = False
+        assert torch.equal(weight[kept], after[name][kept]), name
+
+
+def test_without_the_kl_term_the_divergence_is_logged_all_the_same(runs: Path, tmp_path: Path) -> None:
+    labelled, grid = load(runs / "labelled.parquet"), JointGrid.load(runs / "final")
+    train_head(runs / "base", labelled, grid, tmp_path / "free", seed=0, kl_weight=0.0, epochs=25)
+    record = load_history(tmp_path / "free" / "training.json")[-1]
+    assert record.policy_kl > 0
+    assert record.step == 25
+
+
+def test_reward_model_and_judge_score_stored_rollouts(runs: Path, tmp_path: Path) -> None:
+    rows = load(runs / "rollouts.parquet").remove_columns("finished")
+    rows.add_column("finished", [True] * len(rows)).to_parquet(tmp_path / "graded.parquet")
+    train_reward_model(runs / "base", tmp_path / "graded.parquet", tmp_path / "reward_model", seed=0)
+    train_judge(runs / "base", tmp_path / "graded.parquet", tmp_path / "judge", seed=0)
+    question = Question("Solve 3*x+5=35", "10")
+    with IntrospectiveLLM.from_pretrained(runs / "final", config=GenerationConfig(max_new_tokens=8)) as llm:
+        stored = collect_rollouts(llm, [question], lambda text, expected: False, samples=2)
+    scored = with_self_scores(with_external_scores(stored, tmp_path / "reward_model"), tmp_path / "judge")
+    for item in scored.problems[0].rollouts:
+        assert 0 < item.external_score < 1
+        assert 0 < item.self_score < 1
+    assert scored.judgement_tokens == 2
 
 
 def test_the_evidence_table_tells_endings_apart(runs: Path) -> None:

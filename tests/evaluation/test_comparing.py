@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tests.evaluation.stored import CONFIG, simulated
 from zip_introspect import GenerationConfig
 from zip_introspect.errors import EvaluationDataError
-from zip_introspect.evaluation.baselines import BOUND, TITLES, ZIP_RC, label, settings_for
+from zip_introspect.evaluation.baselines import BOUND, LITE, TITLES, ZIP_RC, label, settings_for
 from zip_introspect.evaluation.baselines import settings as settings_of
 from zip_introspect.evaluation.comparing import ALL, compare, groups, predictions
 from zip_introspect.evaluation.cost import mean_interval, paired_difference, paired_differences
@@ -90,7 +90,7 @@ def test_every_curve_of_the_comparison_is_there_and_runs() -> None:
     found = settings_for(rollouts, CONFIG, alphas=(0.1, 1.0), betas=(0.5, 0.01))
     names = [setting.name for setting in found]
     scored = {"weighted_best_of_n_external", "weighted_best_of_n_self"}
-    assert set(names) == set(TITLES) - scored
+    assert set(names) == set(TITLES) - scored - {LITE}
     assert len({(setting.name, setting.config.alpha, label(setting)) for setting in found}) == len(found)
     assert [label(s) for s in found if s.name == "best_of_n"] == ["1 sample", "2 samples", "3 samples", "4 samples"]
     assert [(s.config.alpha, s.config.beta) for s in found if s.name == ZIP_RC] == [
@@ -108,7 +108,7 @@ def test_every_curve_of_the_comparison_is_there_and_runs() -> None:
 
 def test_scores_add_their_curves_and_zip_rc_is_capped_at_eight() -> None:
     found = settings_of(GenerationConfig(), 16, scorers=("value", "external", "self"))
-    assert {setting.name for setting in found} == set(TITLES) - {"majority_vote_pruned"}
+    assert {setting.name for setting in found} == set(TITLES) - {"majority_vote_pruned", LITE}
     assert {s.config.max_samples for s in found if s.name == ZIP_RC} == {8}
     assert max(s.config.max_samples for s in found if s.name == BOUND) == 16
     assert {s.scorer for s in found if s.name == "weighted_best_of_n_external"} == {"external"}
@@ -174,6 +174,33 @@ def test_starts_are_held_against_the_rollouts_and_against_chance() -> None:
     figures = found.figures(groups(rollouts)["odd"])
     assert figures["rollouts"] == 24
     assert figures["ece"] < 0.15
+
+
+def test_predictions_have_intervals_over_questions_that_cover_what_more_questions_would_show() -> None:
+    _, rollouts = simulated(questions=40)
+    found, truth = predictions(rollouts).intervals(), predictions(simulated(questions=200)[1])
+    expected = truth.figures(np.ones(200, dtype=bool))
+    assert (found["rollouts"].low, found["rollouts"].high) == (160, 160)
+    for name in ("accuracy_of_rollouts", "accuracy", "brier", "total_variation"):
+        item = found[name]
+        assert item.low < item.value < item.high
+        assert item.low - 0.02 <= expected[name] <= item.high + 0.02, name
+
+
+def test_two_heads_are_measured_by_what_happened_to_one() -> None:
+    _, rollouts = simulated(questions=4)
+    flat = np.full(rollouts.grid.num_cells, 1 / rollouts.grid.num_cells, dtype=np.float16)
+    blind = replace(
+        rollouts,
+        problems=tuple(
+            replace(p, rollouts=tuple(replace(r, joints=np.tile(flat, (len(r.joints), 1))) for r in p.rollouts))
+            for p in rollouts.problems
+        ),
+    )
+    own, other = predictions(rollouts), predictions(blind, rollouts)
+    for one, two in zip(own.starts, other.starts, strict=True):
+        np.testing.assert_array_equal(one.measured, two.measured)
+        assert two.distance > one.distance
 
 
 def test_a_group_in_which_all_is_right_has_no_ranking() -> None:

@@ -11,6 +11,7 @@ from zip_introspect.cli.evaluate import evaluate, report
 from zip_introspect.cli.export import attach_grid, export
 from zip_introspect.cli.inspect import inspect
 from zip_introspect.cli.rollouts import rollouts
+from zip_introspect.cli.score import score
 from zip_introspect.cli.version import version
 
 app = typer.Typer(
@@ -19,6 +20,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (ask, inspect, demo, calibrate, rollouts, evaluate, report, attach_grid, version):
+for command in (ask, inspect, demo, calibrate, rollouts, score, evaluate, report, attach_grid, version):
     app.command()(command)
 app.add_typer(export, name="export")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,17 @@ from zip_introspect.cli.reporting import Debug, reporting
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import BackendNotInstalledError, ConfigError
 
+if TYPE_CHECKING:
+    from zip_introspect.evaluation.rollouts import Rollouts
+
+Lite = Annotated[
+    Path | None,
+    typer.Option(help="The same samples with ZIP-RC-Lite's joints (score --joints-of), to be set beside them."),
+]
+Training = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=FILE", help="A training.json whose divergence is drawn; again for more."),
+]
 RolloutsFile = Annotated[Path, typer.Argument(help="Stored rollouts, as zip-introspect rollouts writes them.")]
 
 
@@ -29,6 +40,8 @@ def evaluate(
         int, typer.Option(help="Run each setting from so many places of the stored rollouts, and average.", min=1)
     ] = 1,
     processes: Annotated[int | None, typer.Option(help="(default: one for each core)", min=1)] = None,
+    lite: Lite = None,
+    training: Training = None,
     debug: Debug = False,
 ) -> None:
     """Replay every strategy over stored rollouts, and write what came of it: no model is needed."""
@@ -37,39 +50,66 @@ def evaluate(
         for value in alpha or []:
             if not 0 <= value <= 1:
                 raise ConfigError(f"--alpha is {value:g}; expected 0 to 1")
-        stored = modules.rollouts.Rollouts.load(rollouts)
-        baselines = modules.baselines
-        settings = baselines.settings_for(
-            stored,
-            GenerationConfig(interval=interval),
-            alphas=alpha or baselines.ALPHAS,
-            betas=beta or baselines.BETAS,
+        trainings = _trainings(training or [], modules)
+        stored, head = _load(rollouts, lite, modules)
+        baselines, saved = modules.baselines, modules.outcomes
+        config = GenerationConfig(interval=interval)
+        curves = {"alphas": alpha or baselines.ALPHAS, "betas": beta or baselines.BETAS}
+        how = {"windows": windows, "processes": processes}
+        outcomes = saved.evaluate_missing(
+            rollouts, stored, out, baselines.settings_for(stored, config, **curves), **how
         )
-        outcomes = modules.outcomes.evaluate_missing(
-            rollouts, stored, out, settings, windows=windows, processes=processes
-        )
-        typer.echo(modules.report.write(stored, outcomes, out))
+        if head is not None:
+            settings = baselines.lite_settings_for(head, config, **curves)
+            outcomes += saved.evaluate_missing(lite, head, out, settings, **how, file_name=saved.LITE_FILE_NAME)
+        typer.echo(modules.report.write(stored, outcomes, out, lite=head, trainings=trainings))
 
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Directory that zip-introspect evaluate wrote.")],
     rollouts: RolloutsFile,
+    lite: Lite = None,
+    training: Training = None,
     debug: Debug = False,
 ) -> None:
     """Write tables and figures anew from saved outcomes."""
     with reporting(debug):
         modules = _modules()
-        stored = modules.rollouts.Rollouts.load(rollouts)
+        trainings = _trainings(training or [], modules)
+        stored, head = _load(rollouts, lite, modules)
         outcomes = modules.outcomes.load_outcomes(rollouts, folder)
-        typer.echo(modules.report.write(stored, outcomes, folder))
+        if lite is not None:
+            outcomes += modules.outcomes.load_outcomes(lite, folder, modules.outcomes.LITE_FILE_NAME)
+        typer.echo(modules.report.write(stored, outcomes, folder, lite=head, trainings=trainings))
+
+
+def _load(file: Path, lite: Path | None, modules: SimpleNamespace) -> tuple[Rollouts, Rollouts | None]:
+    stored = modules.rollouts.Rollouts.load(file)
+    if lite is None:
+        return stored, None
+    head = modules.rollouts.Rollouts.load(lite)
+    stored.check_same_samples(head)
+    return stored, head
+
+
+def _trainings(given: list[str], modules: SimpleNamespace) -> dict[str, Any]:
+    found = {}
+    for item in given:
+        name, equals, file = item.partition("=")
+        if not (name and equals and file):
+            raise ConfigError(f"--training is {item!r}; expected NAME=FILE")
+        found[name] = modules.training_log.load_history(Path(file))
+    return found
 
 
 def _modules() -> SimpleNamespace:
     try:
-        from zip_introspect.evaluation import baselines, outcomes, report, rollouts
+        from zip_introspect.evaluation import baselines, outcomes, report, rollouts, training_log
     except ModuleNotFoundError as error:
         raise BackendNotInstalledError(
             f"evaluating needs the module {error.name!r}, which is not installed. "
             'Install it with: pip install "zip-introspect[eval]"'
         ) from error
-    return SimpleNamespace(baselines=baselines, outcomes=outcomes, report=report, rollouts=rollouts)
+    return SimpleNamespace(
+        baselines=baselines, outcomes=outcomes, report=report, rollouts=rollouts, training_log=training_log
+    )

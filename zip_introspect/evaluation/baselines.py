@@ -15,9 +15,10 @@ from zip_introspect.config import GenerationConfig
 from zip_introspect.evaluation.rollouts import Rollouts
 from zip_introspect.evaluation.strategies import Scorer, Setting
 
-ZIP_RC, BOUND = "zip_rc", "pass_at_k"
+ZIP_RC, LITE, BOUND = "zip_rc", "zip_rc_lite", "pass_at_k"
 TITLES = {
     ZIP_RC: "ZIP-RC",
+    LITE: "ZIP-RC-Lite",
     "majority_vote": "majority vote",
     "majority_vote_pruned": "majority vote, length-pruned",
     "best_of_n": "best of N, by value",
@@ -63,9 +64,7 @@ def settings(
     def setting(name: str, strategy: str, scorer: Scorer = "value", /, **changes: Any) -> Setting:
         return Setting(name, config.replace(strategy=strategy, **changes), scorer)
 
-    found = [
-        setting(ZIP_RC, ZIP_RC, alpha=alpha, beta=beta, max_samples=adaptive) for alpha in alphas for beta in betas
-    ]
+    found = adaptive_settings(config, stored, alphas=alphas, betas=betas)
     # Where every sample runs to its end, decisions change nothing: one is enough.
     once = {"interval": config.max_new_tokens}
     for name in ("majority_vote", "best_of_n", BOUND):
@@ -89,6 +88,19 @@ def settings(
     return found
 
 
+def adaptive_settings(
+    config: GenerationConfig,
+    stored: int,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    betas: Sequence[float] = BETAS,
+    curve: str = ZIP_RC,
+) -> list[Setting]:
+    """The points of zip_rc; `curve` is `LITE` on rollouts with the joints of that head."""
+    shared = {"strategy": ZIP_RC, "max_samples": min(_ADAPTIVE_SAMPLES, stored)}
+    return [Setting(curve, config.replace(alpha=alpha, beta=beta, **shared)) for alpha in alphas for beta in betas]
+
+
 def settings_for(
     rollouts: Rollouts, config: GenerationConfig, *, alphas: Sequence[float] = ALPHAS, betas: Sequence[float] = BETAS
 ) -> list[Setting]:
@@ -109,6 +121,15 @@ def settings_for(
     )
 
 
+def lite_settings_for(
+    rollouts: Rollouts, config: GenerationConfig, *, alphas: Sequence[float] = ALPHAS, betas: Sequence[float] = BETAS
+) -> list[Setting]:
+    """The points of zip_rc on rollouts with the joints of ZIP-RC-Lite."""
+    stored = min(len(problem.rollouts) for problem in rollouts.problems)
+    config = config.replace(max_new_tokens=rollouts.max_new_tokens)
+    return adaptive_settings(config, stored, alphas=alphas, betas=betas, curve=LITE)
+
+
 def title(curve: str) -> str:
     """What a reader is told a curve is; its name where it is none of ours."""
     return TITLES.get(curve, curve)
@@ -117,7 +138,7 @@ def title(curve: str) -> str:
 def label(setting: Setting) -> str:
     """What a point is within its curve."""
     config = setting.config
-    if setting.name == ZIP_RC:
+    if setting.name in (ZIP_RC, LITE):
         return f"beta {config.beta:g}"
     if "threshold" in config.strategy_options:
         return f"threshold {config.strategy_options['threshold']:g}"

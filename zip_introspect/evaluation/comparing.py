@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zip_introspect.errors import EvaluationDataError
-from zip_introspect.evaluation.baselines import TITLES, ZIP_RC, label
+from zip_introspect.evaluation.baselines import LITE, TITLES, ZIP_RC, label
 from zip_introspect.evaluation.cost import Interval, generation_cost, mean_interval, paired_differences
 from zip_introspect.evaluation.metrics import (
     RiskCoverage,
@@ -138,7 +138,7 @@ def compare(rollouts: Rollouts, outcomes: Sequence[Outcomes], alpha: float) -> C
     """Accuracy and cost of every setting at one alpha, and zip_rc against every other curve at equal cost.
 
     Args:
-        outcomes: those of zip_rc that were made with another alpha are left out; the other strategies know none.
+        outcomes: those of zip_rc, with either head, that were made with another alpha are left out; others know none.
 
     Raises:
         EvaluationDataError: outcomes of another number of questions than the rollouts'.
@@ -152,7 +152,7 @@ def compare(rollouts: Rollouts, outcomes: Sequence[Outcomes], alpha: float) -> C
             )
     measured: dict[str, list[_Measured]] = {}
     for outcome in outcomes:
-        if outcome.setting.name == ZIP_RC and outcome.setting.config.alpha != alpha:
+        if outcome.setting.name in (ZIP_RC, LITE) and outcome.setting.config.alpha != alpha:
             continue
         item = _Measured(
             outcome.setting,
@@ -244,14 +244,38 @@ class Predictions:
 
     def figures(self, inside: NDArray[np.bool_]) -> dict[str, float]:
         """Table 1, and more, on the questions of a group; NaN where all rollouts are right, or all wrong."""
-        rows = inside[self.owner]
-        owner, right, values = self.owner[rows], self.right[rows], self.values[rows]
-        both = 0 < right.sum() < len(right)
-        within, pairs = auroc_within(owner, right, values)
-        starts = [start for start, kept in zip(self.starts, inside, strict=True) if kept]
+        return self._figures(np.flatnonzero(inside))
+
+    def intervals(self, resamples: int = 200) -> dict[str, Interval]:
+        """The same on all questions, with bootstrap intervals over them; NaN where a draw has no such figure."""
+        size = len(self.starts)
+        rng = np.random.default_rng(0)
+        drawn = [self._figures(rng.integers(0, size, size)) for _ in range(resamples)]
         return {
-            "total_variation": float(np.mean([start.distance for start in starts])),
-            "total_variation_floor": float(np.mean([start.floor for start in starts])),
+            name: Interval(value, *map(float, np.percentile([draw[name] for draw in drawn], (2.5, 97.5))))
+            for name, value in self._figures(np.arange(size)).items()
+        }
+
+    @cached_property
+    def _rows(self) -> list[NDArray[np.int64]]:
+        """Each question's rollouts."""
+        return [np.flatnonzero(self.owner == place) for place in range(len(self.starts))]
+
+    @cached_property
+    def _within(self) -> NDArray[np.float64]:
+        """Each question's AUROC; NaN where its rollouts are all right, or all wrong."""
+        return np.array([auroc_within(np.zeros(len(r)), self.right[r], self.values[r])[0] for r in self._rows])
+
+    def _figures(self, places: NDArray[np.int64]) -> dict[str, float]:
+        """Of questions by their places, which may be there more than once."""
+        rows = np.concatenate([self._rows[place] for place in places])
+        right, values = self.right[rows], self.values[rows]
+        both = 0 < right.sum() < len(right)
+        within = self._within[places]
+        pairs = int((~np.isnan(within)).sum())
+        return {
+            "total_variation": float(np.mean([self.starts[place].distance for place in places])),
+            "total_variation_floor": float(np.mean([self.starts[place].floor for place in places])),
             "rollouts": len(right),
             "accuracy_of_rollouts": float(right.mean()),
             **(
@@ -260,14 +284,19 @@ class Predictions:
             "brier": brier(right, values),
             "ece": expected_calibration_error(right, values),
             "auroc": auroc(right, values) if both else np.nan,
-            "auroc_within": within,
+            "auroc_within": float(np.nanmean(within)) if pairs else np.nan,
             "problems_with_both": pairs,
             "risk_coverage_area": risk_coverage(right, values).area,
         }
 
 
-def predictions(rollouts: Rollouts) -> Predictions:
-    """What the model expected, at the start and at the end, and what happened."""
+def predictions(rollouts: Rollouts, truth: Rollouts | None = None) -> Predictions:
+    """What the model expected, at the start and at the end, and what happened.
+
+    Args:
+        truth: the same samples with another head's joints, whose final values stand for what happened, as two heads are
+            only comparable by one measure; None is the rollouts' own.
+    """
     grid = rollouts.grid
     ends = [
         (place, rollout.right, rollouts.final_value(rollout))
@@ -275,8 +304,11 @@ def predictions(rollouts: Rollouts) -> Predictions:
         for rollout in problem.rollouts
     ]
     owner, right, values = (np.array(column) for column in zip(*ends, strict=True))
+    happened = values
+    if truth is not None:
+        happened = np.array([truth.final_value(item) for problem in truth.problems for item in problem.rollouts])
     rng = np.random.default_rng(0)
-    starts = [_start(problem, values[owner == place], grid, rng) for place, problem in enumerate(rollouts.problems)]
+    starts = [_start(problem, happened[owner == place], grid, rng) for place, problem in enumerate(rollouts.problems)]
     return Predictions(owner, right, values, tuple(starts))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -14,15 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.stats import binomtest
 
-from zip_introspect.evaluation.baselines import BOUND, ZIP_RC, title
+from zip_introspect.evaluation.baselines import BOUND, LITE, ZIP_RC, title
 from zip_introspect.evaluation.comparing import ALL, Comparison, Point, Predictions, Start
 from zip_introspect.evaluation.drawing import bare
 from zip_introspect.evaluation.metrics import expected_calibration_error, reliability, risk_coverage
+from zip_introspect.evaluation.training_log import Record
 from zip_introspect.grid import JointGrid
 
 # Okabe and Ito's colours, told apart by people who see fewer; the marker says the same once more.
 _STYLES: dict[str, dict[str, Any]] = {
     ZIP_RC: {"color": "#D55E00", "marker": "o", "linewidth": 2.6, "markersize": 6, "zorder": 10},
+    LITE: {"color": "#F4A582", "marker": "o", "linestyle": "--", "linewidth": 2.0},
     "majority_vote": {"color": "#0072B2", "marker": "s"},
     "majority_vote_pruned": {"color": "#56B4E9", "marker": "D"},
     "best_of_n": {"color": "#009E73", "marker": "^"},
@@ -163,6 +165,29 @@ def samples(comparisons: Sequence[Comparison], groups: Sequence[str]) -> Figure:
         axes.set_title(f"alpha {comparison.alpha:g}", loc="left")
         bare(axes)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def training_kl(histories: Mapping[str, Sequence[Record]]) -> Figure:
+    """The policy's divergence from the original during trainings, by their names (figure 4)."""
+    figure = Figure(figsize=(6.0, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, history), colour in zip(histories.items(), mpl.color_sequences["petroff10"], strict=False):
+        steps, divergence = [record.step for record in history], [record.policy_kl for record in history]
+        axes.plot(steps, divergence, color=colour, linewidth=1.8)
+        axes.annotate(
+            f"{name}: {divergence[-1]:.3g} at the end",
+            (steps[-1], divergence[-1]),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="right",
+            color=colour,
+        )
+    axes.set_yscale("log")
+    axes.set_xlabel("updates")
+    axes.set_ylabel("KL from the original policy, nats a token")
+    axes.set_xlim(0)
+    bare(axes)
     return figure
 
 

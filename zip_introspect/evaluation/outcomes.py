@@ -22,7 +22,7 @@ from zip_introspect.errors import EvaluationDataError
 from zip_introspect.evaluation.rollouts import Rollouts
 from zip_introspect.evaluation.strategies import Outcomes, Setting, sweep
 
-FILE_NAME = "outcomes.parquet"
+FILE_NAME, LITE_FILE_NAME = "outcomes.parquet", "outcomes_lite.parquet"
 _KEY = b"zip_introspect"
 _FIGURES = ("right", "compute", "latency", "samples", "tokens")
 _SCHEMA = pa.schema(
@@ -42,22 +42,24 @@ def evaluate_missing(
     *,
     windows: int = 1,
     processes: int | None = None,
+    file_name: str = FILE_NAME,
 ) -> list[Outcomes]:
     """Evaluate the settings whose outcomes the folder does not hold yet, and save each when it is there.
 
     Args:
         rollouts_file: what `rollouts` was read from.
         windows, processes: as in `sweep`.
+        file_name: within the folder; `LITE_FILE_NAME` for rollouts with another head's joints.
 
     Returns:
-        all outcomes of the folder.
+        all outcomes of the file.
 
     Raises:
         EvaluationDataError: the folder holds outcomes of other rollouts or windows.
         ConfigError: as `sweep`.
     """
     source = {"rollouts": fingerprint(rollouts_file), "windows": windows}
-    file = folder / FILE_NAME
+    file = folder / file_name
     done = _load(file, source) if file.exists() else []
     known = [outcome.setting for outcome in done]
     missing = [setting for setting in settings if setting not in known]
@@ -69,13 +71,13 @@ def evaluate_missing(
     return done
 
 
-def load_outcomes(rollouts_file: Path, folder: Path) -> list[Outcomes]:
+def load_outcomes(rollouts_file: Path, folder: Path, file_name: str = FILE_NAME) -> list[Outcomes]:
     """The outcomes of a folder.
 
     Raises:
         EvaluationDataError: there are none, or they come from other rollouts.
     """
-    return _load(folder / FILE_NAME, {"rollouts": fingerprint(rollouts_file)})
+    return _load(folder / file_name, {"rollouts": fingerprint(rollouts_file)})
 
 
 def fingerprint(file: Path) -> str:

@@ -5,11 +5,10 @@ Tables are written as Markdown and CSV, figures as PNG and SVG.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +16,36 @@ import numpy as np
 
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import EvaluationDataError
-from zip_introspect.evaluation import figures
+from zip_introspect.evaluation import figures, tables
 from zip_introspect.evaluation.baselines import BOUND, MATCHED_BETA, ZIP_RC, title
-from zip_introspect.evaluation.comparing import ALL, Comparison, Predictions, compare, groups, predictions
-from zip_introspect.evaluation.cost import Interval
+from zip_introspect.evaluation.comparing import ALL, Comparison, Predictions, Start, compare, groups, predictions
 from zip_introspect.evaluation.drawing import save
 from zip_introspect.evaluation.replay import ReplayBackend
 from zip_introspect.evaluation.rollouts import Rollouts
 from zip_introspect.evaluation.strategies import Outcomes
 from zip_introspect.evaluation.timeline import timeline
+from zip_introspect.evaluation.training_log import Record
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.result import GenerationResult
 
 _SHOWN = 20  # joints, as in figure 2
 _SEARCHES = 50  # among which the timeline is chosen
-_PREDICTIONS = {
-    "total_variation": "total variation at the start",
-    "total_variation_floor": "the least that so few rollouts allow",
-    "f1": "F1 at 0.5",
-    "accuracy": "accuracy at 0.5",
-    "recall_incorrect": "recall of incorrect at 0.5",
-    "brier": "Brier score",
-    "ece": "calibration error (ECE)",
-    "auroc": "AUROC",
-    "auroc_within": "AUROC within a problem",
-    "problems_with_both": "problems with right and wrong rollouts",
-    "risk_coverage_area": "area under risk-coverage",
-    "accuracy_of_rollouts": "accuracy of a rollout",
-    "rollouts": "rollouts",
-}
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under headings; the first column says what a row is."""
-
-    name: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        """The table in Markdown, numbers to the right."""
-        lines = [self.headings, ("---", *["---:"] * (len(self.headings) - 1)), *self.rows]
-        return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines)
-
-    def save(self, folder: Path) -> None:
-        """Write `name.md` and `name.csv`."""
-        (folder / f"{self.name}.md").write_text(self.markdown() + "\n", encoding="utf-8")
-        with (folder / f"{self.name}.csv").open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows([self.headings, *self.rows])
-
-
-def write(rollouts: Rollouts, outcomes: Sequence[Outcomes], folder: Path) -> Path:
+def write(
+    rollouts: Rollouts,
+    outcomes: Sequence[Outcomes],
+    folder: Path,
+    *,
+    lite: Rollouts | None = None,
+    trainings: Mapping[str, Sequence[Record]] | None = None,
+) -> Path:
     """Write the report.
 
     Args:
         outcomes: of settings of `baselines`; those of zip_rc say which alphas are compared.
+        lite: the same samples with the joints of ZIP-RC-Lite, which is then set beside the model's own.
+        trainings: by name, what was logged of the policy's divergence.
 
     Returns:
         its page, `report.md`.
@@ -88,34 +61,37 @@ def write(rollouts: Rollouts, outcomes: Sequence[Outcomes], folder: Path) -> Pat
         )
     folder.mkdir(parents=True, exist_ok=True)
     comparisons = [compare(rollouts, outcomes, alpha) for alpha in alphas]
-    expected = predictions(rollouts)
     inside = groups(rollouts)
-    quality = {name: expected.figures(mask) for name, mask in inside.items()}
+    heads = {"predictions": predictions(rollouts)}
+    if lite is not None:
+        heads["predictions_lite"] = predictions(lite, rollouts)
+    quality = {name: {group: head.figures(mask) for group, mask in inside.items()} for name, head in heads.items()}
+    intervals = {name: head.intervals() for name, head in heads.items()}
     results = {
         "model": Path(rollouts.model).name,
         "questions": {name: int(mask.sum()) for name, mask in inside.items()},
         "rollouts_per_question": min(len(problem.rollouts) for problem in rollouts.problems),
         "max_new_tokens": rollouts.max_new_tokens,
-        "predictions": quality,
+        **quality,
+        "intervals": {name: {key: asdict(item) for key, item in found.items()} for name, found in intervals.items()},
         "alphas": [asdict(comparison) for comparison in comparisons],
     }
-    text = json.dumps(_finite(results), indent=1)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    tables = [_prediction_table(quality)]
+    (folder / "results.json").write_text(json.dumps(_finite(results), indent=1) + "\n", encoding="utf-8")
+    made = [tables.prediction_table(name, quality[name], intervals[name]) for name in heads]
     for comparison in comparisons:
-        tables += [
-            _matched(comparison, list(inside)),
-            _verdict(comparison),
-            _differences(comparison, list(inside)),
-            _points(comparison),
-        ]
-    for table in tables:
+        made += tables.of_comparison(comparison, list(inside))
+    for table in made:
         table.save(folder)
     config = next(outcome.setting.config for outcome in outcomes if outcome.setting.name == ZIP_RC)
     search = _search(rollouts, config.replace(alpha=alphas[0], beta=MATCHED_BETA))
-    _draw(rollouts, comparisons, expected, list(inside), search, folder)
+    _draw(rollouts, comparisons, heads["predictions"], list(inside), search, folder)
+    if lite is not None:
+        save(figures.joints(_shown(heads["predictions_lite"]), lite.grid), folder / "joints_lite")
+    if trainings:
+        save(figures.training_kl(trainings), folder / "training_kl")
     page = folder / "report.md"
-    page.write_text(_page(results, comparisons, {table.name: table for table in tables}), encoding="utf-8")
+    text = _page(results, comparisons, {table.name: table.markdown() for table in made}, bool(trainings))
+    page.write_text(text, encoding="utf-8")
     return page
 
 
@@ -129,13 +105,17 @@ def _draw(
 ) -> None:
     for comparison in comparisons:
         save(figures.frontier(comparison, names), folder / _frontier(comparison))
-    places = np.unique(np.linspace(0, len(expected.starts) - 1, _SHOWN).round().astype(int))
-    starts = sorted((expected.starts[place] for place in places), key=lambda start: start.problem.question.group)
-    save(figures.joints(starts, rollouts.grid), folder / "joints")
+    save(figures.joints(_shown(expected), rollouts.grid), folder / "joints")
     save(figures.samples(comparisons, [name for name in names if name != ALL] or names), folder / "samples")
     save(figures.reliability_diagram(expected), folder / "reliability")
     save(figures.risk_coverage_curve(expected), folder / "risk_coverage")
     save(timeline(search.to_dict()), folder / "timeline")
+
+
+def _shown(expected: Predictions) -> list[Start]:
+    """Questions spread over all of them, in the order of their groups."""
+    places = np.unique(np.linspace(0, len(expected.starts) - 1, _SHOWN).round().astype(int))
+    return sorted((expected.starts[place] for place in places), key=lambda start: start.problem.question.group)
 
 
 def _search(rollouts: Rollouts, config: GenerationConfig) -> GenerationResult:
@@ -150,83 +130,7 @@ def _search(rollouts: Rollouts, config: GenerationConfig) -> GenerationResult:
     return max(results, key=eventful)
 
 
-def _prediction_table(quality: dict[str, dict[str, float]]) -> Table:
-    rows = [
-        (
-            heading,
-            *(
-                f"{found[key]:.0f}" if key in ("rollouts", "problems_with_both") else _number(found[key])
-                for found in quality.values()
-            ),
-        )
-        for key, heading in _PREDICTIONS.items()
-    ]
-    return Table("predictions", ("", *quality), tuple(rows))
-
-
-def _matched(comparison: Comparison, names: list[str]) -> Table:
-    """Table 2: every strategy at the setting whose cost is nearest to that of zip_rc."""
-    rows = []
-    for point in comparison.matched(_reference(comparison)):
-        of_group = comparison.at(point.curve, point.setting)
-        cells = (_share(of_group[group].accuracy) for group in names)
-        rows.append((title(point.curve), point.setting, f"{point.cost.value:.2f}", *cells))
-    return Table(f"matched_alpha_{comparison.alpha:g}", ("strategy", "setting", "cost", *names), tuple(rows))
-
-
-def _differences(comparison: Comparison, names: list[str]) -> Table:
-    rows: dict[tuple[str, str], list[str]] = {}
-    for item in comparison.differences:
-        note = "" if item.reach == "within" else f" ({item.reach})"
-        key = (item.setting, item.rival)
-        rows.setdefault(key, [item.setting, title(item.rival)]).append(_gain(item.accuracy) + note)
-    name = f"differences_alpha_{comparison.alpha:g}"
-    return Table(name, ("ZIP-RC", "less", *names), tuple(map(tuple, rows.values())))
-
-
-def _points(comparison: Comparison) -> Table:
-    rows = [
-        (
-            title(point.curve),
-            point.setting,
-            point.group,
-            *(f"{number:.4f}" for item in (point.accuracy, point.cost) for number in (item.value, item.low, item.high)),
-            f"{point.compute:.3f}",
-            f"{point.latency:.3f}",
-            f"{point.samples.value:.2f}",
-            f"{point.tokens:.1f}",
-        )
-        for point in comparison.points
-    ]
-    headings = (
-        *("strategy", "setting", "questions", "accuracy", "low", "high", "cost", "cost low", "cost high"),
-        *("compute", "latency", "samples", "tokens"),
-    )
-    return Table(f"points_alpha_{comparison.alpha:g}", headings, tuple(rows))
-
-
-def _verdict(comparison: Comparison) -> Table:
-    """Over all questions: at how many settings of zip_rc the interval lies above zero, holds it, or lies below it."""
-    rows = []
-    for name in comparison.curves:
-        found = [item.accuracy for item in comparison.differences if (item.rival, item.group) == (name, ALL)]
-        if found:
-            ahead, behind = sum(item.low > 0 for item in found), sum(item.high < 0 for item in found)
-            rows.append((title(name), str(ahead), str(len(found) - ahead - behind), str(behind)))
-    return Table(f"verdict_alpha_{comparison.alpha:g}", ("ZIP-RC against", "ahead", "undecided", "behind"), tuple(rows))
-
-
-def _reference(comparison: Comparison) -> str:
-    """The setting of zip_rc whose beta is nearest to that of the paper's table 2."""
-    settings = [point.setting for point in comparison.curve(ZIP_RC)]
-    return min(settings, key=lambda setting: abs(math.log((_beta(setting) + 1e-9) / MATCHED_BETA)))
-
-
-def _beta(setting: str) -> float:
-    return float(setting.removeprefix("beta "))
-
-
-def _page(results: dict[str, Any], comparisons: Sequence[Comparison], tables: dict[str, Table]) -> str:
+def _page(results: dict[str, Any], comparisons: Sequence[Comparison], shown: dict[str, str], trainings: bool) -> str:
     asked = results["questions"][ALL]
     lines = [
         f"# {results['model']}: what introspection buys",
@@ -241,7 +145,7 @@ def _page(results: dict[str, Any], comparisons: Sequence[Comparison], tables: di
         "question's rollouts, and what a perfect prediction would score against so few of them. At the end: the "
         "expected reward before the last token, as a prediction of being right.",
         "",
-        tables["predictions"].markdown(),
+        shown["predictions"],
         "",
         "![joints](joints.png)",
         "",
@@ -257,8 +161,19 @@ def _page(results: dict[str, Any], comparisons: Sequence[Comparison], tables: di
         "The error that is left if only the most confident share of the rollouts is answered.",
         "",
     ]
+    if "predictions_lite" in shown:
+        lines += _lite_section(shown["predictions_lite"])
+    if trainings:
+        lines += [
+            "## What training does to the policy",
+            "",
+            "![KL during training](training_kl.png)",
+            "",
+            "The policy's divergence from the original, on the batches of the training.",
+            "",
+        ]
     for comparison in comparisons:
-        lines += _section(comparison, tables)
+        lines += _section(comparison, shown)
     lines += [
         "## Where the samples go",
         "",
@@ -275,11 +190,27 @@ def _page(results: dict[str, Any], comparisons: Sequence[Comparison], tables: di
     return "\n".join(lines)
 
 
-def _section(comparison: Comparison, tables: dict[str, Table]) -> list[str]:
+def _lite_section(table: str) -> list[str]:
+    return [
+        "## ZIP-RC-Lite",
+        "",
+        "A head on the frozen model, trained without the KL term, reads the same samples. What happened is measured by "
+        "the final values of the model above, for both heads.",
+        "",
+        table,
+        "",
+        "![joints of ZIP-RC-Lite](joints_lite.png)",
+        "",
+        "The same questions as above. Its searches are a curve of their own below.",
+        "",
+    ]
+
+
+def _section(comparison: Comparison, shown: dict[str, str]) -> list[str]:
     suffix = f"alpha_{comparison.alpha:g}"
     falls = [step for step in comparison.steps if step.falls]
     what = "; ".join(
-        f"{step.group}: {_gain(step.accuracy)} points from {step.before} to {step.after}" for step in falls
+        f"{step.group}: {tables.gain(step.accuracy)} points from {step.before} to {step.after}" for step in falls
     )
     slope = (
         f"Paying more loses accuracy, by more than the interval, here: {what}."
@@ -300,9 +231,9 @@ def _section(comparison: Comparison, tables: dict[str, Table]) -> list[str]:
         slope,
         "",
         f"Accuracy in percent of every strategy at the setting whose cost is nearest to that of ZIP-RC at "
-        f"{_reference(comparison)}:",
+        f"{tables.reference(comparison)}:",
         "",
-        tables[f"matched_{suffix}"].markdown(),
+        shown[f"matched_{suffix}"],
         "",
         f"ZIP-RC against each curve at its own mean cost, over all questions: at how many of its "
         f"{len(comparison.curve(ZIP_RC))} betas it is ahead or behind by more than the interval. "
@@ -311,27 +242,13 @@ def _section(comparison: Comparison, tables: dict[str, Table]) -> list[str]:
         f"difference, by group: [differences_{suffix}.md](differences_{suffix}.md); every point: "
         f"[points_{suffix}.md](points_{suffix}.md).",
         "",
-        tables[f"verdict_{suffix}"].markdown(),
+        shown[f"verdict_{suffix}"],
         "",
     ]
 
 
 def _frontier(comparison: Comparison) -> str:
     return f"frontier_alpha_{comparison.alpha:g}"
-
-
-def _share(accuracy: Interval) -> str:
-    return f"{100 * accuracy.value:.1f} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
-
-
-def _gain(difference: Interval) -> str:
-    """In points of accuracy; zero has no sign."""
-    value, low, high = (round(100 * number, 1) + 0.0 for number in (difference.value, difference.low, difference.high))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def _number(value: float) -> str:
-    return "none" if math.isnan(value) else f"{value:.3f}"
 
 
 def _finite(item: Any) -> Any:

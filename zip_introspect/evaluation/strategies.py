@@ -71,7 +71,10 @@ def evaluate(rollouts: Rollouts, setting: Setting, *, windows: int = 1) -> Outco
         with IntrospectiveLLM(backend, setting.config, extractor=backend.answer) as llm:
             results = llm.batch([problem.question.text for problem in rollouts.problems])
         rows.append(
-            [_row(backend, problem, setting, item) for problem, item in zip(rollouts.problems, results, strict=True)]
+            [
+                _row(rollouts, backend, problem, setting, item)
+                for problem, item in zip(rollouts.problems, results, strict=True)
+            ]
         )
     right, compute, latency, samples, tokens = np.mean(np.array(rows, dtype=np.float64), axis=0).T
     return Outcomes(setting, right, compute, latency, samples, tokens)
@@ -139,11 +142,11 @@ def _check(rollouts: Rollouts, setting: Setting) -> None:
 
 
 def _row(
-    backend: ReplayBackend, problem: Problem, setting: Setting, result: GenerationResult
+    rollouts: Rollouts, backend: ReplayBackend, problem: Problem, setting: Setting, result: GenerationResult
 ) -> tuple[float, float, float, float, float]:
     started = {sample.number: backend.rollout_of(problem, sample.number) for sample in result.samples}
     usage = result.usage
-    compute, latency = usage.prompt_tokens + usage.generated_tokens, usage.depth
+    compute, latency = float(usage.prompt_tokens + usage.generated_tokens), usage.depth
     chosen = result.chosen
     if setting.scorer != "value":
         finished = [sample for sample in result.samples if sample.status == "finished" and sample.finish != "length"]
@@ -153,21 +156,17 @@ def _row(
         ]
         found = select(candidates, result.selection)  # type: ignore[arg-type]
         chosen = found.number if found else chosen
-        if setting.scorer == "external":  # a model of the same size reads the prompt and the sample anew
-            compute += sum(len(problem.prompt_tokens) + sample.tokens for sample in finished)
+        if setting.scorer == "external":  # it reads the prompt and the sample anew, all tokens at once
+            compute += rollouts.external_cost * sum(len(problem.prompt_tokens) + sample.tokens for sample in finished)
         else:
-            compute += len(finished) * JUDGEMENT_TOKENS
-            latency += JUDGEMENT_TOKENS
+            compute += len(finished) * rollouts.judgement_tokens
+            latency += 1  # of one pass over the question
     oracle = getattr(strategies.get(setting.config.strategy), "oracle", False)
     if oracle:
         right = any(item.right for item in started.values())
     else:
         right = chosen is not None and result.samples[chosen].status == "finished" and started[chosen].right
-    return float(right), float(compute), float(latency), float(len(result.samples)), float(usage.generated_tokens)
-
-
-JUDGEMENT_TOKENS = 2
-"""What self-evaluation adds to a sample: the question whether it is right, and the answer to it; the rest is cached."""
+    return float(right), compute, float(latency), float(len(result.samples)), float(usage.generated_tokens)
 
 
 def _score(rollout: StoredRollout, scorer: Scorer) -> float | None:

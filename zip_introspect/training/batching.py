@@ -75,6 +75,8 @@ class LengthBatchingTrainer(Trainer):
         trained = (self._lengths - np.asarray(rows["prompt_length"])).mean()
         self.usual_tokens = float(trained) * self.args.train_batch_size * self.args.gradient_accumulation_steps
         """Trained tokens of an average update on one device: what a batch's summed loss is divided by."""
+        self._parts: dict[str, float] = {}
+        self._noted = 0
 
     def compute_loss(
         self,
@@ -92,6 +94,19 @@ class LengthBatchingTrainer(Trainer):
         """A batch's loss, summed over its trained tokens, and the model's outputs."""
         outputs = model(**inputs, num_items_in_batch=1)
         return outputs.loss, outputs
+
+    def note(self, **parts: Tensor) -> None:
+        """Parts of a batch's summed loss, to be logged beside it; once a batch."""
+        for name, part in parts.items():
+            self._parts[name] = self._parts.get(name, 0.0) + part.detach().item() / self.usual_tokens
+        self._noted += 1
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the mean of each part of the loss to what the Trainer logs."""
+        if self._noted:
+            logs |= {name: round(total / self._noted, 5) for name, total in self._parts.items()}
+            self._parts, self._noted = {}, 0
+        super().log(logs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ShuffledLengthSampler:
         return ShuffledLengthSampler(self._lengths.tolist(), self.args.train_batch_size, seed=self.args.seed)

@@ -54,7 +54,7 @@ class JointTrainer(LengthBatchingTrainer):
         reference: the frozen original; None trains without the KL term (an intermediate head, or ZIP-RC-Lite).
         kl_weight: alpha_KL of eq. 3; A.1 recommends 10 to 100.
 
-    Logs `joint_loss` and `policy_kl` (nats a token) beside the loss.
+    Logs `joint_loss` and, with a reference, `policy_kl` (nats a token) beside the loss.
     """
 
     def __init__(
@@ -74,8 +74,6 @@ class JointTrainer(LengthBatchingTrainer):
         self.reference: nn.Module | None = None
         if reference is not None:
             self.reference = nn.Module.to(reference, self.args.device).eval().requires_grad_(False)
-        self._sums = {"joint_loss": 0.0, "policy_kl": 0.0}
-        self._batches = 0
 
     def summed_loss(self, model: nn.Module, inputs: dict[str, Tensor | Any]) -> tuple[Tensor, Any]:
         """Eq. 3, summed over the labelled positions of a batch."""
@@ -84,20 +82,12 @@ class JointTrainer(LengthBatchingTrainer):
         labelled = labels != IGNORED
         logits = outputs.logits[labelled]
         loss = labelled.sum() * joint_loss(logits, labels[labelled], self.grid)
-        self._sums["joint_loss"] += loss.detach().item() / self.usual_tokens
+        parts = {"joint_loss": loss}
         if self.reference is not None:
             with torch.no_grad():
                 original = self.reference(**inputs, use_cache=False).logits[labelled]
             divergence = policy_kl(logits, original, self.grid).sum()
-            self._sums["policy_kl"] += divergence.detach().item() / self.usual_tokens
+            parts["policy_kl"] = divergence
             loss = loss + self.kl_weight * divergence
-        self._batches += 1
+        self.note(**parts)
         return loss, outputs
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the two parts of the loss to what the Trainer logs."""
-        if self._batches:
-            logs |= {name: round(total / self._batches, 5) for name, total in self._sums.items()}
-            self._sums = dict.fromkeys(self._sums, 0.0)
-            self._batches = 0
-        super().log(logs, *args, **kwargs)

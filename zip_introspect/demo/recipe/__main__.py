@@ -21,7 +21,10 @@ from zip_introspect.demo.recipe.evaluate import evaluate as measure
 from zip_introspect.demo.recipe.head import abacus_grid, label, train_head, train_value
 from zip_introspect.demo.recipe.report import page
 from zip_introspect.demo.recipe.rollouts import evidence, roll_out
+from zip_introspect.demo.recipe.schedule import TRAINING_FILE
+from zip_introspect.demo.recipe.scorers import train_judge, train_reward_model
 from zip_introspect.exporting import exporter
+from zip_introspect.grid import JointGrid
 from zip_introspect.llm import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.training.dataset import load
 from zip_introspect_transformers import TransformersBackend
@@ -96,23 +99,49 @@ def ship(runs: Runs = Path("runs")) -> None:
 
 
 @app.command()
+def rivals(
+    runs: Runs = Path("runs"),
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Where models and logs are put.")] = Path("benchmarks/rivals"),
+) -> None:
+    """Train what the final model is held against: reward model, judge, ZIP-RC-Lite, and a model without the KL term.
+
+    After `final`, from the same base model and rollouts.
+    """
+    base, graded = runs / "base", runs / "rollouts.parquet"
+    if not _done(runs, "reward_model", "reward_model/model.safetensors", seed=seed):
+        train_reward_model(base, graded, runs / "reward_model", seed=seed)
+    if not _done(runs, "judge", "judge/model.safetensors", seed=seed):
+        train_judge(base, graded, runs / "judge", seed=seed)
+    labelled, grid = load(runs / "labelled.parquet"), JointGrid.load(runs / "final")
+    if not _done(runs, "lite", "lite/model.safetensors", seed=seed):
+        train_head(base, labelled, grid, runs / "lite", seed=seed, kl_weight=None, frozen=True, learning_rate=1e-2)
+    if not _done(runs, "without_kl", "without_kl/model.safetensors", seed=seed):
+        train_head(base, labelled, grid, runs / "without_kl", seed=seed, kl_weight=0.0)
+    for name in ("reward_model", "judge", "lite"):
+        shutil.copytree(runs / name, out / name, dirs_exist_ok=True)
+    for name, model in (("with_kl", "final"), ("without_kl", "without_kl")):
+        shutil.copy2(runs / model / TRAINING_FILE, out / f"{name}.json")
+
+
+@app.command()
 def evaluate(
     runs: Runs = Path("runs"),
     seed: Seed = 0,
     problems: int = 500,
     measured: int = 30,
     rollouts: int = 256,
-    docs: Annotated[Path, typer.Option(help="Where results.md and results.json are written.")] = Path("docs"),
+    docs: Annotated[Path, typer.Option(help="Where embedded-model-figures.md and .json are written.")] = Path("docs"),
 ) -> None:
     """Measure the shipped model on held-out problems and write the results page."""
     figures = measure(DEMO_MODEL, runs / "base", seed=seed, problems=problems, measured=measured, rollouts=rollouts)
-    (docs / "results.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    (docs / "results.md").write_text(page(figures), encoding="utf-8")
+    (docs / "embedded-model-figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    (docs / "embedded-model-figures.md").write_text(page(figures), encoding="utf-8")
 
 
 @app.command("all")
 def everything(runs: Runs = Path("runs"), seed: Seed = 0) -> None:
-    """Run every step: about two and a half hours on two cores."""
+    """Run every step but the rivals: about two and a half hours on two cores."""
     base(runs, seed)
     rollouts(runs, seed)
     value(runs, seed)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from zip_introspect.demo.recipe.schedule import resumable, schedule
+from zip_introspect.demo.recipe.schedule import log_training, resumable, schedule
 from zip_introspect.demo.tokenizer import RESERVED, VOCABULARY_SIZE
 from zip_introspect.grid import JointGrid
 from zip_introspect.training.dataset import JointCollator, load
@@ -43,13 +43,22 @@ def train_head(
     *,
     seed: int,
     kl_weight: float | None,
+    frozen: bool = False,
     learning_rate: float = 1.5e-3,
     epochs: float = 1.0,
 ) -> None:
-    """Train all weights on eq. 3 (`kl_weight=None`: without the KL term) and save model, tokenizer and grid."""
+    """Train on eq. 3 and save model, tokenizer and grid, and what the training logged as `training.json`.
+
+    Args:
+        kl_weight: None trains without the KL term; 0 too, and measures the divergence all the same.
+        frozen: leave all but the output head as it is (ZIP-RC-Lite, A.3).
+    """
     set_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+    if frozen:
+        model.requires_grad_(False)
+        model.lm_head.requires_grad_(True)
     reference = None
     if kl_weight is not None:
         reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -59,7 +68,7 @@ def train_head(
         learning_rate=learning_rate,
         num_train_epochs=epochs,
         warmup_steps=50,
-        weight_decay=0.01,
+        weight_decay=0.0 if frozen else 0.01,  # decay would change the rows of the head that nothing trains
         logging_steps=25,
         save_steps=200,
         save_total_limit=1,
@@ -75,6 +84,7 @@ def train_head(
         data_collator=JointCollator(grid, tokenizer.pad_token_id),
     )
     trainer.train(resume_from_checkpoint=resumable(out))
+    log_training(trainer, out)
     model.save_pretrained(out, state_dict={name: w.to(torch.bfloat16) for name, w in model.state_dict().items()})
     tokenizer.save_pretrained(out)
     grid.save(out)

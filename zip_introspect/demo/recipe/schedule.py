@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 
 def schedule(out: Path, *, seed: int, learning_rate: float, **own: Any) -> TrainingArguments:
@@ -30,3 +31,12 @@ def schedule(out: Path, *, seed: int, learning_rate: float, **own: Any) -> Train
 def resumable(out: Path) -> bool:
     """Whether an interrupted training left a checkpoint under `out`."""
     return any((out / "checkpoints").glob("checkpoint-*"))
+
+
+TRAINING_FILE = "training.json"
+
+
+def log_training(trainer: Trainer, out: Path) -> None:
+    """Write what a training has logged, a record every few steps."""
+    history = [record for record in trainer.state.log_history if "loss" in record]
+    (out / TRAINING_FILE).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
