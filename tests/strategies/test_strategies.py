@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from zip_introspect.selection import Selection
 from zip_introspect.simulator import SimulatedBackend
 from zip_introspect.strategies import Finished, Leaf, MetaAction, MetaState, Strategy
 from zip_introspect.strategies.zip_rc import _within
+from zip_introspect.utility import sampling_utility
 
 GRID = JointGrid(
     reward_edges=[0.0, 0.5, 1.0],
@@ -98,6 +100,37 @@ def test_zip_rc_owes_an_answer_however_dear() -> None:
     # Capping is for plans that may be given up: this one is run to its end.
     assert action.utility is not None
     assert action.utility.horizon == GRID.num_length_bins - 1
+
+
+def test_zip_rc_charges_a_plan_that_may_be_pruned_with_the_answer_still_owed() -> None:
+    soon_or_late = np.array([[0.0, 0.0, 0.7], [0.3, 0.0, 0.0]])
+    of = state(root=soon_or_late, beta=3.0)
+    action = decide(of)
+    beta = 3.0 / of.root_remaining
+    way_on = of.root_value - 3.0  # one sample to its end
+    plans = {}
+    for new, horizon in itertools.product(range(1, 9), range(3)):
+        utility = sampling_utility(np.array([soon_or_late] * new), GRID, 0.1, beta, horizon=horizon)
+        plans[new, horizon] = utility.value + (0.7**new * way_on if horizon < 2 else 0.0)
+    best = max(plans, key=plans.__getitem__)
+    assert best == (8, 0)
+    assert action.utility is not None
+    assert (action.new, action.utility.horizon) == best
+    assert action.utility.chosen == pytest.approx(plans[best])
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["shared", "per_prefix", "none"]))
+def test_zip_rc_never_does_worse_by_its_own_utility_than_one_sample_to_its_end(seed: int, horizon: str) -> None:
+    rng = np.random.default_rng(seed)
+    joints = rng.dirichlet(np.full(6, 0.5), size=4).reshape(4, *GRID.shape)
+    of = state(tuple(leaf(i, joint) for i, joint in enumerate(joints[1:])), root=joints[0], beta=2.0, horizon=horizon)
+    totals = [of.root_remaining, *(item.length + item.remaining for item in of.leaves)]
+    beta = 2.0 / float(np.mean(totals))
+    action = decide(of)
+    assert action.stop is None
+    assert action.utility is not None
+    alone = max(sampling_utility(joint[None], GRID, 0.1, beta, horizon=2).value for joint in joints)
+    assert action.utility.chosen >= alone - 1e-9
 
 
 def test_zip_rc_does_not_pay_for_an_end_out_of_reach() -> None:

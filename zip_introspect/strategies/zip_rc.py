@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from zip_introspect import joint, meta_actions
 from zip_introspect.grid import JointGrid
-from zip_introspect.meta_actions import HorizonMode
 from zip_introspect.result import UtilityReport
 from zip_introspect.selection import Selection
 from zip_introspect.strategies.base import Leaf, MetaAction, MetaState, Strategy, register
+from zip_introspect.utility import TOLERANCE
 
 
 @register
@@ -26,8 +26,9 @@ class ZipRC(Strategy):
       What a sample may no longer take (max_new_tokens, context, budget) caps its joint first, so that an end out of
       reach is worth the lowest reward (eq. 25).
     - A finished sample stays in the running as a constant, its final value, at no further cost.
-    - There is no stopping without a complete answer: while there is none and nothing is worth its cost, the most
-      useful way to the end of a sample is taken, uncapped, since an answer is owed.
+    - There is no stopping without a complete answer: one is owed, whatever it costs. Where the best sample's way to
+      its end is worth less than the lowest reward, a plan whose samples may all be pruned (eq. 25) is charged with
+      that way for the case that they are: giving up is open to no one.
     - Handing the question on to a stronger model is one more constant in the maximum: what it is worth, its cost taken
       off. It can still be done later, so going on is worth that much at least; and no answer is owed where it is open.
     """
@@ -44,8 +45,13 @@ class ZipRC(Strategy):
                 return MetaAction(stop="handed_on", reason=_worth_more(state), tokens_saved=0.0)
             return MetaAction(stop="finished", reason=f"all {state.started} samples are finished")
         answered = bool(answers)
-        best = self._best(state, self.config.horizon)
-        if best.worth_running:
+        reachable = self._reachable(state, state.tokens_left)
+        best = self._best(state, reachable)
+        debt = None if answered or state.hand_on is not None else self._debt(state, reachable)
+        if debt is not None:
+            best = self._best(state, reachable, debt)
+            reason = f"no sample is complete yet, and this is the best way to an answer, at {best.utility.value:.3f}"
+        elif best.worth_running:
             rival = "for handing on" if hand_on else "for what is finished"
             reason = f"utility {best.utility.value:.3f} beats {best.keep_value:.3f} {rival}"
         elif hand_on:
@@ -53,14 +59,11 @@ class ZipRC(Strategy):
             saved = alone.utility.expected_compute if alone.stop is None and alone.utility else 0.0
             report = _report(best, answered=True)
             return MetaAction(stop="handed_on", reason=_worth_more(state), utility=report, tokens_saved=saved)
-        elif answered:
+        else:
             reason = (
                 f"the best finished sample's {best.keep_value:.3f} beats running on, worth {best.utility.value:.3f}"
             )
             return MetaAction(stop="utility", reason=reason, utility=_report(best, answered))
-        else:
-            best = self._best(state, "none")
-            reason = f"no sample is complete yet, so the best is run to its end at utility {best.utility.value:.3f}"
         chosen = sorted((state.leaves[i] for i in best.leaves), key=_priority)
         return MetaAction(
             run=tuple(leaf.sample for leaf in chosen),
@@ -69,44 +72,73 @@ class ZipRC(Strategy):
             utility=_report(best, answered or state.hand_on is not None),
         )
 
-    def _best(self, state: MetaState, horizon: HorizonMode) -> meta_actions.MetaAction:
+    def _debt(self, state: MetaState, reachable: NDArray[np.float64]) -> float | None:
+        """What one sample's way to its end is worth, the best there is; None where that is above the lowest reward."""
+        if not state.room:
+            reachable = reachable[:-1]
+        price = self.config.beta / self._typical_length(state)
+        # Of one sample, uncapped, the utility (eq. 27) is its expected reward less the price of its expected length.
+        worths = joint.expected_value(reachable, state.grid) - price * joint.expected_length(reachable, state.grid)
+        worth = float(worths.max(initial=-np.inf))
+        # Utilities are rounded: what is hardly above the lowest reward may not seem worth running.
+        return worth if -np.inf < worth <= state.grid.reward_values[0] + 1e-9 else None
+
+    def _best(
+        self, state: MetaState, reachable: NDArray[np.float64], debt: float | None = None
+    ) -> meta_actions.MetaAction:
         """The best meta-action that the tokens left can carry, shared evenly by those that run."""
-        best = self._best_of(state, horizon, len(state.leaves) + state.room, state.tokens_left)
+        best = self._best_of(state, reachable, len(state.leaves) + state.room, debt)
         if state.tokens_left is None or state.tokens_left >= best.size * (state.grid.length_edges[-1] - 1):
             return best
         sizes = {1, *(best.size >> shift for shift in range(best.size.bit_length()))} - {0}
-        shared = [self._best_of(state, horizon, size, max(1, state.tokens_left // size)) for size in sorted(sizes)]
+        shared = [
+            self._best_of(state, self._reachable(state, state.tokens_left // size), size, debt)
+            for size in sorted(sizes)
+        ]
         return max(shared, key=lambda action: action.utility.value)
 
     def _best_of(
-        self, state: MetaState, horizon: HorizonMode, max_active: int, share: int | None
+        self, state: MetaState, reachable: NDArray[np.float64], max_active: int, debt: float | None = None
     ) -> meta_actions.MetaAction:
-        counted = state.prompt_tokens if self.config.count_prompt else 0
-        # One estimate a decision, over all that might run (eq. 28): with the mean of each candidate set's own members,
-        # adding a long sample would make the others look cheaper.
-        roots = [state.root_remaining] if state.room or not state.leaves else []
-        totals = [*roots, *(leaf.length + leaf.remaining for leaf in state.leaves)]
-        share = state.limit if share is None else share
-        limits = np.array([*(min(leaf.limit, share) for leaf in state.leaves), min(state.limit, share)])
-        reachable = _within(np.array([*(leaf.joint for leaf in state.leaves), state.root_joint]), limits, state.grid)
+        counted = self._counted(state)
+        finished = [sample.value for sample in state.finished]
+        grid = state.grid
+        if debt is not None:
+            finished = []  # all were cut, and what was cut settles nothing
+            grid, reachable = _owing(debt, grid, reachable)
         return meta_actions.best_meta_action(
             reachable[:-1],
             reachable[-1],
-            state.grid,
+            grid,
             alpha=self.config.alpha,
             beta=self.config.beta,
             leaf_lengths=[leaf.length + counted for leaf in state.leaves],
             root_length=counted,
-            finished_values=[
-                *(sample.value for sample in state.finished),
-                *([] if state.hand_on is None else [state.hand_on]),
-            ],
-            typical_length=max(1.0, counted + sum(totals) / len(totals)),
+            finished_values=finished if state.hand_on is None else [*finished, state.hand_on],
+            typical_length=self._typical_length(state),
             max_new=state.room,
             max_active=max_active,
-            horizon=horizon,
+            horizon=self.config.horizon,
             search=self.config.search,
         )
+
+    def _reachable(self, state: MetaState, share: int | None) -> NDArray[np.float64]:
+        """The joints of the leaves, and of the root last, within what each may take: shape (n + 1, B_V, B_T)."""
+        share = state.limit if share is None else max(1, share)
+        limits = np.array([*(min(leaf.limit, share) for leaf in state.leaves), min(state.limit, share)])
+        return _within(np.array([*(leaf.joint for leaf in state.leaves), state.root_joint]), limits, state.grid)
+
+    def _counted(self, state: MetaState) -> int:
+        return state.prompt_tokens if self.config.count_prompt else 0
+
+    def _typical_length(self, state: MetaState) -> float:
+        """What beta is divided by: one estimate a decision, over all that might run (eq. 28).
+
+        With the mean of each candidate set's own members, adding a long sample would make the others look cheaper.
+        """
+        roots = [state.root_remaining] if state.room or not state.leaves else []
+        totals = [*roots, *(leaf.length + leaf.remaining for leaf in state.leaves)]
+        return max(1.0, self._counted(state) + sum(totals) / len(totals))
 
 
 def _within(joints: NDArray[np.float64], limits: NDArray[np.int64], grid: JointGrid) -> NDArray[np.float64]:
@@ -123,6 +155,20 @@ def _within(joints: NDArray[np.float64], limits: NDArray[np.int64], grid: JointG
     capped[each, 1:, last] -= lost
     capped[each, 0, last] += lost.sum(axis=1)
     return capped
+
+
+def _owing(debt: float, grid: JointGrid, joints: NDArray[np.float64]) -> tuple[JointGrid, NDArray[np.float64]]:
+    """The grid with a reward bin of its own for what is pruned, worth `debt`, and joints (n, B_V, B_T) on it."""
+    lowest, edge = float(grid.reward_values[0]), float(grid.reward_edges[0])
+    below = min(debt, lowest - TOLERANCE)
+    owing = JointGrid(
+        reward_edges=[min(below, edge) - 1.0, (below + lowest) / 2 if below > edge else edge, *grid.reward_edges[1:]],
+        reward_values=[below, *grid.reward_values],
+        length_edges=grid.length_edges,
+        length_values=grid.length_values,
+        first_reserved=grid.first_reserved,
+    )
+    return owing, np.concatenate([np.zeros_like(joints[:, :1]), joints], axis=1)
 
 
 def _worth_more(state: MetaState) -> str:
