@@ -1,4 +1,6 @@
-"""Write the tables of the docs' pages from the code: `python docs/make_tables.py [--check]`."""
+"""Write the tables of the docs' pages from the code, and from the report in docs/results:
+`python docs/make_tables.py [--check]`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import Any, get_args
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from docs import results_tables
 from zip_introspect import Budget, EscalationPolicy, GenerationConfig, ZipIntrospectError, errors, strategies
 from zip_introspect.config import Settings
 from zip_introspect_llama_cpp import LlamaCppOptions
@@ -58,6 +61,12 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "errors.md": {"errors": errors_table},
     "evaluation.md": {"strategies": strategies_table},
     "escalation.md": {"EscalationPolicy": lambda: settings_table(EscalationPolicy)},
+    "results.md": {
+        "differences": results_tables.differences,
+        "matched": results_tables.matched,
+        "predictions": results_tables.predictions,
+        "compute": results_tables.compute,
+    },
     "llama-cpp.md": {"LlamaCppOptions": lambda: settings_table(LlamaCppOptions)},
 }
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from zip_introspect.errors import ModelLoadError
 from zip_introspect.grid import JointGrid
+from zip_introspect_transformers.fused import FusedStep
 from zip_introspect_transformers.sampling import RowSampler
 from zip_introspect_transformers.states import PaddedCache, State, new_cache, tolerates_padding, upload
 
@@ -66,6 +67,7 @@ class Decoder:
                 f"past_key_values, as attention, convolution and linear-attention models of transformers do"
             )
         self._takes_positions = "position_ids" in parameters
+        self._fused = FusedStep.of(model)
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
     @torch.inference_mode()
@@ -100,6 +102,7 @@ class Decoder:
         mask = state.padding_mask(steps) if state.padded else None
         positions = upload(np.array(state.lengths)[:, None], self.device)
         state.cache.padded = mask is not None
+        forward = self._forward if self._fused is None or self._fused.watched else self._fused
         for step in range(steps):
             allowed = state.logits.clone()
             allowed[:, self._first : self._last] = -torch.inf
@@ -110,7 +113,7 @@ class Decoder:
             if self.looks and not alive.any():
                 break
             seen = None if mask is None else mask[:, : state.width + 1]
-            state.logits = self._forward(drawn[:, None], state.cache, seen, positions + step)
+            state.logits = forward(drawn[:, None], state.cache, seen, positions + step)
             state.width += 1
             reserved[:, step] = state.logits[:, self._first : self._last]
             broken |= alive & ~state.logits.isfinite().all(-1)

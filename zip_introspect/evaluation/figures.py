@@ -136,35 +136,32 @@ def _curves(axes: Axes, comparison: Comparison, group: str, scale: float = 1.0) 
 
 
 def samples(comparisons: Sequence[Comparison], groups: Sequence[str]) -> Figure:
-    """Samples that zip_rc started in each group, for each beta: harder ones should get more."""
-    figure = Figure(figsize=(1.4 + 5.0 * len(comparisons), 4.0), layout="constrained")
+    """What each group got of zip_rc, for each beta: samples, and compute. Harder groups should get more."""
+    figure = Figure(figsize=(1.4 + 5.0 * len(comparisons), 6.6), layout="constrained")
     shades = mpl.colormaps["viridis"](np.linspace(0.92, 0.05, len(groups)))
-    for place, comparison in enumerate(comparisons):
-        axes = figure.add_subplot(1, len(comparisons), place + 1)
-        betas = [point.setting for point in comparison.points if (point.curve, point.group) == (ZIP_RC, ALL)]
+    rows = figure.subplots(2, len(comparisons), squeeze=False, sharey="row")
+    for column, comparison in enumerate(comparisons):
+        started, computed = rows[:, column]
+        betas = [point.setting for point in comparison.curve(ZIP_RC)]
         for number, (group, shade) in enumerate(zip(groups, shades, strict=True)):
-            found = [comparison.at(ZIP_RC, beta)[group].samples for beta in betas]
+            points = comparison.curve(ZIP_RC, group)
+            found = [point.samples for point in points]
             means = [item.value for item in found]
             bars = [[item.value - item.low for item in found], [item.high - item.value for item in found]]
             aside = 0.4 * ((number + 0.5) / len(groups) - 0.5)  # so that no bar hides another
-            axes.errorbar(
-                np.arange(len(betas)) + aside,
-                means,
-                bars,
-                color=shade,
-                marker="o",
-                markersize=4,
-                linewidth=1.2,
-                elinewidth=0.8,
-                label=group,
-            )
-        axes.set_xticks(range(len(betas)), [beta.removeprefix("beta ") for beta in betas], fontsize="small")
-        axes.set_xlabel("beta, the price of cost")
-        axes.set_ylabel("samples started")
-        axes.set_ylim(0)
-        axes.set_title(f"alpha {comparison.alpha:g}", loc="left")
-        bare(axes)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+            style = {"color": shade, "marker": "o", "markersize": 4, "linewidth": 1.2, "label": group}
+            started.errorbar(np.arange(len(betas)) + aside, means, bars, elinewidth=0.8, **style)
+            computed.plot(np.arange(len(betas)) + aside, [point.compute for point in points], **style)
+        started.set_title(f"alpha {comparison.alpha:g}", loc="left")
+        for axes in (started, computed):
+            axes.set_xticks(range(len(betas)), [beta.removeprefix("beta ") for beta in betas], fontsize="small")
+            bare(axes)
+        computed.set_xlabel("beta, the price of cost")
+    for row in rows:
+        row[0].set_ylim(0)
+    rows[0, 0].set_ylabel("samples started")
+    rows[1, 0].set_ylabel("compute (1: a single sample)")
+    figure.legend(*rows[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 
 
@@ -174,19 +171,12 @@ def training_kl(histories: Mapping[str, Sequence[Record]]) -> Figure:
     axes = figure.add_subplot()
     for (name, history), colour in zip(histories.items(), mpl.color_sequences["petroff10"], strict=False):
         steps, divergence = [record.step for record in history], [record.policy_kl for record in history]
-        axes.plot(steps, divergence, color=colour, linewidth=1.8)
-        axes.annotate(
-            f"{name}: {divergence[-1]:.3g} at the end",
-            (steps[-1], divergence[-1]),
-            xytext=(0, 6),
-            textcoords="offset points",
-            ha="right",
-            color=colour,
-        )
+        axes.plot(steps, divergence, color=colour, linewidth=1.8, label=f"{name}: {divergence[-1]:.3g} at the end")
     axes.set_yscale("log")
     axes.set_xlabel("updates")
     axes.set_ylabel("KL from the original policy, nats a token")
     axes.set_xlim(0)
+    figure.legend(loc="outside upper left", frameon=False)
     bare(axes)
     return figure
 

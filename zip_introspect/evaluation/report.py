@@ -113,9 +113,15 @@ def _draw(
 
 
 def _shown(expected: Predictions) -> list[Start]:
-    """Questions spread over all of them, in the order of their groups."""
-    places = np.unique(np.linspace(0, len(expected.starts) - 1, _SHOWN).round().astype(int))
-    return sorted((expected.starts[place] for place in places), key=lambda start: start.problem.question.group)
+    """Questions of every group in turn, spread over each, in the order of the groups."""
+    in_groups: dict[str, list[Start]] = {}
+    for start in expected.starts:
+        in_groups.setdefault(start.problem.question.group, []).append(start)
+    each = max(1, _SHOWN // len(in_groups))
+    shown: list[Start] = []
+    for _, found in sorted(in_groups.items()):
+        shown += [found[place] for place in np.unique(np.linspace(0, len(found) - 1, each).astype(int))]
+    return shown[:_SHOWN]
 
 
 def _search(rollouts: Rollouts, config: GenerationConfig) -> GenerationResult:
@@ -149,7 +155,7 @@ def _page(results: dict[str, Any], comparisons: Sequence[Comparison], shown: dic
         "",
         "![joints](joints.png)",
         "",
-        f"Joints at the prompt of {_SHOWN} questions at most, spread over all of them, beside those of the rollouts. "
+        f"Joints at the prompt of {_SHOWN} questions at most, of every group, beside those of the rollouts. "
         "TV is the total variation between the two; before the colon stands the group.",
         "",
         "![reliability](reliability.png)",
@@ -179,7 +185,7 @@ def _page(results: dict[str, Any], comparisons: Sequence[Comparison], shown: dic
         "",
         "![samples](samples.png)",
         "",
-        "Samples that ZIP-RC started, by group. Bars are 95% intervals.",
+        "Samples that ZIP-RC started, with 95% intervals, and the compute that it spent, by group.",
         "",
         "![timeline](timeline.png)",
         "",

@@ -1,0 +1,156 @@
+"""One token for every row of a plain decoder, in a third of the kernels that its modules take.
+
+A decoding step of a small model, or of a large one on a fast GPU, is mostly calls: some twenty a layer through modules
+made to be read. This step gives the same numbers up to rounding, from the model's own weights: query, key and value
+weights lie behind one another, as do those of gate and up, so that each is one product. Models that it does not know to
+the last detail keep their modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3ForCausalLM
+
+from zip_introspect_transformers.states import PaddedCache
+
+_KNOWN = {Qwen3ForCausalLM, LlamaForCausalLM}
+_ROPES = {"default", "linear", "llama3"}  # whose frequencies stay what they are at any length
+
+
+@dataclass(frozen=True)
+class _Layer:
+    attended: Tensor
+    """Weights (H + 2 K) * D by hidden size: of queries, keys and values."""
+    out: Tensor
+    gated: Tensor
+    """Weights of gate and up."""
+    down: Tensor
+    before: Tensor
+    """Of the norm before attention."""
+    after: Tensor
+    """Of the norm after it."""
+    heads: Tensor | None
+    """(H + K, D), of the norms of queries and keys."""
+
+
+class FusedStep:
+    """A decoding step of one model: see `of`."""
+
+    def __init__(self, model: Any) -> None:
+        config, inner = model.config, model.model
+        self._modules = list(model.modules())
+        self._queries, self._keys = config.num_attention_heads, config.num_key_value_heads
+        self._size = inner.layers[0].self_attn.head_dim
+        self._eps = float(config.rms_norm_eps)
+        self._layers = [self._layer(layer) for layer in inner.layers]
+        self._embedding, self._norm = inner.embed_tokens.weight, inner.norm.weight
+        self._head = model.lm_head.weight
+        self._frequencies: Tensor = inner.rotary_emb.inv_freq.float()
+        self._scaling = float(inner.rotary_emb.attention_scaling)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Self | None:
+        """The step of a Qwen3 or Llama model whose weights are plain and on one device; None for any other."""
+        return cls(model) if _fits(model) else None
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody hooked into a module since, and would miss the calls that this step does not make."""
+        return _hooked(self._modules)
+
+    def __call__(self, ids: Tensor, cache: PaddedCache, mask: Tensor | None, positions: Tensor) -> Tensor:
+        """Logits (rows, V) in float32 after one more token.
+
+        Args:
+            ids, positions: shape (rows, 1).
+            cache: grows by one column.
+            mask: (rows, columns) bool, true at real columns, the new one counted in; None where all are.
+        """
+        allowed = None if mask is None else mask[:, None, None, :]
+        angles = positions.float() * self._frequencies
+        cos, sin = angles.cos() * self._scaling, angles.sin() * self._scaling
+        x = functional.embedding(ids[:, 0], self._embedding)
+        cos = torch.cat((cos, cos), -1).to(x.dtype)[:, None]
+        sin = torch.cat((-sin, sin), -1).to(x.dtype)[:, None]
+        for layer, cells in zip(self._layers, cache.layers, strict=True):
+            x = x + self._attention(layer, cells, self._normed(x, layer.before), cos, sin, allowed)
+            gate, up = functional.linear(self._normed(x, layer.after), layer.gated).chunk(2, -1)
+            x = x + functional.linear(functional.silu(gate) * up, layer.down)
+        return functional.linear(self._normed(x, self._norm), self._head).float()
+
+    def _attention(
+        self, layer: _Layer, cells: Any, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None
+    ) -> Tensor:
+        turned = self._queries + self._keys
+        heads = functional.linear(x, layer.attended).view(len(x), turned + self._keys, self._size)
+        both = heads[:, :turned]
+        if layer.heads is not None:
+            both = functional.rms_norm(both, (self._size,), None, self._eps) * layer.heads
+        first, second = both.chunk(2, -1)
+        both = torch.addcmul(both * cos, torch.cat((second, first), -1), sin)
+        keys, values = cells.update(both[:, self._queries :, None], heads[:, turned:, None])
+        found = functional.scaled_dot_product_attention(
+            both[:, : self._queries, None], keys, values, attn_mask=allowed, enable_gqa=True
+        )
+        return functional.linear(found.reshape(len(x), self._queries * self._size), layer.out)
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(x, (x.shape[-1],), weight, self._eps)
+
+    def _layer(self, layer: Any) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        heads = None
+        if hasattr(attention, "q_norm"):
+            norms = (attention.q_norm.weight, self._queries), (attention.k_norm.weight, self._keys)
+            heads = torch.cat([weight.detach().expand(count, self._size) for weight, count in norms])
+        return _Layer(
+            attended=_joined([attention.q_proj, attention.k_proj, attention.v_proj]),
+            out=attention.o_proj.weight,
+            gated=_joined([mlp.gate_proj, mlp.up_proj]),
+            down=mlp.down_proj.weight,
+            before=layer.input_layernorm.weight,
+            after=layer.post_attention_layernorm.weight,
+            heads=heads,
+        )
+
+
+def _joined(modules: Sequence[nn.Linear]) -> Tensor:
+    """The modules' weights behind one another; the modules then hold views of it, so that no memory is held twice."""
+    joined = torch.cat([module.weight.detach() for module in modules])
+    for module, part in zip(modules, joined.split([len(module.weight) for module in modules]), strict=True):
+        module.weight.data = part
+    return joined
+
+
+def _fits(model: PreTrainedModel) -> bool:
+    if type(model) not in _KNOWN:
+        return False
+    config: Any = model.config
+    plain = (
+        config.hidden_act == "silu"
+        and not config.attention_bias
+        and not getattr(config, "mlp_bias", False)
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and getattr(model.model.rotary_emb, "rope_type", None) in _ROPES
+        and config._attn_implementation == "sdpa"
+    )
+    linears = [module for module in model.modules() if hasattr(module, "in_features")]
+    weights = {(weight.device, weight.dtype) for weight in model.parameters()}
+    return (
+        plain
+        and not _hooked(model.modules())
+        and not any("forward" in vars(module) for module in model.modules())  # replaced, as accelerate does
+        and len(weights) == 1
+        and next(iter(weights))[1].is_floating_point
+        and all(type(module) is nn.Linear and module.bias is None for module in linears)
+    )
+
+
+def _hooked(modules: Iterable[nn.Module]) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)

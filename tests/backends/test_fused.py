@@ -1,0 +1,146 @@
+"""The fused decoding step gives the numbers of the modules, and leaves alone what it does not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from zip_introspect_transformers.fused import FusedStep
+from zip_introspect_transformers.states import new_cache
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+KNOWN = {
+    "qwen3": Qwen3Config(**SHAPE),
+    "qwen3-tied": Qwen3Config(**SHAPE, tie_word_embeddings=True),
+    "llama": LlamaConfig(**SHAPE),
+    "llama3-rope": LlamaConfig(**SHAPE, rope_parameters=LLAMA3),
+}
+
+
+def build(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    for parameter in model.parameters():  # norms start at one, and a step that left them out would go unseen
+        if parameter.ndim == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("padded", [False, True])
+@torch.inference_mode()
+def test_its_logits_are_those_of_the_modules(name: str, dtype: torch.dtype, padded: bool) -> None:
+    model, reference = build(KNOWN[name], dtype), build(KNOWN[name], dtype)
+    step = FusedStep.of(model)
+    assert step is not None
+    rows, width, steps = 3, 70, 5
+    lengths = torch.tensor([width, width - 9, width - 30] if padded else [width] * rows)
+    ids = torch.randint(0, 64, (rows, width + steps))
+    real = torch.arange(width + steps)[None, :] >= (width - lengths)[:, None]
+    positions = (torch.arange(width)[None, :] - (width - lengths)[:, None]).clamp(min=0)
+    caches = []
+    for one in (model, reference):
+        cache = new_cache(one.config)
+        mask = real[:, :width] if padded else None
+        one(
+            input_ids=ids[:, :width], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        cache.padded = padded
+        caches.append(cache)
+    for place in range(width, width + steps):
+        seen = real[:, : place + 1] if padded else None
+        at = lengths[:, None] + place - width
+        token = ids[:, place : place + 1]
+        found = step(token, caches[0], seen, at)
+        expected = reference(
+            input_ids=token, attention_mask=seen, position_ids=at, past_key_values=caches[1], use_cache=True
+        ).logits[:, -1]
+        assert found.dtype == torch.float32
+        tolerance = 1e-5 if dtype == torch.float32 else 0.05
+        torch.testing.assert_close(found, expected.float(), atol=tolerance, rtol=tolerance)
+
+
+@torch.inference_mode()
+def test_the_modules_keep_their_weights_as_views_of_the_joined_ones() -> None:
+    model, untouched = build(KNOWN["qwen3"]), build(KNOWN["qwen3"])
+    FusedStep.of(model)
+    for (name, one), other in zip(model.state_dict().items(), untouched.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    attention = model.model.layers[0].self_attn
+    storages = {getattr(attention, f"{kind}_proj").weight.untyped_storage().data_ptr() for kind in "qkv"}
+    assert len(storages) == 1
+    ids = torch.arange(12)[None]
+    torch.testing.assert_close(model(input_ids=ids).logits, untouched(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen2Config(**{key: value for key, value in SHAPE.items() if key != "head_dim"}),
+        Gemma3TextConfig(**SHAPE),
+        LlamaConfig(**SHAPE, attention_bias=True),
+        LlamaConfig(**SHAPE, mlp_bias=True),
+        LlamaConfig(**SHAPE, hidden_act="gelu"),
+        LlamaConfig(**SHAPE, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+        Qwen3Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=0),
+        Qwen3Config(**SHAPE, attn_implementation="eager"),
+    ],
+    ids=["other", "gemma", "bias", "mlp-bias", "gelu", "dynamic-rope", "sliding", "eager"],
+)
+def test_what_it_does_not_know_keeps_its_modules(config: PreTrainedConfig) -> None:
+    assert FusedStep.of(build(config)) is None
+
+
+def test_models_that_were_changed_keep_their_modules() -> None:
+    hooked, replaced, mixed, quantised = (build(KNOWN["qwen3"]) for _ in range(4))
+    hooked.model.layers[0].register_forward_hook(lambda *arguments: None)
+    replaced.model.layers[0].mlp.forward = lambda x: x
+    mixed.lm_head.to(torch.bfloat16)
+    layer = quantised.model.layers[0].mlp
+
+    class Other(torch.nn.Linear):
+        pass
+
+    layer.up_proj = Other(32, 48, bias=False)
+    for model in (hooked, replaced, mixed, quantised):
+        assert FusedStep.of(model) is None
+
+
+def test_who_hooks_in_later_sees_every_call() -> None:
+    model = build(KNOWN["qwen3"])
+    step = FusedStep.of(model)
+    assert step is not None
+    assert not step.watched
+    handle = model.model.layers[1].mlp.register_forward_hook(lambda *arguments: None)
+    assert step.watched
+    handle.remove()
+    assert not step.watched
