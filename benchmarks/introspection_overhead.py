@@ -29,7 +29,7 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--steps", type=int, default=32, help="fewer than a sample takes, so that none ends")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--device", default="auto", help="of transformers: auto is cuda where there is one, else cpu")
     parser.add_argument("--dtype", default="auto", help="of transformers")
     parser.add_argument("--threads", type=int, default=None, help="of the CPU")
