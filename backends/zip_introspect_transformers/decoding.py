@@ -102,7 +102,7 @@ class Decoder:
         mask = state.padding_mask(steps) if state.padded else None
         positions = upload(np.array(state.lengths)[:, None], self.device)
         state.cache.padded = mask is not None
-        forward = self._forward if self._fused is None or self._fused.watched else self._fused
+        forward = self._forward if self._fused is None or self._fused.stale else self._fused
         for step in range(steps):
             allowed = state.logits.clone()
             allowed[:, self._first : self._last] = -torch.inf

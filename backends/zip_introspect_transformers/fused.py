@@ -3,18 +3,19 @@
 A decoding step of a small model, or of a large one on a fast GPU, is mostly calls: some twenty a layer through modules
 made to be read. This step gives the same numbers up to rounding, from the model's own weights: query, key and value
 weights lie behind one another, as do those of gate and up, so that each is one product. Models that it does not know to
-the last detail keep their modules.
+the last detail keep their modules, and so do models that were changed since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3ForCausalLM
 
 from zip_introspect_transformers.states import PaddedCache
@@ -35,8 +36,8 @@ class _Layer:
     """Of the norm before attention."""
     after: Tensor
     """Of the norm after it."""
-    heads: Tensor | None
-    """(H + K, D), of the norms of queries and keys."""
+    heads: tuple[Tensor, Tensor] | None
+    """(D,) each, of the norms of queries and keys."""
 
 
 class FusedStep:
@@ -44,7 +45,6 @@ class FusedStep:
 
     def __init__(self, model: Any) -> None:
         config, inner = model.config, model.model
-        self._modules = list(model.modules())
         self._queries, self._keys = config.num_attention_heads, config.num_key_value_heads
         self._size = inner.layers[0].self_attn.head_dim
         self._eps = float(config.rms_norm_eps)
@@ -53,6 +53,7 @@ class FusedStep:
         self._head = model.lm_head.weight
         self._frequencies: Tensor = inner.rotary_emb.inv_freq.float()
         self._scaling = float(inner.rotary_emb.attention_scaling)
+        self._model, self._built_from = model, _signature(model)
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self | None:
@@ -60,9 +61,12 @@ class FusedStep:
         return cls(model) if _fits(model) else None
 
     @property
-    def watched(self) -> bool:
-        """Whether somebody hooked into a module since, and would miss the calls that this step does not make."""
-        return _hooked(self._modules)
+    def stale(self) -> bool:
+        """Whether a module or the place of a weight has changed since, or somebody has hooked into a module.
+
+        Weights that are changed where they lie are this step's too.
+        """
+        return _signature(self._model) != self._built_from or _hooked(self._model)
 
     def __call__(self, ids: Tensor, cache: PaddedCache, mask: Tensor | None, positions: Tensor) -> Tensor:
         """Logits (rows, V) in float32 after one more token.
@@ -91,10 +95,14 @@ class FusedStep:
         heads = functional.linear(x, layer.attended).view(len(x), turned + self._keys, self._size)
         both = heads[:, :turned]
         if layer.heads is not None:
-            both = functional.rms_norm(both, (self._size,), None, self._eps) * layer.heads
+            of_queries, of_keys = layer.heads
+            queries, keys = self._normed(both[:, : self._queries], of_queries), both[:, self._queries :]
+            both = torch.cat((queries, self._normed(keys, of_keys)), 1)
         first, second = both.chunk(2, -1)
         both = torch.addcmul(both * cos, torch.cat((second, first), -1), sin)
         keys, values = cells.update(both[:, self._queries :, None], heads[:, turned:, None])
+        if allowed is not None and keys.is_cuda:  # the kernels that take a mask know no groups there
+            keys, values = (item.repeat_interleave(self._queries // self._keys, dim=1) for item in (keys, values))
         found = functional.scaled_dot_product_attention(
             both[:, : self._queries, None], keys, values, attn_mask=allowed, enable_gqa=True
         )
@@ -105,10 +113,7 @@ class FusedStep:
 
     def _layer(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
-        heads = None
-        if hasattr(attention, "q_norm"):
-            norms = (attention.q_norm.weight, self._queries), (attention.k_norm.weight, self._keys)
-            heads = torch.cat([weight.detach().expand(count, self._size) for weight, count in norms])
+        heads = (attention.q_norm.weight, attention.k_norm.weight) if hasattr(attention, "q_norm") else None
         return _Layer(
             attended=_joined([attention.q_proj, attention.k_proj, attention.v_proj]),
             out=attention.o_proj.weight,
@@ -122,9 +127,10 @@ class FusedStep:
 
 def _joined(modules: Sequence[nn.Linear]) -> Tensor:
     """The modules' weights behind one another; the modules then hold views of it, so that no memory is held twice."""
-    joined = torch.cat([module.weight.detach() for module in modules])
-    for module, part in zip(modules, joined.split([len(module.weight) for module in modules]), strict=True):
-        module.weight.data = part
+    with torch.inference_mode(modules[0].weight.is_inference()), torch.no_grad():  # so that it can still be trained
+        joined = torch.cat([module.weight for module in modules])
+        for module, part in zip(modules, joined.split([len(module.weight) for module in modules]), strict=True):
+            module.weight.data = part
     return joined
 
 
@@ -144,13 +150,25 @@ def _fits(model: PreTrainedModel) -> bool:
     weights = {(weight.device, weight.dtype) for weight in model.parameters()}
     return (
         plain
-        and not _hooked(model.modules())
+        and not _hooked(model)
         and not any("forward" in vars(module) for module in model.modules())  # replaced, as accelerate does
+        and type(model.model.embed_tokens) is nn.Embedding
+        and all(
+            type(weight.data) is Tensor for weight in model.parameters()
+        )  # quantised weights have types of their own
         and len(weights) == 1
         and next(iter(weights))[1].is_floating_point
         and all(type(module) is nn.Linear and module.bias is None for module in linears)
     )
 
 
-def _hooked(modules: Iterable[nn.Module]) -> bool:
-    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+def _hooked(model: nn.Module) -> bool:
+    return bool(_global_forward_hooks or _global_forward_pre_hooks) or any(
+        module._forward_hooks or module._forward_pre_hooks for module in model.modules()
+    )
+
+
+def _signature(model: nn.Module) -> tuple[tuple[Any, ...], ...]:
+    """What the step relies on: which modules compute, and where the weights lie."""
+    modules = tuple((id(module), "forward" in vars(module)) for module in model.modules())
+    return modules, tuple((weight.data_ptr(), weight.dtype) for weight in model.parameters())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -121,7 +124,7 @@ def test_what_it_does_not_know_keeps_its_modules(config: PreTrainedConfig) -> No
 
 
 def test_models_that_were_changed_keep_their_modules() -> None:
-    hooked, replaced, mixed, quantised = (build(KNOWN["qwen3"]) for _ in range(4))
+    hooked, replaced, mixed, quantised, wrapped = (build(KNOWN["qwen3"]) for _ in range(5))
     hooked.model.layers[0].register_forward_hook(lambda *arguments: None)
     replaced.model.layers[0].mlp.forward = lambda x: x
     mixed.lm_head.to(torch.bfloat16)
@@ -130,8 +133,13 @@ def test_models_that_were_changed_keep_their_modules() -> None:
     class Other(torch.nn.Linear):
         pass
 
+    class Packed(torch.Tensor):
+        pass
+
     layer.up_proj = Other(32, 48, bias=False)
-    for model in (hooked, replaced, mixed, quantised):
+    weight = wrapped.model.layers[0].mlp.up_proj.weight.data.as_subclass(Packed)
+    wrapped.model.layers[0].mlp.up_proj.weight = torch.nn.Parameter(weight)
+    for model in (hooked, replaced, mixed, quantised, wrapped):
         assert FusedStep.of(model) is None
 
 
@@ -139,8 +147,55 @@ def test_who_hooks_in_later_sees_every_call() -> None:
     model = build(KNOWN["qwen3"])
     step = FusedStep.of(model)
     assert step is not None
-    assert not step.watched
-    handle = model.model.layers[1].mlp.register_forward_hook(lambda *arguments: None)
-    assert step.watched
-    handle.remove()
-    assert not step.watched
+    for register in (model.model.layers[1].mlp.register_forward_hook, register_module_forward_hook):
+        assert not step.stale
+        handle = register(lambda *arguments: None)
+        assert step.stale
+        handle.remove()
+    assert not step.stale
+
+
+@torch.inference_mode()
+def test_weights_that_change_in_place_change_for_both() -> None:
+    model, other = build(KNOWN["qwen3"]), build(KNOWN["qwen3"])
+    step = FusedStep.of(model)
+    assert step is not None
+    changed = {name: weight * 1.1 + 0.01 for name, weight in other.state_dict().items()}
+    for one in (model, other):
+        one.load_state_dict(changed)
+    assert not step.stale
+    token, at = torch.tensor([[5]]), torch.tensor([[0]])
+    found = step(token, new_cache(model.config), None, at)
+    torch.testing.assert_close(found, other(input_ids=token).logits[:, -1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_was_changed_since_is_told() -> None:
+    def assign(model: PreTrainedModel) -> None:
+        model.load_state_dict({name: weight.clone() for name, weight in model.state_dict().items()}, assign=True)
+
+    def wrap(model: PreTrainedModel) -> None:
+        model.model.layers[0].self_attn.q_proj = torch.nn.Linear(32, 64, bias=False)
+
+    def replace(model: PreTrainedModel) -> None:
+        model.model.layers[0].mlp.forward = lambda x: x
+
+    changes: list[Callable[[PreTrainedModel], object]] = [assign, wrap, replace]
+    changes += [lambda model: model.to(torch.bfloat16), lambda model: model.resize_token_embeddings(80)]
+    for change in changes:
+        model = build(KNOWN["qwen3"])
+        step = FusedStep.of(model)
+        assert step is not None
+        change(model)
+        assert step.stale
+
+
+def test_a_model_can_be_trained_and_saved_all_the_same(tmp_path: Path) -> None:
+    model = build(KNOWN["qwen3"])
+    with torch.inference_mode():
+        FusedStep.of(model)
+    model.train()(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
+    assert model.model.layers[0].self_attn.k_proj.weight.grad is not None
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name]), name

@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GraniteConfig,
+    PreTrainedModel,
+)
 
 from tests.training.tiny import config, tiny
 from zip_introspect import IntrospectiveLLM
@@ -82,6 +88,40 @@ def test_a_judge_answers_behind_the_sample(stored: Rollouts, judge: Path, tmp_pa
     ]
 
 
+def test_a_judge_whose_logits_are_scaled_is_asked_for_its_own(stored: Rollouts, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 2}
+    granite = AutoModelForCausalLM.from_config(GraniteConfig(vocab_size=VOCABULARY, **shape, logits_scaling=8.0)).eval()
+    torch.nn.init.normal_(granite.lm_head.weight)
+    found = scoring.with_self_scores(stored, saved(granite, tmp_path), question="?", yes="Y", no="N")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    question, yes, no = (tokenizer.encode(text, add_special_tokens=False)[0] for text in "?YN")
+    problem = found.problems[1]
+    ids = torch.tensor([[*problem.prompt_tokens, *problem.rollouts[0].tokens.tolist(), question]])
+    with torch.no_grad():
+        logits = granite(input_ids=ids).logits[0, -1]
+    assert problem.rollouts[0].self_score == pytest.approx(float(torch.sigmoid(logits[yes] - logits[no])), abs=1e-4)
+
+
+def test_a_reward_model_without_padding_reads_the_end_of_the_sample(stored: Rollouts, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_config(config(VOCABULARY, num_labels=1)).eval()
+    folder = saved(model, tmp_path)
+    for file in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((folder / file).read_text())
+        for key in ("pad_token_id", "pad_token"):
+            settings.pop(key, None)
+        (folder / file).write_text(json.dumps(settings))
+    assert AutoTokenizer.from_pretrained(folder).pad_token_id is None
+    found = scoring.with_external_scores(stored, folder)
+    problem = next(p for p in found.problems if p.rollouts[0].finished)
+    ids = torch.tensor([[*problem.prompt_tokens, *problem.rollouts[0].tokens.tolist()]])
+    with torch.no_grad():
+        hidden = model.model(input_ids=ids).last_hidden_state[0, -1]
+        expected = torch.sigmoid(model.score(hidden)[0])
+    assert problem.rollouts[0].external_score == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_the_models_own_head_gives_the_joints_that_are_stored(stored: Rollouts) -> None:
     found = scoring.with_joints_of(stored, DEMO_MODEL)
     stored.check_same_samples(found)
@@ -92,7 +132,7 @@ def test_the_models_own_head_gives_the_joints_that_are_stored(stored: Rollouts) 
 
 def test_the_longest_are_read_first_and_every_one_once() -> None:
     sizes = [9000, 10, 300, 8000, 16_000, 20_000]
-    batches = list(scoring._batches(sizes))
+    batches = list(scoring._batches(sizes, scoring.TOKENS_AT_ONCE))
     assert sorted(place for batch in batches for place in batch) == list(range(len(sizes)))
     assert batches[0] == [5], "alone, since it is longer than a batch"
     for batch in batches[1:]:

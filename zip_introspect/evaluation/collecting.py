@@ -180,6 +180,7 @@ class _Run:
             "questions": {"count": len(asked), "sha256": hashlib.sha256(json.dumps(asked).encode()).hexdigest()},
             "samples": self.samples,
             "max_new_tokens": self.header.max_new_tokens,
+            "max_context": self.llm.info.max_context,
             **{name: getattr(self.sampling, name) for name in SamplingParams.model_fields},
         }
 

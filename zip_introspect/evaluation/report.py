@@ -222,8 +222,7 @@ def _section(comparison: Comparison, shown: dict[str, str]) -> list[str]:
         f"Paying more loses accuracy, by more than the interval, here: {what}."
         if falls
         else (
-            "No point of ZIP-RC is less accurate than a cheaper one by more than the interval, overall or in a group: "
-            "the frontier is monotone."
+            "No point of ZIP-RC is less accurate than a cheaper one by more than the interval, overall or in a group."
         )
     )
     return [

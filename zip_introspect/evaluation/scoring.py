@@ -26,6 +26,7 @@ from zip_introspect.grid import JointGrid
 from zip_introspect.training.scorers import JudgeQuestion, judgement_score, pad
 
 TOKENS_AT_ONCE = 16_384
+LOGITS_AT_ONCE = 2**28  # a gigabyte in float32
 JUDGE_FILE = "judge.json"
 """Beside a judge's weights: `question`, `yes` and `no`."""
 QUESTION = {"question": "\nIs this answer correct? ", "yes": "Yes", "no": "No"}
@@ -47,13 +48,17 @@ def with_external_scores(rollouts: Rollouts, model: str | Path) -> Rollouts:
     scorer = _open(AutoModelForSequenceClassification, model)
     if scorer.config.num_labels != 1:
         raise EvaluationDataError(f"{model} has {scorer.config.num_labels} labels; expected a reward model, with one")
-    _check_tokens(rollouts, model, scorer)
-    scorer.config.pad_token_id = pad_token = _pad_token(scorer)
+    tokenizer = _check_tokens(rollouts, model, scorer)
+    config = scorer.config.get_text_config()
+    if config.pad_token_id is None:  # what is padding is not read; an end of sequence is
+        config.pad_token_id = _filler(rollouts, tokenizer)
+    scorer.config.pad_token_id = config.pad_token_id
 
     def score(batch: dict[str, Tensor], _: Sequence[Any]) -> list[float]:
-        return [float(value) for value in torch.sigmoid(scorer(**batch).logits[:, 0].float()).cpu()]
+        logits = scorer(**batch, use_cache=False).logits
+        return [float(value) for value in torch.sigmoid(logits[:, 0].float()).cpu()]
 
-    found = _read(rollouts, scorer, score, pad_token, (), "reward model")
+    found = _read(rollouts, scorer, score, config.pad_token_id, (), "reward model")
     ratio = scorer.num_parameters() / rollouts.parameters if rollouts.parameters else 1.0
     scored = _changed(rollouts, found, lambda rollout, value: replace(rollout, external_score=value))
     return replace(scored, external_cost=ratio)
@@ -71,20 +76,18 @@ def with_self_scores(rollouts: Rollouts, model: str | Path, **texts: str | None)
         EvaluationDataError: texts that are no question, or another tokenizer.
     """
     judge = _open(AutoModelForCausalLM, model)
-    _check_tokens(rollouts, model, judge)
     asked = {**QUESTION, **_own_question(Path(model)), **{name: text for name, text in texts.items() if text}}
     try:
         question = JudgeQuestion.encode(AutoTokenizer.from_pretrained(model), **asked)
     except TrainingDataError as error:
         raise EvaluationDataError(str(error)) from error
+    _check_tokens(rollouts, model, judge, len(question.question))
 
     def score(batch: dict[str, Tensor], _: Sequence[Any]) -> list[float]:
-        last = batch["attention_mask"].sum(1) - 1
-        hidden = judge.base_model(**batch).last_hidden_state
-        logits = judge.get_output_embeddings()(hidden[torch.arange(len(last), device=hidden.device), last])
+        logits = judge(**_right_aligned(batch), use_cache=False, logits_to_keep=1).logits[:, -1]
         return [float(value) for value in judgement_score(logits, question).cpu()]
 
-    found = _read(rollouts, judge, score, _pad_token(judge), question.question, "judge")
+    found = _read(rollouts, judge, score, 0, question.question, "judge")
     scored = _changed(rollouts, found, lambda rollout, value: replace(rollout, self_score=value))
     return replace(scored, judgement_tokens=len(question.question))
 
@@ -114,7 +117,8 @@ def with_joints_of(rollouts: Rollouts, model: str | Path) -> Rollouts:
             for place, (problem, rollout) in enumerate(rows)
         ]
 
-    found = _read(rollouts, head, predict, _pad_token(head), (), "joints")
+    at_once = min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // head.config.get_text_config().vocab_size)
+    found = _read(rollouts, head, predict, 0, (), "joints", at_once)
     changed = _changed(rollouts, found, lambda rollout, joints: replace(rollout, joints=joints))
     return replace(changed, grid=grid, model=Path(model).name)
 
@@ -135,14 +139,27 @@ def _open(kind: Any, model: str | Path) -> PreTrainedModel:
     return opened
 
 
-def _pad_token(model: PreTrainedModel) -> int:
-    end = model.config.get_text_config().eos_token_id
-    found = model.config.get_text_config().pad_token_id
-    return int(found if found is not None else end[0] if isinstance(end, list) else end or 0)
+def _right_aligned(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows padded on the left instead, and their tokens' positions: every row's last column is its last token."""
+    mask = batch["attention_mask"]
+    width = mask.shape[1]
+    places = (torch.arange(width, device=mask.device) - (width - mask.sum(1, keepdim=True))) % width
+    mask = mask.gather(1, places)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return {"input_ids": batch["input_ids"].gather(1, places), "attention_mask": mask, "position_ids": positions}
 
 
-def _check_tokens(rollouts: Rollouts, model: str | Path, scorer: PreTrainedModel) -> None:
-    """Token ids are given to the scorer as they are, so they must mean the same to it."""
+def _filler(rollouts: Rollouts, tokenizer: Any) -> int:
+    """A token to pad with: the tokenizer's own, or one that no sample has."""
+    if tokenizer.pad_token_id is not None:
+        return int(tokenizer.pad_token_id)
+    used = {int(token) for problem in rollouts.problems for token in problem.prompt_tokens}
+    used |= {int(token) for problem in rollouts.problems for item in problem.rollouts for token in item.tokens}
+    return next(token for token in range(len(used) + 1) if token not in used)
+
+
+def _check_tokens(rollouts: Rollouts, model: str | Path, scorer: PreTrainedModel, further: int = 0) -> Any:
+    """The scorer's tokenizer. Token ids are given to it as they are, so they must mean the same to it."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     for problem in rollouts.problems[:20]:
         for rollout in problem.rollouts[:2]:
@@ -152,12 +169,13 @@ def _check_tokens(rollouts: Rollouts, model: str | Path, scorer: PreTrainedModel
                     f"{model} reads a sample of {rollouts.model} as {text[:60]!r}, which was {rollout.text[:60]!r}; "
                     f"expected a model with the same tokenizer"
                 )
-    longest = max(
+    longest = further + max(
         len(problem.prompt_tokens) + len(item.tokens) for problem in rollouts.problems for item in problem.rollouts
     )
     holds = getattr(scorer.config.get_text_config(), "max_position_embeddings", longest)
     if longest > holds:
         raise EvaluationDataError(f"the longest sample has {longest} tokens with its prompt, and {model} reads {holds}")
+    return tokenizer
 
 
 def _own_question(model: Path) -> dict[str, str]:
@@ -178,13 +196,14 @@ def _read(
     pad_token: int,
     suffix: Sequence[int],
     name: str,
+    at_once: int = TOKENS_AT_ONCE,
 ) -> Iterator[T]:
     """What `work` makes of every rollout, in their order; it is given batches of similar lengths."""
     rows = [(problem, rollout) for problem in rollouts.problems for rollout in problem.rollouts]
     sizes = [len(problem.prompt_tokens) + len(rollout.tokens) + len(suffix) for problem, rollout in rows]
     found: dict[int, T] = {}
     with torch.inference_mode(), tqdm(total=len(rows), desc=name, mininterval=1) as bar:
-        for places in _batches(sizes):
+        for places in _batches(sizes, at_once):
             some = [rows[place] for place in places]
             ids = [[*problem.prompt_tokens, *rollout.tokens.tolist(), *suffix] for problem, rollout in some]
             batch = {name: item.to(model.device) for name, item in pad(ids, pad_token).items()}
@@ -193,11 +212,11 @@ def _read(
     return (found[place] for place in range(len(rows)))
 
 
-def _batches(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Places, the longest first, in batches of up to `TOKENS_AT_ONCE` tokens."""
+def _batches(sizes: Sequence[int], at_once: int) -> Iterator[list[int]]:
+    """Places, the longest first, in batches of up to `at_once` tokens."""
     batch: list[int] = []
     for place in np.argsort(-np.asarray(sizes), kind="stable").tolist():
-        if batch and sizes[batch[0]] * (len(batch) + 1) > TOKENS_AT_ONCE:
+        if batch and sizes[batch[0]] * (len(batch) + 1) > at_once:
             yield batch
             batch = []
         batch.append(place)
