@@ -82,8 +82,8 @@ class UtilityReport(Record):
     keep: float | None
     """Utility of stopping: the best finished sample's, or handing on's; None while there is neither."""
     expected_reward: float
-    """Of the best sample by the horizon. Where an answer is owed that is worth less than its cost, what is pruned counts
-    as the way to that answer, and this may lie below every reward."""
+    """Of the best sample by the horizon. Where an answer is owed that is not worth its cost, what is pruned counts as
+    the way to that answer, and this may lie below every reward."""
     expected_compute: float
     """Expected tokens of all chosen prefixes together, up to the horizon."""
     expected_latency: float
