@@ -110,7 +110,7 @@ def test_scores_of_others_weigh_the_votes_and_are_paid_for() -> None:
     problems = [
         dataclasses.replace(problem, rollouts=tuple(map(scored, problem.rollouts))) for problem in rollouts.problems
     ]
-    told = dataclasses.replace(rollouts, problems=tuple(problems))
+    told = dataclasses.replace(rollouts, problems=tuple(problems), external_cost=0.5, judgement_tokens=3)
     config = CONFIG.replace(strategy="weighted_best_of_n", max_samples=4)
     own, oracle, judged = (evaluate(told, Setting("w", config, scorer)) for scorer in ("value", "external", "self"))
     votes = evaluate(told, setting("majority_vote"))
@@ -120,6 +120,7 @@ def test_scores_of_others_weigh_the_votes_and_are_paid_for() -> None:
     assert judged.right.mean() == pytest.approx(votes.right.mean(), abs=0.25)  # equal weights: ties apart, a vote
     for place, problem in enumerate(told.problems):
         read = sum(len(problem.prompt_tokens) + len(item.tokens) for item in problem.rollouts if item.finished)
-        assert oracle.compute[place] == own.compute[place] + read
-        assert judged.compute[place] > own.compute[place]
+        assert oracle.compute[place] == own.compute[place] + 0.5 * read
+        judgements = sum(item.finished for item in problem.rollouts)
+        assert judged.compute[place] == own.compute[place] + 3 * judgements
     assert (oracle.latency == own.latency).all()
