@@ -71,7 +71,8 @@ def collect_rollouts(
 
     Args:
         grader: is given the text of a sample and the expected answer; samples that were cut are wrong.
-        sampling, max_new_tokens: in place of the model's own config.
+        sampling: in place of the model's own.
+        max_new_tokens: in place of the model's own.
         concurrency: samples that grow together.
 
     Raises:
@@ -101,10 +102,9 @@ def collect_to_file(
     Every question that is done is kept at once in the folder `file` + ".parts". However the run ends, the same call
     goes on from there, and makes the same file as if nothing had happened: a sample depends on the seed, its prompt and
     its number only (and on rounding, where a backend's depends on what is computed together). What is taken over is
-    graded anew, so the grader may have been mended.
+    graded anew, so the grader may have been mended. Arguments are those of `collect_rollouts`, and
 
     Args:
-        grader, sampling, max_new_tokens, concurrency: as in `collect_rollouts`.
         say: is told, a line each, what is taken over, and what is kept where the run is ended.
 
     Raises:
