@@ -11,6 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from benchmarks.reporting import table
+
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = (("0.1", "0.05"), ("0.1", "0.01"), ("1", "0.05"), ("1", "0.01"))
 """Alpha and beta."""
@@ -47,14 +49,14 @@ def differences() -> str:
         headings.append(f"alpha {alpha}, beta {beta} (cost {float(cost):.2f})")
         columns.append({row[1]: row[2] for row in read(f"differences_alpha_{alpha}") if row[0] == f"beta {beta}"})
     rows = [[rival, *(column[rival] for column in columns)] for rival in columns[0] if not rival.startswith("pass@k")]
-    return _table(["less", *headings], rows)
+    return table(["less", *headings], rows)
 
 
 def matched() -> str:
     """Table 2: the paper's beside ours."""
     ours = {row[0]: f"{row[3]} ({row[2]})" for row in read("matched_alpha_0.1")}
     rows = [[name, *paper, ours[name]] for name, paper in PAPER_MATCHED.items()]
-    return _table(["", "Qwen3-1.7B", "LFM2-1.2B", "LFM2-350M", "embedded model"], rows)
+    return table(["", "Qwen3-1.7B", "LFM2-1.2B", "LFM2-350M", "embedded model"], rows)
 
 
 def predictions() -> str:
@@ -63,7 +65,7 @@ def predictions() -> str:
     for title, name in (("embedded model", "predictions"), ("embedded model, ZIP-RC-Lite", "predictions_lite")):
         found = {row[0]: row[1] for row in read(name)}
         rows.append([title, *(found[figure] for figure in _FIGURES)])
-    return _table(["", "total variation", "F1", "accuracy", "recall of wrong answers"], rows)
+    return table(["", "total variation", "F1", "accuracy", "recall of wrong answers"], rows)
 
 
 def compute() -> str:
@@ -73,7 +75,7 @@ def compute() -> str:
         found = [row for row in read(f"points_alpha_{alpha}") if row[:2] == ["ZIP-RC", "beta 0.05"] and row[2] != "all"]
         for figure, place in (("samples", 11), ("compute", 9)):
             rows.append([f"alpha {alpha}: {figure}", *(f"{float(row[place]):.1f}" for row in found)])
-    return _table(["", *(row[2] for row in found)], rows)
+    return table(["", *(row[2] for row in found)], rows)
 
 
 def take(folder: Path) -> None:
@@ -83,11 +85,6 @@ def take(folder: Path) -> None:
             shutil.copy2(file, RESULTS / file.name)
     page = RESULTS / "report.md"
     page.write_text(page.read_text(encoding="utf-8").replace(".png)", ".svg)"), encoding="utf-8")
-
-
-def _table(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ def _fits(model: PreTrainedModel) -> bool:
         and getattr(model.model.rotary_emb, "rope_type", None) in _ROPES
         and config._attn_implementation == "sdpa"
     )
+    unpacked = all(type(weight.data) is Tensor for weight in model.parameters())  # not so where they are quantised
     linears = [module for module in model.modules() if hasattr(module, "in_features")]
     weights = {(weight.device, weight.dtype) for weight in model.parameters()}
     return (
@@ -153,9 +154,7 @@ def _fits(model: PreTrainedModel) -> bool:
         and not _hooked(model)
         and not any("forward" in vars(module) for module in model.modules())  # replaced, as accelerate does
         and type(model.model.embed_tokens) is nn.Embedding
-        and all(
-            type(weight.data) is Tensor for weight in model.parameters()
-        )  # quantised weights have types of their own
+        and unpacked
         and len(weights) == 1
         and next(iter(weights))[1].is_floating_point
         and all(type(module) is nn.Linear and module.bias is None for module in linears)

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from tests.evaluation.stored import CONFIG
 from tests.scripted import FaultyBackend, out_of_memory
 from zip_introspect import IntrospectiveLLM
+from zip_introspect.backend import Prefilled
 from zip_introspect.demo.problems import held_out
 from zip_introspect.errors import EvaluationDataError, TrainingDataError
 from zip_introspect.evaluation.collecting import Collected, Grader, collect_rollouts, collect_to_file
@@ -31,7 +33,7 @@ class CountingBackend(SimulatedBackend):
 
     asked = 0
 
-    def prefill(self, prompts):  # type: ignore[no-untyped-def]
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
         self.asked += len(prompts)
         return super().prefill(prompts)
 
@@ -153,6 +155,7 @@ def test_it_can_be_interrupted_again_and_again_also_while_the_file_is_put_togeth
 CHILD = """
 import sys
 from pathlib import Path
+from typing import Any
 from tests.evaluation.test_collecting import run
 from tests.scripted import FaultyBackend, unchanged
 run(Path(sys.argv[1]), FaultyBackend(unchanged, pace=0.05))
@@ -189,7 +192,7 @@ def test_a_killed_process_loses_only_what_was_under_way(whole: Path, tmp_path: P
         ({"backend": SimulatedBackend(max_length=41)}, r"in grid\."),
     ],
 )
-def test_parts_of_another_run_are_refused_by_what_differs(changes: dict, said: str, tmp_path: Path) -> None:  # type: ignore[type-arg]
+def test_parts_of_another_run_are_refused_by_what_differs(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     file = tmp_path / "r.parquet"
     interrupt(file)
     before = {path: path.read_bytes() for path in folder_of(file).iterdir()}

@@ -23,7 +23,8 @@ from zip_introspect import joint
 from zip_introspect.errors import EvaluationDataError, ModelLoadError, TrainingDataError
 from zip_introspect.evaluation.rollouts import Problem, Rollouts, StoredRollout
 from zip_introspect.grid import JointGrid
-from zip_introspect.training.scorers import JudgeQuestion, judgement_score, pad
+from zip_introspect.training.dataset import pad
+from zip_introspect.training.scorers import JudgeQuestion, judgement_score
 
 TOKENS_AT_ONCE = 16_384
 LOGITS_AT_ONCE = 2**28  # a gigabyte in float32

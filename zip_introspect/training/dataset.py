@@ -92,6 +92,17 @@ def targets(grid: JointGrid, prompt_length: int, length: int, reward: float) -> 
     return labels
 
 
+def pad(rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask`, shape (rows, longest), padded on the right."""
+    width = max(len(row) for row in rows)
+    ids = np.full((len(rows), width), pad_token_id, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = row
+        mask[place, : len(row)] = 1
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
 @dataclass(frozen=True)
 class JointCollator:
     """Pads rows on the right and adds the joint's targets."""
@@ -100,17 +111,9 @@ class JointCollator:
     pad_token_id: int
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        width = max(len(item["input_ids"]) for item in rows)
-        ids = np.full((len(rows), width), self.pad_token_id, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        labels = np.full((len(rows), width), IGNORED, dtype=np.int64)
+        batch = pad([item["input_ids"] for item in rows], self.pad_token_id)
+        labels = np.full(batch["input_ids"].shape, IGNORED, dtype=np.int64)
         for i, item in enumerate(rows):
             length = len(item["input_ids"])
-            ids[i, :length] = item["input_ids"]
-            mask[i, :length] = 1
             labels[i, :length] = targets(self.grid, item["prompt_length"], length, item["reward"])
-        return {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(mask),
-            "targets": torch.from_numpy(labels),
-        }
+        return {**batch, "targets": torch.from_numpy(labels)}

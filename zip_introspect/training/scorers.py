@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from zip_introspect.errors import TrainingDataError
 from zip_introspect.grid import JointGrid
 from zip_introspect.training.batching import LengthBatchingTrainer
+from zip_introspect.training.dataset import pad
 from zip_introspect.training.trainer import policy_kl
 
 
@@ -45,17 +45,6 @@ class JudgeQuestion:
                 f"{answers[0]} and {answers[1]}; expected a question, and answers whose first tokens differ"
             )
         return cls(tuple(asked), answers[0][0], answers[1][0])
-
-
-def pad(rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
-    """`input_ids` and `attention_mask`, shape (rows, longest), padded on the right."""
-    width = max(len(row) for row in rows)
-    ids = np.full((len(rows), width), pad_token_id, dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = row
-        mask[place, : len(row)] = 1
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 
 def judgement_score(logits: Tensor, question: JudgeQuestion) -> Tensor:

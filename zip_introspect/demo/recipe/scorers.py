@@ -21,6 +21,7 @@ from transformers import (
 
 from zip_introspect.demo.recipe.head import abacus_grid
 from zip_introspect.demo.recipe.schedule import log_training, resumable, schedule
+from zip_introspect.evaluation.scoring import JUDGE_FILE
 from zip_introspect.training.batching import LengthBatchingTrainer
 from zip_introspect.training.dataset import load
 from zip_introspect.training.scorers import (
@@ -67,7 +68,7 @@ def train_judge(base: Path, rollouts: Path, out: Path, *, seed: int) -> None:
         data_collator=JudgeCollator(question, tokenizer.pad_token_id),
     )
     _train(trainer, model, tokenizer, out)
-    (out / "judge.json").write_text(json.dumps({"question": QUESTION, "yes": YES, "no": NO}) + "\n", encoding="utf-8")
+    (out / JUDGE_FILE).write_text(json.dumps({"question": QUESTION, "yes": YES, "no": NO}) + "\n", encoding="utf-8")
 
 
 def _finished(rollouts: Path) -> Dataset:
