@@ -20,12 +20,19 @@ def schedule(out: Path, *, seed: int, learning_rate: float, **own: Any) -> Train
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.01},
         adam_beta2=0.98,
-        bf16=True,
+        bf16=computes_in_bfloat16(),
         use_cpu=not torch.cuda.is_available(),
         report_to="none",
         dataloader_pin_memory=False,
         **own,
     )
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether the device has instructions for bfloat16; where it has none, float32 is several times faster."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return any(present for name, present in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
 def resumable(out: Path) -> bool:
