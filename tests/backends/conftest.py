@@ -6,8 +6,10 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -24,6 +26,7 @@ from transformers import (
 from zip_introspect.demo.corpus import examples
 from zip_introspect.demo.tokenizer import train_tokenizer
 from zip_introspect.grid import JointGrid
+from zip_introspect.testing.rounding import SMALL_MODEL, tolerance
 
 WINDOW = 9  # far below the lengths that the tests reach
 
@@ -31,9 +34,9 @@ MakeModel = Callable[[str], PreTrainedModel]
 Exported = Callable[..., Path]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def assert_close(found: ArrayLike, expected: ArrayLike) -> None:
+    """Logits of a small model, in float32, are the same up to the order of sums."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(expected, SMALL_MODEL))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from zip_introspect.testing.rounding import BFLOAT16, FLOAT32, SMALL_MODEL, tolerance
 from zip_introspect_transformers.fused import FusedStep
 from zip_introspect_transformers.states import new_cache
 
@@ -88,8 +89,10 @@ def test_its_logits_are_those_of_the_modules(name: str, dtype: torch.dtype, padd
             input_ids=token, attention_mask=seen, position_ids=at, past_key_values=caches[1], use_cache=True
         ).logits[:, -1]
         assert found.dtype == torch.float32
-        tolerance = 1e-5 if dtype == torch.float32 else 0.05
-        torch.testing.assert_close(found, expected.float(), atol=tolerance, rtol=tolerance)
+        # In bfloat16 sums are taken in float32, and some ten results of each layer are rounded.
+        sums, roundoff = (SMALL_MODEL, FLOAT32) if dtype == torch.float32 else (20, BFLOAT16)
+        allowed = tolerance(expected.float(), sums, roundoff)
+        torch.testing.assert_close(found, expected.float(), atol=allowed, rtol=0)
 
 
 @torch.inference_mode()
@@ -166,7 +169,8 @@ def test_weights_that_change_in_place_change_for_both() -> None:
     assert not step.stale
     token, at = torch.tensor([[5]]), torch.tensor([[0]])
     found = step(token, new_cache(model.config), None, at)
-    torch.testing.assert_close(found, other(input_ids=token).logits[:, -1], atol=1e-5, rtol=1e-5)
+    expected = other(input_ids=token).logits[:, -1]
+    torch.testing.assert_close(found, expected, atol=tolerance(expected, SMALL_MODEL), rtol=0)
 
 
 def test_a_model_that_was_changed_since_is_told() -> None:

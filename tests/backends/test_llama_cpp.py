@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.backends.conftest import Exported
+from tests.backends.conftest import Exported, assert_close
 from zip_introspect import joint
 from zip_introspect.backend import SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.grid import JointGrid
 from zip_introspect.testing.conformance import BackendConformance
+from zip_introspect.testing.rounding import FLOAT16, SMALL_MODEL, tolerance
 from zip_introspect_transformers import TransformersBackend
 
 pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
@@ -68,6 +69,10 @@ class TestConformanceWithFewCells(BackendConformance):
 
 class TestConformanceWithSlidingWindow(BackendConformance):
     """Layers that forget what is further back than a window; their states cannot be cut back to an earlier token."""
+
+    # Gemma's activation is read from a table of half precision: where inputs differ in their last bit only, it may
+    # jump to the next entry, once a layer. Beside that the sums in float32 are nothing.
+    sums, roundoff = 3, FLOAT16
 
     @pytest.fixture(params=[4096, 512])
     def backend(
@@ -121,16 +126,17 @@ def test_float32_logits_joints_and_greedy_texts_agree(
     prompts = [ours.encode(text) for text in PROMPTS]
     one, other = ours.prefill(prompts), theirs.prefill(prompts)
     for mine, yours in zip(one, other, strict=True):
-        np.testing.assert_allclose(mine.reserved_logits, yours.reserved_logits, atol=1e-3)
+        assert_close(mine.reserved_logits, yours.reserved_logits)
     runs = [
         backend.advance([backend.fork(prompt.sequence, [0], GREEDY)[0] for prompt in prefilled], [40] * len(prompts))
         for backend, prefilled in ((ours, one), (theirs, other))
     ]
     for mine, yours in zip(*runs, strict=True):
         assert mine.tokens.tolist() == yours.tokens.tolist()
-        np.testing.assert_allclose(mine.reserved_logits, yours.reserved_logits, atol=1e-3)
+        assert_close(mine.reserved_logits, yours.reserved_logits)
         joints = [joint.from_logits(run.reserved_logits, grid) for run in (mine, yours)]
-        np.testing.assert_allclose(joints[0], joints[1], atol=1e-3)
+        # A logit that is wrong by d makes a probability wrong by d / 2 at the most.
+        np.testing.assert_allclose(joints[0], joints[1], atol=tolerance(yours.reserved_logits, SMALL_MODEL) / 2)
     with torch.inference_mode():
         ids = [*prompts[0], *runs[0][0].tokens.tolist()[:-1]]
         whole = make_model(architecture)(input_ids=torch.tensor([ids])).logits[0, -1].numpy()
@@ -139,7 +145,7 @@ def test_float32_logits_joints_and_greedy_texts_agree(
     assert kept is not None
     finite = np.isfinite(kept)
     assert finite.sum() == ours.info.vocab_size - grid.num_cells
-    np.testing.assert_allclose(kept[finite], whole[finite], atol=1e-3)
+    assert_close(kept[finite], whole[finite])
     ours.release([fresh.sequence, *(prompt.sequence for prompt in one)])
 
 
@@ -313,7 +319,7 @@ def test_nan_in_mid_run_keeps_what_came_before_and_stays_with_its_sample(fragile
     assert found[0].reserved_logits.shape == (place, backend.grid.num_cells)
     assert [run.tokens.tolist() for run in found[1:]] == runs[1:]
     for one, other in zip(found[1:], healthy[1:], strict=True):
-        np.testing.assert_allclose(one.reserved_logits, other.reserved_logits, atol=1e-4)
+        assert_close(one.reserved_logits, other.reserved_logits)
     with pytest.raises(BackendError, match="came to logits that are not finite"):
         backend.advance(sequences[:1], [1])
     backend.close()

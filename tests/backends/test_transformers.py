@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests.backends.conftest import MakeModel, assert_close
 from zip_introspect.backend import SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
@@ -24,7 +25,6 @@ ARCHITECTURES = ("qwen3", "llama", "mistral", "gemma3", "lfm2", "qwen3_next")
 GREEDY = SamplingParams(temperature=0.0)
 PROMPTS = BackendConformance.prompts
 
-MakeModel = Callable[[str], PreTrainedModel]
 Open = Callable[..., TransformersBackend]
 
 
@@ -100,7 +100,7 @@ def test_joints_of_a_mixed_batch_are_those_of_a_plain_pass(
             logits = model(torch.tensor([[*prompt, *tokens]])).logits[
                 0, len(prompt) - 1 :, backend.grid.first_reserved :
             ]
-        np.testing.assert_allclose(rows, logits[: len(rows)].numpy(), atol=1e-4)
+        assert_close(rows, logits[: len(rows)].numpy())
 
 
 def _step(backend: TransformersBackend, sequences: list[SequenceId], steps: int) -> list[int]:
@@ -325,7 +325,7 @@ def test_nan_in_mid_run_keeps_what_came_before(fragile: TransformersBackend) -> 
     assert not broken.finished
     assert broken.tokens.tolist() == runs[0][: place + 1]
     assert broken.reserved_logits.shape == (place, fragile.grid.num_cells)
-    np.testing.assert_allclose(broken.reserved_logits, healthy[0].reserved_logits[:place], atol=1e-5)
+    assert_close(broken.reserved_logits, healthy[0].reserved_logits[:place])
     assert not sound.non_finite
     assert sound.tokens.tolist() == runs[1]
     with pytest.raises(BackendError, match="came to logits that are not finite"):

@@ -25,8 +25,11 @@ from zip_introspect.evaluation import graders, scoring
 from zip_introspect.evaluation.collecting import collect_rollouts
 from zip_introspect.evaluation.rollouts import Question, Rollouts
 from zip_introspect.llm import DEMO_MODEL
+from zip_introspect.testing.rounding import SMALL_MODEL, tolerance
 
 VOCABULARY = 384
+ROUNDING = tolerance(1.0, SMALL_MODEL) / 4
+"""Of a score: logits are about 1, and the logistic function's slope is a quarter at the most."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def test_a_reward_models_score_is_that_of_the_sample_alone(stored: Rollouts, rew
             ids = torch.tensor([[*problem.prompt_tokens, *rollout.tokens.tolist()]])
             with torch.no_grad():
                 expected = torch.sigmoid(model(input_ids=ids).logits[0, 0])
-            assert rollout.external_score == pytest.approx(float(expected), abs=1e-5)
+            assert rollout.external_score == pytest.approx(float(expected), abs=ROUNDING)
 
 
 def test_a_judge_answers_behind_the_sample(stored: Rollouts, judge: Path, tmp_path: Path) -> None:
@@ -79,7 +82,7 @@ def test_a_judge_answers_behind_the_sample(stored: Rollouts, judge: Path, tmp_pa
             ids = torch.tensor([[*problem.prompt_tokens, *rollout.tokens.tolist(), *question]])
             with torch.no_grad():
                 logits = model(input_ids=ids).logits[0, -1]
-            assert rollout.self_score == pytest.approx(float(torch.sigmoid(logits[yes] - logits[no])), abs=1e-5)
+            assert rollout.self_score == pytest.approx(float(torch.sigmoid(logits[yes] - logits[no])), abs=ROUNDING)
     own = saved(model, tmp_path)
     (own / scoring.JUDGE_FILE).write_text(json.dumps(asked))
     again = scoring.with_self_scores(stored, own)
@@ -100,7 +103,7 @@ def test_a_judge_whose_logits_are_scaled_is_asked_for_its_own(stored: Rollouts, 
     ids = torch.tensor([[*problem.prompt_tokens, *problem.rollouts[0].tokens.tolist(), question]])
     with torch.no_grad():
         logits = granite(input_ids=ids).logits[0, -1]
-    assert problem.rollouts[0].self_score == pytest.approx(float(torch.sigmoid(logits[yes] - logits[no])), abs=1e-4)
+    assert problem.rollouts[0].self_score == pytest.approx(float(torch.sigmoid(logits[yes] - logits[no])), abs=ROUNDING)
 
 
 def test_a_reward_model_without_padding_reads_the_end_of_the_sample(stored: Rollouts, tmp_path: Path) -> None:
@@ -119,7 +122,7 @@ def test_a_reward_model_without_padding_reads_the_end_of_the_sample(stored: Roll
     with torch.no_grad():
         hidden = model.model(input_ids=ids).last_hidden_state[0, -1]
         expected = torch.sigmoid(model.score(hidden)[0])
-    assert problem.rollouts[0].external_score == pytest.approx(float(expected), abs=1e-5)
+    assert problem.rollouts[0].external_score == pytest.approx(float(expected), abs=ROUNDING)
 
 
 def test_the_models_own_head_gives_the_joints_that_are_stored(stored: Rollouts) -> None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, PromptError
+from zip_introspect.testing import rounding
 
 SAMPLED = SamplingParams(temperature=1.0, seed=7)
 GREEDY = SamplingParams(temperature=0.0)
@@ -39,8 +40,10 @@ FILTERS = (
 class BackendConformance:
     """Tests of the contract in `zip_introspect.backend`."""
 
-    tolerance = 1e-4
-    """How far reserved logits may stray between batches; 1e-4 is for float32."""
+    sums: int = rounding.SMALL_MODEL
+    """Terms added one after another on the way to a logit, as `rounding.tolerance` counts them."""
+    roundoff: float = rounding.FLOAT32
+    """Of the coarsest numbers that the backend adds."""
     prompts: tuple[str, ...] = (
         "Solve 3*x+5=35",
         "2",
@@ -115,7 +118,7 @@ class BackendConformance:
             assert np.isfinite(prompt.reserved_logits).all()
             (alone,) = backend.prefill([backend.encode(text)])
             backend.release([alone.sequence])
-            np.testing.assert_allclose(alone.reserved_logits, prompt.reserved_logits, atol=self.tolerance)
+            self._assert_close(alone.reserved_logits, prompt.reserved_logits)
 
     def test_prefill_of_nothing(self, backend: Backend) -> None:
         assert backend.prefill([]) == []
@@ -156,7 +159,7 @@ class BackendConformance:
             fresh = backend.prefill(prefixes)
             backend.release([prefix.sequence for prefix in fresh])
             for row, prefix in zip(rows, fresh, strict=True):
-                np.testing.assert_allclose(row, prefix.reserved_logits, atol=self.tolerance)
+                self._assert_close(row, prefix.reserved_logits)
         backend.release(sequences)
 
     def test_finished_sequences_end_with_end_of_sequence(self, backend: Backend, prefilled: list[Prefilled]) -> None:
@@ -277,7 +280,7 @@ class BackendConformance:
         (forked,) = backend.advance([twin], [6])
         first, second = backend.advance([origin, other], [6, 6])
         assert forked.tokens.tolist() == first.tokens.tolist()
-        np.testing.assert_allclose(forked.reserved_logits, first.reserved_logits, atol=self.tolerance)
+        self._assert_close(forked.reserved_logits, first.reserved_logits)
         assert second.tokens.size
         backend.release([origin, twin, other])
 
@@ -311,6 +314,10 @@ class BackendConformance:
         backend.release(sequences)
 
     # Steps of the tests above
+
+    def _assert_close(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+        allowed = rounding.tolerance(expected, self.sums, self.roundoff)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
 
     def _forks(self, backend: Backend, prompt: Prefilled, count: int) -> list[SequenceId]:
         return backend.fork(prompt.sequence, range(count), SAMPLED)
