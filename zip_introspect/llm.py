@@ -41,6 +41,8 @@ DEMO_CONFIG = GenerationConfig(max_new_tokens=640, beta=0.05)
 """For its beta the embedded model is as accurate as for the default, at half the cost (its figures are in docs)."""
 DEMO_EXTRACTOR = after_marker(r"(?m)\bans\s+")
 """The embedded model ends its working with `ans 10`; where it declines, there is no answer."""
+_DEMO_OPTIONS = {"threads": 1}
+"""It is so small that a second thread mostly waits, and on a busy machine for long."""
 
 
 class IntrospectiveLLM:
@@ -127,7 +129,7 @@ class IntrospectiveLLM:
         Args:
             backend: `llama-cpp` opens the model as Q8_0 GGUF, any other its safetensors. None is the first of
                 transformers and llama-cpp that is installed.
-            options: for the backend.
+            options: for the backend; `threads` is 1 unless given.
 
         Raises:
             BackendNotInstalledError: the message holds the pip command.
@@ -145,7 +147,8 @@ class IntrospectiveLLM:
         file = model if backend == "llama-cpp" else model / "config.json"
         if not file.is_file():
             raise ModelLoadError(f"the embedded model is not here: expected {file}. Reinstall zip-introspect.")
-        llm = cls.from_pretrained(model, backend, config or DEMO_CONFIG, extractor=DEMO_EXTRACTOR, **options)
+        opening = {**_DEMO_OPTIONS, **options} if backend in ("transformers", "llama-cpp") else options
+        llm = cls.from_pretrained(model, backend, config or DEMO_CONFIG, extractor=DEMO_EXTRACTOR, **opening)
         llm.origin = Origin(DEMO_NAME, backend, options)
         return llm
 

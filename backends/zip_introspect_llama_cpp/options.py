@@ -38,7 +38,9 @@ class LlamaCppOptions(Settings):
         description="Sequences that hold cells at once; others are recomputed when needed.",
     )
     batch_size: int = Field(2048, ge=1, description="Tokens of one call of llama_decode.")
-    threads: int | None = Field(None, ge=1, description="CPU threads; None is one for each core that may be used.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; None is OMP_NUM_THREADS, else one for each core that may be used."
+    )
     gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU, where llama.cpp was built for one; -1 is all.")
     flash_attention: bool | None = Field(
         None, description="None: off for cells in f32, whose precision it costs; else as llama.cpp sees fit."
@@ -54,7 +56,8 @@ class LlamaCppOptions(Settings):
     mmap: bool = Field(True, description="Map the file instead of reading it.")
 
     def resolved_threads(self) -> int:
-        return self.threads or usable_cores()
+        named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        return self.threads or (int(named) if named.isdecimal() and int(named) else usable_cores())
 
     def resolved_repack(self) -> bool:
         if self.repack is not None:

@@ -20,7 +20,7 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.errors import ModelLoadError, NonFiniteLogitsError
 from zip_introspect.grid import JointGrid
 from zip_introspect.sequences import check_tokens, draws
-from zip_introspect_transformers.decoding import Decoder, Drawn, Span
+from zip_introspect_transformers.decoding import Decoder, Drawn, Span, computing_with
 from zip_introspect_transformers.loading import TransformersOptions, load, looks_openable
 from zip_introspect_transformers.prompts import PromptEncoder
 from zip_introspect_transformers.sampling import RowSampler
@@ -46,8 +46,6 @@ class TransformersBackend(Backend):
         options: TransformersOptions,
         name: str,
     ) -> None:
-        if options.threads:
-            torch.set_num_threads(options.threads)
         head = model.get_output_embeddings()
         config = model.config.get_text_config(decoder=True)
         vocab_size = int(head.weight.shape[0]) if head is not None else int(config.vocab_size)
@@ -66,6 +64,7 @@ class TransformersBackend(Backend):
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             max_sequences=options.max_sequences,
         )
+        self._threads = options.threads
         self._tokenizer = tokenizer
         self._prompts = PromptEncoder(tokenizer, grid.reserved_token_ids)
         self._decoder = Decoder(model, grid, eos, options.prefill_tokens)
@@ -108,7 +107,7 @@ class TransformersBackend(Backend):
         self._sequences.check_room(len(prompts))
         samples = [Row([int(token) for token in prompt]) for prompt in prompts]
         first, last = self.grid.first_reserved, self.grid.first_reserved + self.grid.num_cells
-        with self._sequences.recovering(samples):
+        with computing_with(self._threads), self._sequences.recovering(samples):
             self._sequences.compute(samples)
             reserved = self._sequences.reserved_logits(samples, first, last)
         for number, row in enumerate(reserved):
@@ -137,7 +136,7 @@ class TransformersBackend(Backend):
             for sample, asked in zip(samples, steps, strict=True)
         }
         drawn: dict[int, Drawn] = {}
-        with self._sequences.recovering(samples):
+        with computing_with(self._threads), self._sequences.recovering(samples):
             for state, rows in self._sequences.batches([sample for sample in samples if budgets[id(sample)] > 0]):
                 drawn |= self._run(state, rows, budgets)
         advanced = [self._account(sample, drawn.get(id(sample))) for sample in samples]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,20 @@ from zip_introspect.grid import JointGrid
 from zip_introspect_transformers.fused import FusedStep
 from zip_introspect_transformers.sampling import RowSampler
 from zip_introspect_transformers.states import PaddedCache, State, new_cache, tolerates_padding, upload
+
+
+@contextmanager
+def computing_with(threads: int | None) -> Iterator[None]:
+    """Let torch compute with so many threads of the CPU, within; None leaves their number alone."""
+    if threads is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(eq=False)

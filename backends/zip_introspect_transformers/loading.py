@@ -30,7 +30,9 @@ class TransformersOptions(Settings):
     attn_implementation: str | None = Field(
         None, description="As in transformers. flash_attention_2 reads its masks on the host, once a token."
     )
-    threads: int | None = Field(None, ge=1, description="Threads of torch on the CPU, for the whole process.")
+    threads: int | None = Field(
+        None, ge=1, description="Threads of torch on the CPU while this model computes; None is torch's own number."
+    )
     trust_remote_code: bool = Field(False, description="Whether code that comes with the model may run.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub repository.")
     max_context: int | None = Field(None, ge=2, description="Below what the model's config says; None takes that.")

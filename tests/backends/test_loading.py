@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests.backends.conftest import MakeModel, assert_close
 from zip_introspect.backend import InstalledBackends
 from zip_introspect.config import SamplingParams
-from zip_introspect.errors import ConfigError, GridError, ModelLoadError, ReservedTokensError
+from zip_introspect.errors import ConfigError, GridError, ModelLoadError, PromptError, ReservedTokensError
 from zip_introspect.grid import JointGrid
 from zip_introspect_transformers import TransformersBackend
-
-MakeModel = Callable[[str], PreTrainedModel]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +54,7 @@ def test_a_saved_model_is_what_it_was(saved: Path, make_model: MakeModel, grid: 
     (prompt,) = backend.prefill([tokens])
     with torch.no_grad():
         expected = make_model("qwen3")(torch.tensor([tokens])).logits[0, -1, grid.first_reserved :]
-    assert torch.allclose(torch.tensor(prompt.reserved_logits), expected, atol=1e-5)
+    assert_close(prompt.reserved_logits, expected.numpy())
 
 
 def test_it_is_found_by_its_entry_point(saved: Path) -> None:
@@ -88,6 +86,22 @@ def test_options_are_heeded(saved: Path) -> None:
     (sequence,) = backend.fork(prompt.sequence, [0], SamplingParams())
     (advanced,) = backend.advance([sequence], [5])
     assert advanced.tokens.size
+
+
+def test_threads_are_its_own_and_nobody_elses(saved: Path) -> None:
+    before = torch.get_num_threads()
+    backend = TransformersBackend.open(saved, threads=before + 2)
+    assert torch.get_num_threads() == before
+    seen: list[int] = []
+    model = backend._decoder.model
+    model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    (prompt,) = backend.prefill([backend.encode("2")])
+    backend.advance(backend.fork(prompt.sequence, [0], SamplingParams()), [2])
+    assert set(seen) == {before + 2}
+    assert torch.get_num_threads() == before
+    with pytest.raises(PromptError):
+        backend.prefill([[]])
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(
