@@ -31,7 +31,7 @@ def schedule(out: Path, *, seed: int, learning_rate: float, **own: Any) -> Train
 def computes_in_bfloat16() -> bool:
     """Whether the device has instructions for bfloat16; where it has none, float32 is several times faster."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return any(present for name, present in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
