@@ -29,7 +29,7 @@ demo: $(DEMO)  ## ask the embedded model an equation of each difficulty
 	@echo 'Ask one of your own: $(BIN)/zip-introspect ask "Solve 7*x+12=96"'
 
 test: $(LLAMA)  ## run every test that the installed extras allow
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 check: $(DEV)  ## formatting, lint, types and the import contract
 	$(BIN)/ruff format --check .
@@ -52,11 +52,12 @@ reproduce: $(DEV)  ## the figures of docs/results.md from the embedded model
 	$(BIN)/zip-introspect evaluate build/scored.parquet --lite build/lite.parquet --out build/results \
 	    --training "with the KL term=$(RIVALS)/with_kl.json" --training "without it=$(RIVALS)/without_kl.json"
 
-bench: $(LLAMA)  ## time decisions, introspection, the search loop and growth; JSON in build/bench/
+bench: $(LLAMA)  ## time decisions, introspection, the search loop, growth and the start; JSON in build/bench/
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/decision_time.py --out build/bench/decision_time.json
 	$(BIN)/python benchmarks/introspection_overhead.py --out build/bench/introspection_overhead.json
 	$(BIN)/python benchmarks/search_loop.py --out build/bench/search_loop.json
 	$(BIN)/python benchmarks/growth.py --out build/bench/growth.json
+	$(BIN)/python benchmarks/start_up.py --out build/bench/start_up.json
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -49,6 +49,15 @@ def test_a_mode_that_takes_too_long_is_left_out_and_named(tmp_path: Path) -> Non
     assert all(f"left out: {line}" in printed for line in figures["left_out"])
 
 
+def test_the_start_is_timed(tmp_path: Path) -> None:
+    figures, printed = run("start_up", tmp_path, "--rounds", 1)
+    seconds = figures["seconds"]
+    assert [name for name in seconds if "demo" in name] == [f"zip-introspect demo, {name}" for name in BACKENDS]
+    assert all(value > 0 for value in seconds.values())
+    assert figures["import_over_numpy"] == seconds["import zip_introspect"] - seconds["import numpy"]
+    assert all(f"| {name} | {value:.2f} |" in printed for name, value in seconds.items())
+
+
 def test_introspection_is_timed_on_every_backend(tmp_path: Path) -> None:
     figures, printed = run(
         "introspection_overhead", tmp_path, "--samples", 2, "--steps", 4, "--rounds", 1, "--threads", 1
