@@ -59,6 +59,22 @@ def test_bins_keep_shapes_and_refuse_nan() -> None:
         grid.reward_bin([0.1, float("nan")])
 
 
+@given(st.lists(st.floats(-2, 2), min_size=1, max_size=9))
+def test_a_representative_is_that_of_the_bin_and_stands_for_itself(values: list[float]) -> None:
+    on_the_edge = JointGrid(
+        reward_edges=[0, 0.5, 1], reward_values=[0.5, 0.7], length_edges=[0, 4, 8], first_reserved=0
+    )
+    for grid in (JointGrid.paper(0), JointGrid.released(0), on_the_edge):
+        found = grid.representative(values)
+        assert np.isin(found, grid.reward_values).all()
+        np.testing.assert_array_equal(grid.representative(found), found)
+        elsewhere = ~np.isin(values, grid.reward_values)
+        np.testing.assert_array_equal(found[elsewhere], grid.reward_values[grid.reward_bin(values)][elsewhere])
+    assert float(JointGrid.paper(0).representative(0.99)) == 0.9375
+    with pytest.raises(GridError, match="NaN"):
+        JointGrid.paper(0).representative([0.5, np.nan])
+
+
 def test_flat_index_is_reward_major() -> None:
     grid = JointGrid.released(50)
     assert grid.flat_index(2, 3) == 2 * 8 + 3

@@ -219,6 +219,19 @@ class JointGrid(BaseModel):
         """
         return _bins(values, self.reward_edges, "reward")
 
+    def representative(self, values: ArrayLike) -> NDArray[np.float64]:
+        """The representative of the reward bin of each value, same shape: a value at the resolution of the joints.
+
+        A representative stands for itself, even one that lies on its bin's upper edge.
+
+        Raises:
+            GridError: NaN.
+        """
+        bins = self.reward_bin(values)
+        below = np.maximum(bins - 1, 0)
+        bins = np.where(self.reward_values[below] == np.asarray(values, dtype=np.float64), below, bins)
+        return np.asarray(self.reward_values[bins], dtype=np.float64)
+
     def length_bin(self, lengths: ArrayLike) -> NDArray[np.int64]:
         """The length bin of each number of tokens, same shape; the last bin takes all that lies beyond it.
 

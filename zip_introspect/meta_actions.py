@@ -92,7 +92,7 @@ def best_meta_action(
             length of its own members (eq. 28).
         leaf_lengths: shape (n,), tokens of each leaf so far.
         root_length: tokens counted for the root: 0, or the prompt's where that is counted.
-        finished_values: values of the finished samples.
+        finished_values: what the finished samples count for: `JointGrid.representative` of each final value.
         typical_length: tokens by which beta is divided for every candidate alike, in place of their own means.
             Own means favour sets with long members, whose cost they understate beside that of others.
         max_new: how many new samples may still be started.

@@ -80,7 +80,8 @@ class UtilityReport(Record):
     chosen: float
     """Utility of the best meta-action: the chosen one, or at a stop the one that was not worth running."""
     keep: float | None
-    """Utility of stopping: the best finished sample's, or handing on's; None while there is neither."""
+    """What going on is held against: the representative of the bin into which the best finished value falls, or what
+    handing on is worth, if that is more; None while there is neither."""
     expected_reward: float
     """Of the best sample by the horizon. Where an answer is owed that is not worth its cost, what is pruned counts as
     the way to that answer, and this may lie below every reward."""

@@ -103,7 +103,8 @@ def sampling_utility(
         joints: shape (n, B_V, B_T); n may be 0.
         alpha: compute (1) against latency (0).
         beta: cost against reward, already normalised (eq. 28).
-        finished_values: values of finished samples; each takes part in the maximum as a constant.
+        finished_values: constants that take part in the maximum: of finished samples, the representatives of the bins
+            into which their values fall (`JointGrid.representative`), so that like is compared with like.
         horizon: the last length bin allowed, one for all or one a prefix; None takes the best shared one,
             the shortest of those that are equal.
 

@@ -35,9 +35,9 @@ OPEN = np.array([[0.1, 0.2, 0.2], [0.1, 0.2, 0.2]])
 ONLY_LATE = np.array([[0.0, 0.0, 0.1], [0.0, 0.0, 0.9]])
 
 
-def leaf(sample: int, joint: np.ndarray, length: int = 4, limit: int = 100) -> Leaf:
-    value = float(joint.sum(axis=1) @ GRID.reward_values)
-    remaining = float(joint.sum(axis=0) @ GRID.length_values)
+def leaf(sample: int, joint: np.ndarray, length: int = 4, limit: int = 100, grid: JointGrid = GRID) -> Leaf:
+    value = float(joint.sum(axis=1) @ grid.reward_values)
+    remaining = float(joint.sum(axis=0) @ grid.length_values)
     return Leaf(sample, length, joint, value, remaining, limit, running=True)
 
 
@@ -47,14 +47,15 @@ def state(
     root: np.ndarray = OPEN,
     limit: int = 100,
     room: int | None = None,
+    grid: JointGrid = GRID,
     **config: object,
 ) -> MetaState:
     settings = GenerationConfig(**{"beta": 0.1, **config})
     started = len(leaves) + len(finished)
     room = settings.max_samples - started if room is None else room
-    at_root = leaf(0, root)
+    at_root = leaf(0, root, grid=grid)
     return MetaState(
-        1, GRID, settings, 10, root, at_root.value, at_root.remaining, leaves, finished, started, room, limit
+        1, grid, settings, 10, root, at_root.value, at_root.remaining, leaves, finished, started, room, limit
     )
 
 
@@ -90,6 +91,45 @@ def test_zip_rc_goes_on_while_another_sample_is_worth_its_cost() -> None:
     finished = (Finished(0, 9, 0.3, complete=True),)
     assert decide(state((), finished, beta=0.01)).new > 0
     assert decide(state((), finished, beta=10.0)).stop == "utility"
+
+
+FINE = JointGrid.paper(0, num_length_bins=3, startup=4)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+@pytest.mark.parametrize("beta", [1e-9, 1e-3, 0.05])
+def test_another_sample_of_the_same_bin_is_no_gain(alpha: float, beta: float) -> None:
+    sure = np.zeros(FINE.shape)
+    sure[-1, 0] = 1.0  # of the top bin, whose representative is 0.9375
+    for value in (0.88, 0.93, 0.99):
+        done = (Finished(1, 9, value, complete=True),)
+        action = decide(state((leaf(0, sure, grid=FINE),), done, sure, grid=FINE, alpha=alpha, beta=beta))
+        assert action.stop == "utility"
+        assert action.utility is not None
+        assert action.utility.keep == FINE.reward_values[-1]
+        assert f"{action.utility.keep:.3f}" in action.reason
+    below = (Finished(1, 9, 0.87, complete=True),)
+    assert decide(state((leaf(0, sure, grid=FINE),), below, sure, grid=FINE, alpha=alpha, beta=beta)).stop is None
+
+
+def test_a_sample_that_was_cut_lifts_nothing() -> None:
+    """Of a grid whose lowest reward lies on the edge of its bin, so within the next bin."""
+    grid = JointGrid(
+        reward_edges=[0.0, 0.5, 1.0], reward_values=[0.5, 0.9], length_edges=[0.0, 4.0, 8.0, 16.0], first_reserved=0
+    )
+    cut = (Finished(1, 9, 0.5, complete=False),)
+    action, without = (decide(state((leaf(0, OPEN, grid=grid),), done, room=5, grid=grid)) for done in (cut, ()))
+    assert action.stop is None
+    assert action == without
+
+
+@given(st.floats(0.0, 1.0), st.sampled_from([SURE_AND_NEAR, HOPELESS, OPEN, ONLY_LATE]), st.floats(1e-6, 2.0))
+def test_a_finished_sample_counts_as_its_bin_does(value: float, joint: np.ndarray, beta: float) -> None:
+    action, at_its_bin = (
+        decide(state((leaf(0, joint),), (Finished(1, 9, held, complete=True),), joint, beta=beta))
+        for held in (value, float(GRID.representative(value)))
+    )
+    assert action == at_its_bin
 
 
 def test_zip_rc_owes_an_answer_however_dear() -> None:
@@ -229,16 +269,23 @@ JOINTS = st.sampled_from([SURE_AND_NEAR, HOPELESS, OPEN, ONLY_LATE])
     leaves=st.lists(JOINTS, max_size=4),
     values=st.lists(st.floats(0.0, 1.0), max_size=3),
     root=JOINTS,
-    worth=st.floats(-1.0, 1.5),
+    worth=st.floats(0.01, 0.99),
     beta=st.floats(0.001, 2.0),
     room=st.integers(0, 3),
 )
-def test_handing_on_is_weighed_as_an_answer_of_that_worth_would_be(
+def test_handing_on_is_weighed_as_an_answer_in_a_bin_of_its_own_would_be(
     leaves: list[np.ndarray], values: list[float], root: np.ndarray, worth: float, beta: float, room: int
 ) -> None:
-    growing = tuple(leaf(number, joint) for number, joint in enumerate(leaves))
+    grid = JointGrid(
+        reward_edges=[0.0, worth - 0.001, worth + 0.001, 1.0],
+        reward_values=[0.0, worth, 1.0],
+        length_edges=GRID.length_edges,
+        length_values=GRID.length_values,
+        first_reserved=0,
+    )
+    growing = tuple(leaf(number, np.insert(joint, 1, 0.0, axis=0), grid=grid) for number, joint in enumerate(leaves))
     done = tuple(Finished(10 + number, 9, value, complete=True) for number, value in enumerate(values))
-    here = state(growing, done, root, room=room, beta=beta)
+    here = state(growing, done, np.insert(root, 1, 0.0, axis=0), room=room, grid=grid, beta=beta)
     action = decide(dataclasses.replace(here, hand_on=worth))
     if worth <= max(values, default=-np.inf):
         assert action == decide(here)
@@ -251,6 +298,23 @@ def test_handing_on_is_weighed_as_an_answer_of_that_worth_would_be(
         expected = alone.utility.expected_compute if alone.stop is None and alone.utility else 0.0
         assert action.tokens_saved == expected
         assert f"{worth:.3f}" in action.reason
+
+
+def test_handing_on_is_held_against_the_finished_value_itself() -> None:
+    done = (Finished(0, 9, 0.6, complete=True),)  # of the bin whose representative is 1
+    assert decide(dataclasses.replace(state((), done, room=0), hand_on=0.7)).stop == "handed_on"
+    assert decide(dataclasses.replace(state((), done), hand_on=0.7)).stop == "handed_on"
+    kept = decide(dataclasses.replace(state((), done), hand_on=0.5))
+    assert kept.stop == "utility"
+    assert kept.reason == decide(state((), done)).reason
+
+
+@pytest.mark.parametrize(("worth", "rival"), [(0.4, "0.400 for handing on"), (0.2, "0.000 for what is finished")])
+def test_the_reason_names_what_running_on_is_held_against(worth: float, rival: str) -> None:
+    done = (Finished(0, 9, 0.3, complete=True),)
+    action = decide(dataclasses.replace(state((), done, beta=0.001), hand_on=worth))
+    assert action.stop is None
+    assert rival in action.reason
 
 
 def test_a_hopeless_question_is_handed_on_before_its_tokens_are_paid_for() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -25,12 +24,15 @@ class ZipRC(Strategy):
     - Unfinished samples, paused ones too, and the root are weighed anew at each decision, by their smoothed joints.
       What a sample may no longer take (max_new_tokens, context, budget) caps its joint first, so that an end out of
       reach is worth the lowest reward (eq. 25).
-    - A finished sample stays in the running as a constant, its final value, at no further cost.
+    - A finished sample stays in the running as a constant, at no further cost: as the representative of the bin into
+      which its final value falls, for a running one counts with its bin's representative too. Otherwise another sample
+      of the same bin would seem a gain.
     - There is no stopping without a complete answer: one is owed, whatever it costs. Where the best sample's way to
       its end is worth less than the lowest reward, a plan whose samples may all be pruned (eq. 25) is charged with
       that way for the case that they are: giving up is open to no one.
     - Handing the question on to a stronger model is one more constant in the maximum: what it is worth, its cost taken
       off. It can still be done later, so going on is worth that much at least; and no answer is owed where it is open.
+      That worth is an expectation and lies in no bin: it enters as it is, where it is above every finished value.
     """
 
     name: ClassVar[str] = "zip_rc"
@@ -39,7 +41,9 @@ class ZipRC(Strategy):
     def decide(self, state: MetaState) -> MetaAction:
         """The best meta-action, or a stop."""
         answers = [sample.value for sample in state.finished if sample.complete]
-        hand_on = state.hand_on is not None and state.hand_on > max(answers, default=-math.inf)
+        if state.hand_on is not None and answers and state.hand_on <= max(answers):
+            state = replace(state, hand_on=None)
+        hand_on = state.hand_on is not None
         if not state.leaves and not state.room:
             if hand_on:
                 return MetaAction(stop="handed_on", reason=_worth_more(state), tokens_saved=0.0)
@@ -52,7 +56,7 @@ class ZipRC(Strategy):
             best = self._best(state, reachable, debt)
             reason = f"no sample is complete yet, and this is the best way to an answer, at {best.utility.value:.3f}"
         elif best.worth_running:
-            rival = "for handing on" if hand_on else "for what is finished"
+            rival = "for handing on" if best.keep_value == state.hand_on else "for what is finished"
             reason = f"utility {best.utility.value:.3f} beats {best.keep_value:.3f} {rival}"
         elif hand_on:
             alone = self.decide(replace(state, hand_on=None))
@@ -101,7 +105,7 @@ class ZipRC(Strategy):
         self, state: MetaState, reachable: NDArray[np.float64], max_active: int, debt: float | None = None
     ) -> meta_actions.MetaAction:
         counted = self._counted(state)
-        finished = [sample.value for sample in state.finished]
+        finished = _standing(state)
         grid = state.grid
         if debt is not None:
             finished = []  # all were cut, and what was cut settles nothing
@@ -169,6 +173,13 @@ def _owing(debt: float, grid: JointGrid, joints: NDArray[np.float64]) -> tuple[J
         first_reserved=grid.first_reserved,
     )
     return owing, np.concatenate([np.zeros_like(joints[:, :1]), joints], axis=1)
+
+
+def _standing(state: MetaState) -> list[float]:
+    """What each finished sample counts for in the maximum; one that was cut, for the lowest reward."""
+    return [
+        float(state.grid.representative(sample.value)) if sample.complete else sample.value for sample in state.finished
+    ]
 
 
 def _worth_more(state: MetaState) -> str:
