@@ -89,6 +89,44 @@ def test_seconds_shrink_the_steps_to_the_slowest_recent_pace() -> None:
     assert ledger.exhausted() == "seconds"
 
 
+def test_an_unknown_pace_limits_the_next_call_and_no_plan() -> None:
+    now = [0.0]
+    ledger = Ledger(Budget(max_seconds=10.0), 1, clock=lambda: now[0])
+    assert (ledger.depth_left, ledger.plan([16, 16]), ledger.share([16, 16])) == (None, [16, 16], [1, 1])
+    now[0] = 2.0  # it compiled, allocated ...
+    ledger.spend(tokens=2, depth=1, seconds=2.0)
+    assert (ledger.depth_left, ledger.plan([16, 16]), ledger.share([16, 16])) == (None, [16, 16], [4, 4])
+    now[0] = 2.25
+    ledger.spend(tokens=8, depth=4, seconds=0.25)
+    assert (ledger.depth_left, ledger.plan([200])) == (124, [124])  # 7.75 seconds at 1/16
+    assert ledger.share([200]) == [4]  # at 1.6
+    now[0] = 11.0
+    assert (ledger.depth_left, ledger.plan([16]), ledger.share([16])) == (0, [0], [0])
+    assert ledger.exhausted() == "seconds"
+
+
+@given(
+    paces=st.lists(st.sampled_from([0.125, 0.25]), min_size=2, max_size=12),
+    slow=st.integers(0, 20),
+    depth=st.none() | st.integers(100, 200),
+)
+def test_one_slow_call_changes_no_plan(paces: list[float], slow: int, depth: int | None) -> None:
+    now = [0.0]
+    ledger = Ledger(Budget(max_seconds=1_000.0, max_depth=depth), 1, clock=lambda: now[0])
+    for place, pace in enumerate(paces):
+        seconds = 60.0 if place == slow else pace
+        now[0] += seconds
+        ledger.spend(tokens=1, depth=1, seconds=seconds)
+    left = ledger.depth_left
+    assert left is not None
+    in_time = 1_000.0 - now[0]
+    others = [pace for place, pace in enumerate(paces) if place not in (0, slow)]
+    if others:
+        fastest, slowest = in_time / min(others), in_time / max(others)
+        spare = depth - len(paces) if depth else fastest
+        assert min(int(slowest), spare) <= left <= min(int(fastest), spare)
+
+
 def test_exhaustion_names_the_limit() -> None:
     ledger = Ledger(Budget(max_tokens=5, max_depth=9), 1)
     assert ledger.exhausted() is None

@@ -2,12 +2,15 @@
 
 Tokens, samples, depth and money are never exceeded, not by one token: the search asks the ledger how
 many steps each sample may take before the backend takes them. Seconds are held by pacing: the steps of
-a call shrink to what the slowest recent step leaves time for, and the first call is one step long.
+a call shrink to what the slowest recent step leaves time for, and the first call is one step long. Plans
+go by the typical pace: caution makes calls shorter, and changes no decision.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self, get_args
@@ -23,6 +26,7 @@ Limit = Literal["tokens", "depth", "seconds", "cost"]
 LIMITS: tuple[Limit, ...] = get_args(Limit)
 
 _PLENTY = 1 << 53  # tokens or steps that no search reaches
+_RECENT = 5  # calls whose paces make the typical one
 
 
 class Budget(Settings):
@@ -65,6 +69,21 @@ class Budget(Settings):
         priced = other if self.price_per_token is None else self
         return priced.replace(**limits)
 
+    def check_affords(self, prompt_tokens: int) -> None:
+        """Refuse a prompt that leaves no money for a single generated token.
+
+        Raises:
+            BudgetError: it costs more than max_cost allows.
+        """
+        if self.max_cost is None or self.price_per_token is None:
+            return
+        least = prompt_tokens * self.price_per_prompt_token + self.price_per_token
+        if least > self.max_cost:
+            raise BudgetError(
+                f"max_cost is {self.max_cost}, and the prompt of {prompt_tokens} tokens with one generated token "
+                f"already costs {least:g}. Raise max_cost or shorten the prompt."
+            )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.max_cost is not None and self.price_per_token is None:
@@ -88,17 +107,11 @@ class Ledger:
     depth: int = 0
     started: float = field(init=False)
     _slowest: float | None = None
+    _paces: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def __post_init__(self) -> None:
         self.started = self.clock()
-        budget = self.budget
-        if budget.max_cost is not None and budget.price_per_token is not None:
-            least = self.prompt_tokens * budget.price_per_prompt_token + budget.price_per_token
-            if least > budget.max_cost:
-                raise BudgetError(
-                    f"max_cost is {budget.max_cost}, and the prompt of {self.prompt_tokens} tokens with one generated "
-                    f"token already costs {least:g}. Raise max_cost or shorten the prompt."
-                )
+        self.budget.check_affords(self.prompt_tokens)
 
     @property
     def seconds(self) -> float:
@@ -129,14 +142,14 @@ class Ledger:
 
     @property
     def depth_left(self) -> int | None:
-        """Serial steps that depth and the clock still allow; None is no limit."""
-        left = None if self.budget.max_depth is None else self.budget.max_depth - self.depth
-        if self.budget.max_seconds is not None:
-            remaining = self.budget.max_seconds - self.seconds
-            pace = self._slowest
-            steps = max(0, int(min(remaining / pace, _PLENTY))) if pace else int(remaining > 0)
-            left = steps if left is None else min(left, steps)
-        return left
+        """Serial steps to plan with: what depth allows, and the clock at the typical pace of recent calls.
+
+        None is no limit; a pace that is not known yet is none. The first call does not tell it, for that may hold what
+        is done once (compiling, allocating); a slow one later is outvoted.
+        """
+        pace = statistics.median_low(self._paces) if self._paces else 0.0
+        left = self._seconds_left
+        return self._steps(left / pace if left is not None and pace else None)
 
     @property
     def samples_left(self) -> int | None:
@@ -152,18 +165,19 @@ class Ledger:
             return "depth"
         if self.tokens_left == 0:
             return "cost"
-        return "seconds" if self.depth_left == 0 else None
+        return "seconds" if self._cautious_depth == 0 else None
 
-    def share(self, wanted: Sequence[int]) -> list[int]:
-        """Steps for each sample, given those it wants, in order of priority.
+    def plan(self, wanted: Sequence[int]) -> list[int]:
+        """Steps for each sample until the next decision, given those it wants, in order of priority.
 
         Depth caps each; tokens are shared evenly (what one cannot use goes to the others), the
         remainder to the first.
         """
-        depth = self.depth_left
-        steps = [count if depth is None else min(count, depth) for count in wanted]
-        left = self.tokens_left
-        return steps if left is None else _fill(steps, left)
+        return self._shared(wanted, self.depth_left)
+
+    def share(self, wanted: Sequence[int]) -> list[int]:
+        """Of the steps of a plan, those of the next call: at the slowest recent pace they end in time."""
+        return self._shared(wanted, self._cautious_depth)
 
     def spend(self, tokens: int, depth: int, seconds: float, steps: int | None = None) -> None:
         """Enter what one call of the backend took; `steps` are those of its whole batch, where it held others too."""
@@ -171,8 +185,35 @@ class Ledger:
         self.depth += depth
         if depth:
             pace = seconds / max(depth, steps or 0)
+            if self._slowest is not None:
+                self._paces.append(pace)
             # Decays, so that one slow call (a first allocation, a swap) does not stop the search for good.
             self._slowest = pace if self._slowest is None else max(pace, 0.8 * self._slowest)
+
+    @property
+    def _seconds_left(self) -> float | None:
+        return None if self.budget.max_seconds is None else self.budget.max_seconds - self.seconds
+
+    @property
+    def _cautious_depth(self) -> int | None:
+        """Serial steps that are sure to be allowed: at the slowest recent pace, and one while there is none."""
+        left = self._seconds_left
+        if left is None:
+            return self._steps(None)
+        return self._steps(left / self._slowest if self._slowest else float(left > 0))
+
+    def _steps(self, in_time: float | None) -> int | None:
+        """The tighter of the steps that depth allows and those that time does."""
+        left = None if self.budget.max_depth is None else self.budget.max_depth - self.depth
+        if in_time is None:
+            return left
+        steps = max(0, int(min(in_time, _PLENTY)))
+        return steps if left is None else min(left, steps)
+
+    def _shared(self, wanted: Sequence[int], depth: int | None) -> list[int]:
+        steps = [count if depth is None else min(count, depth) for count in wanted]
+        left = self.tokens_left
+        return steps if left is None else _fill(steps, left)
 
     def _cost_of(self, tokens: int) -> float:
         return self.prompt_tokens * self.budget.price_per_prompt_token + tokens * (self.budget.price_per_token or 0.0)

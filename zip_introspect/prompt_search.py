@@ -90,6 +90,7 @@ class PromptSearch:
         self.expected = self._outlook(self._trie.root_joint)
         self._sequences: dict[int, SequenceId] = {}
         self._running: tuple[int, ...] = ()
+        self._rest: dict[int, int] = {}
         self._endings: dict[int, Ending] = {}
         self._just_finished: list[int] = []
         self._traces: dict[int, list[TracePoint]] = {}
@@ -101,8 +102,13 @@ class PromptSearch:
         """How the final sample is chosen."""
         return self.config.selection or self._strategy.selection
 
-    def decide(self) -> tuple[Decision, list[Move]]:
-        """Take the next decision and prepare the backend for it; no moves means that the search has ended."""
+    def decide(self) -> tuple[Decision | None, list[Move]]:
+        """Take the next decision and prepare the backend for it; no moves means that the search has ended.
+
+        Without a decision: the last one holds, as the call that followed it was cut short to be in time.
+        """
+        if moves := self._going_on():
+            return None, moves
         state = self._state()
         for leaf in state.leaves:
             self._trace(leaf.sample, leaf.length, leaf.value, leaf.remaining)
@@ -118,12 +124,16 @@ class PromptSearch:
             action = MetaAction(
                 stop="budget", reason=f"the budget's limit on {limit} is reached", utility=action.utility
             )
-        steps = self._steps(action, state)
+        planned = self._planned(action, state)
+        steps = self.ledger.share(planned)
         if action.stop is None and not any(steps):
             action = MetaAction(stop="budget", reason="the budget allows no further step", utility=action.utility)
         if action.stop is not None:
             return self._end(action.stop, action, state), []
-        return self._run(action, steps, state)
+        decision, moves = self._run(action, steps, state)
+        taken = (count for count, step in zip(planned, steps, strict=True) if step)  # as the moves, in their order
+        self._rest = {move.sample: count - move.steps for move, count in zip(moves, taken, strict=True)}
+        return decision, moves
 
     def absorb(self, moves: Sequence[Move], results: Sequence[Advanced], seconds: float, steps: int) -> list[Event]:
         """Take in what the backend generated for `moves` in a call that took so many seconds and serial steps.
@@ -247,15 +257,25 @@ class PromptSearch:
             rooms.append(self.ledger.samples_left)
         return max(0, min(rooms))
 
-    def _steps(self, action: MetaAction, state: MetaState) -> list[int]:
-        """Steps for `action.run`, then the copies of `action.forks`, then the new samples."""
+    def _going_on(self) -> list[Move]:
+        """What is left of the last decision's steps, for the samples that have not ended."""
+        rest = {sample: count for sample, count in self._rest.items() if count and sample in self._sequences}
+        steps = [] if self.ledger.exhausted() else self.ledger.share(list(rest.values()))
+        moves = [
+            Move(sample, self._sequences[sample], count) for sample, count in zip(rest, steps, strict=False) if count
+        ]
+        self._rest = {sample: count - step for (sample, count), step in zip(rest.items(), steps, strict=False)}
+        return moves
+
+    def _planned(self, action: MetaAction, state: MetaState) -> list[int]:
+        """Steps until the next decision, for `action.run`, then the copies of `action.forks`, then the new samples."""
         left = {leaf.sample: self._max_new - leaf.length for leaf in state.leaves}
         copies = [sample for sample, count in action.forks for _ in range(count)]
         wanted = [left[sample] for sample in (*action.run, *copies)] + [self._max_new] * action.new
         room = len(copies) + action.new
         if room > state.room:
             raise ValueError(f"strategy {self._strategy.name} asked for {room} samples where {state.room} may start")
-        return self.ledger.share([min(self.config.interval, count) for count in wanted])
+        return self.ledger.plan([min(self.config.interval, count) for count in wanted])
 
     def _run(self, action: MetaAction, steps: list[int], state: MetaState) -> tuple[Decision, list[Move]]:
         """Put a meta-action into the backend: pause, branch, and say who moves how far."""
@@ -332,7 +352,7 @@ class PromptSearch:
             paused=tuple(paused),
             resumed=tuple(resumed),
             dropped=tuple(dropped),
-            finished=tuple(self._just_finished),
+            finished=tuple(sorted(self._just_finished)),
             outlooks=tuple((leaf.sample, Outlook(leaf.value, leaf.remaining)) for leaf in state.leaves),
             stop=action.stop,
             reason=action.reason,

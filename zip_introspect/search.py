@@ -1,8 +1,9 @@
 """The loop: strategies propose, the backend advances every prompt's samples in one batch, the tries grow.
 
-Each round is one decision for every running prompt, then one call of `Backend.advance` for all of them. A
-sample that ends within an interval is seen at the interval's end, since the backend returns once a call: the
-decision that its ending calls for comes then, at most `interval` - 1 steps late.
+Each round is one decision for every running prompt, then one call of `Backend.advance` for all of them; a limit of
+seconds may part the steps of a decision among several calls. A sample that ends within an interval is seen at the
+interval's end, since the backend returns once a call: the decision that its ending calls for comes then, at most
+`interval` - 1 steps late.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def run(
             turns: list[tuple[PromptSearch, list[Move]]] = []
             for search in list(running):
                 decision, moves = search.decide()
-                yield DecisionMade(search.index, decision)
+                if decision is not None:
+                    yield DecisionMade(search.index, decision)
                 if moves:
                     turns.append((search, moves))
                     continue

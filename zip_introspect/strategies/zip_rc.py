@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -90,13 +92,21 @@ class ZipRC(Strategy):
     def _best(
         self, state: MetaState, reachable: NDArray[np.float64], debt: float | None = None
     ) -> meta_actions.MetaAction:
-        """The best meta-action that the tokens left can carry, shared evenly by those that run."""
+        """The best meta-action that the tokens left can carry, shared evenly by those that run.
+
+        Where they carry every one of its samples to its end, they take nothing away.
+        """
         best = self._best_of(state, reachable, len(state.leaves) + state.room, debt)
-        if state.tokens_left is None or state.tokens_left >= best.size * (state.grid.length_edges[-1] - 1):
+        longest = math.ceil(state.grid.length_edges[-1]) - 1  # what lies beyond is in the last bin too
+        new = min(state.limit, longest)
+        limits = [min(leaf.limit, longest) for leaf in state.leaves]
+        needed = sum(limits[i] for i in best.leaves) + new * best.new_samples
+        if state.tokens_left is None or state.tokens_left >= needed:
             return best
         sizes = {1, *(best.size >> shift for shift in range(best.size.bit_length()))} - {0}
+        most = sorted([*limits, *[new] * state.room], reverse=True)
         shared = [
-            self._best_of(state, self._reachable(state, state.tokens_left // size), size, debt)
+            self._best_of(state, self._reachable(state, _share(state.tokens_left, most[:size])), size, debt)
             for size in sorted(sizes)
         ]
         return max(shared, key=lambda action: action.utility.value)
@@ -143,6 +153,16 @@ class ZipRC(Strategy):
         roots = [state.root_remaining] if state.room or not state.leaves else []
         totals = [*roots, *(leaf.length + leaf.remaining for leaf in state.leaves)]
         return max(1.0, self._counted(state) + sum(totals) / len(totals))
+
+
+def _share(tokens: int, limits: Sequence[int]) -> int:
+    """What each may take of the tokens left, shared evenly; what one cannot use goes to the others."""
+    for place, limit in enumerate(ascending := sorted(limits)):
+        share = tokens // (len(ascending) - place)
+        if share <= limit:
+            return share
+        tokens -= limit
+    return max(limits)
 
 
 def _within(joints: NDArray[np.float64], limits: NDArray[np.int64], grid: JointGrid) -> NDArray[np.float64]:
