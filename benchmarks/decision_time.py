@@ -6,6 +6,8 @@ Times are of one core, on an 8x8 grid with up to 8 new samples and all horizons.
 deciding thread, which other work on the machine does not lengthen as it does the wall time; both are medians over
 eight cases, the same for every mode. A mode that takes longer than `--longest` at one number of leaves is left out at
 larger ones, and the table says so.
+The second table times whole decisions of the strategy, over the searches of simulated problems: those that owe an
+answer that is not worth its cost, which weigh it on a grid with one more reward bin, beside all others.
 The regret of a search is the utility of the best meta-action of brute force, less that of the one it found: over every
 subset and every number of new samples for a shared horizon, and over every horizon of each prefix for per-prefix ones.
 Brute force doubles with each leaf, so at the numbers of leaves of the first table a search is held against the best
@@ -21,15 +23,21 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.reporting import processor, table, write
+from zip_introspect.config import GenerationConfig
 from zip_introspect.grid import JointGrid
 from zip_introspect.joint import expected_length
 from zip_introspect.meta_actions import EXACT_LIMIT, HorizonMode, MetaAction, SearchMode, best_meta_action
+from zip_introspect.search import Request, run
+from zip_introspect.simulator import SimulatedBackend
+from zip_introspect.strategies import MetaAction as MetaChoice
+from zip_introspect.strategies import MetaState, ZipRC, register
+from zip_introspect.strategies.zip_rc import OWED
 from zip_introspect.utility import capped_statistics, evaluate, normalized_beta
 
 GRID = JointGrid.paper(0, startup=32)
@@ -156,6 +164,35 @@ def measure_times(leaves: Sequence[int], seconds: float, longest: float) -> tupl
     return [{**row, "ratio": row["cpu_us"] / base} for row in rows], left_out
 
 
+class _Timed(ZipRC):
+    """zip_rc that notes what each decision takes: (whether an answer is owed at a loss, microseconds)."""
+
+    name: ClassVar[str] = "zip_rc_timed"
+    spent: ClassVar[list[tuple[bool, float]]] = []
+
+    def decide(self, state: MetaState) -> MetaChoice:
+        used = time.thread_time()
+        action = super().decide(state)
+        _Timed.spent.append((action.reason.startswith(OWED), (time.thread_time() - used) * 1e6))
+        return action
+
+
+def measure_debt(problems: int) -> list[dict[str, Any]]:
+    """Median processor time of a decision in simulated searches, with an answer owed at a loss and without."""
+    register(_Timed)
+    _Timed.spent.clear()
+    for beta in (0.05, 1.0, 3.0):
+        config = GenerationConfig(strategy=_Timed.name, interval=4, beta=beta)
+        requests = [Request(tuple(f"problem {number}".encode()), config) for number in range(problems)]
+        for _ in run(SimulatedBackend(), requests):
+            pass
+    rows: list[dict[str, Any]] = []
+    for owed, title in ((False, "none owed, or at a gain"), (True, "owed at a loss")):
+        spent = [micros for debt, micros in _Timed.spent if debt == owed]
+        rows.append({"answer": title, "decisions": len(spent), "cpu_us": statistics.median(spent)})
+    return [{**row, "ratio": row["cpu_us"] / rows[0]["cpu_us"]} for row in rows]
+
+
 def given_up(against: str, losses: dict[str, list[float]]) -> list[dict[str, Any]]:
     """A row a mode: its losses of utility in words of a distribution."""
     return [
@@ -231,6 +268,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="processor time for each row of the first table")
     parser.add_argument("--longest", type=float, default=2.0, help="seconds of a decision that end a mode's rows")
     parser.add_argument("--decisions", type=int, default=100, help="decisions for each row of the second table")
+    parser.add_argument("--problems", type=int, default=60, help="simulated searches for the table of answers owed")
     parser.add_argument("--beyond", type=int, default=20, help="decisions for each row of the third table")
     parser.add_argument("--out", type=Path, help="write the figures as JSON, too")
     options = parser.parse_args()
@@ -253,6 +291,9 @@ def main() -> None:
     print(table(["mode", "leaves", "sets weighed", "processor, ms", "slowest case, ms", "wall, ms", first], told))
     for line in left_out:
         print(f"left out: {line}")
+    debt = measure_debt(options.problems)
+    owed = [[row["answer"], row["decisions"], f"{row['cpu_us'] / 1e3:.2f}", f"{row['ratio']:.1f}"] for row in debt]
+    print(f"\n{table(['answer', 'decisions', 'processor, ms', 'to none owed'], owed)}")
     regret = measure_regret(options.decisions)
     print(f"\n{regret_table(regret, 'against brute force')}\n")
     reached = [n for n in options.leaves if all(any(r["mode"] == m and r["leaves"] == n for r in times) for m in MODES)]
@@ -261,7 +302,14 @@ def main() -> None:
     print(regret_table(beyond, "against the best found"))
     write(
         options.out,
-        {"device": device, "times": times, "left_out": left_out, "regret": regret, "beyond_brute_force": beyond},
+        {
+            "device": device,
+            "times": times,
+            "left_out": left_out,
+            "debt": debt,
+            "regret": regret,
+            "beyond_brute_force": beyond,
+        },
     )
 
 

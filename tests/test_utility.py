@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from zip_introspect import joint
 from zip_introspect.errors import ConfigError, GridError
 from zip_introspect.grid import JointGrid
-from zip_introspect.utility import SamplingUtility, normalized_beta, per_prefix_horizons, sampling_utility
+from zip_introspect.utility import (
+    SamplingUtility,
+    _statistics_matrix,
+    capped_statistics,
+    normalized_beta,
+    per_prefix_horizons,
+    sampling_utility,
+)
 
 GRID = JointGrid(reward_edges=[0, 0.3, 0.8, 1], length_edges=[0, 4, 8, 32], first_reserved=0)
 WEIGHTS = {"alpha": st.floats(0, 1), "beta": st.sampled_from([0.0, 1e-3, 0.01, 0.05, 0.3])}
@@ -140,6 +147,18 @@ def test_grids_of_one_bin_on_an_axis() -> None:
         utility = sampling_utility(uniform, grid, 0.1, 0.001)
         assert utility.value == pytest.approx(sampling_utility(uniform, grid, 0.1, 0.001, (), utility.horizon).value)
         assert np.isfinite(utility.value)
+
+
+def test_grids_that_differ_in_their_rewards_alone_share_their_statistics() -> None:
+    joints = random_joints(3, 2)
+    before = capped_statistics(joints, GRID)
+    made = _statistics_matrix.cache_info().misses
+    for lowest in (0.01, 0.02, 0.03):
+        other = JointGrid(**GRID.model_dump(exclude={"reward_values"}), reward_values=[lowest, 0.55, 0.9])
+        np.testing.assert_array_equal(capped_statistics(joints, other).cdfs, before.cdfs)
+    assert _statistics_matrix.cache_info().misses == made
+    longer = JointGrid(**GRID.model_dump(exclude={"length_values"}), length_values=[2, 6, 30])
+    assert capped_statistics(joints, longer).lengths[0, -1] > before.lengths[0, -1]
 
 
 def test_finished_values_need_not_lie_on_a_bin() -> None:

@@ -48,6 +48,7 @@ class Ending:
     finish: SampleFinish
     value: float
     text: str
+    answer: str | None
 
 
 class PromptSearch:
@@ -390,11 +391,11 @@ class PromptSearch:
         if finish != "length":
             value = self._outlook(self._trie.joint(sample)).value
         text = self._text(sample) if text is None else text
-        self._endings[sample] = Ending(finish, value, text)
+        answer = self._extractor(text) if finish != "length" else None
+        self._endings[sample] = Ending(finish, value, text, answer)
         self._just_finished.append(sample)
         self._trie.set_status(sample, "finished")
         self._backend.release([self._sequences.pop(sample)])
-        answer = self._extractor(text) if finish != "length" else None
         return [SampleFinished(self.index, sample, text, length, finish, value, answer)]
 
     def _text(self, sample: int) -> str:
@@ -413,7 +414,6 @@ class PromptSearch:
     def _sample_result(self, number: int) -> SampleResult:
         ending = self._endings.get(number)
         ids = tuple(self._trie.path(number).tolist())
-        complete = ending is not None and ending.finish != "length"
         text = ending.text if ending else self._backend.decode(ids)
         return SampleResult(
             number=number,
@@ -423,7 +423,7 @@ class PromptSearch:
             status=self._trie.status(number),
             finish=ending.finish if ending else None,
             value=ending.value if ending else self._outlook(self._trie.joint(number)).value,
-            answer=self._extractor(text) if complete else None,
+            answer=ending.answer if ending else None,
             trace=tuple(self._traces.get(number, ())),
             parent=self._trie.parent(number),
         )

@@ -65,25 +65,28 @@ def capped_statistics(joints: ArrayLike, grid: JointGrid) -> CappedStatistics:
     if array.ndim != 3:
         raise GridError(f"joints of shape {array.shape}; expected (n, {grid.num_reward_bins}, {grid.num_length_bins})")
     horizons = grid.num_length_bins
-    linear = array.reshape(array.shape[0], grid.num_cells) @ _statistics_matrix(grid)
+    matrix = _statistics_matrix(grid.num_reward_bins, tuple(grid.length_values.tolist()))
+    linear = array.reshape(array.shape[0], grid.num_cells) @ matrix
     cdfs = 1.0 - linear[:, :-horizons].reshape(array.shape[0], horizons, sum(grid.shape) - 2)
     return CappedStatistics(cdfs=cdfs, lengths=linear[:, -horizons:])
 
 
 @lru_cache(maxsize=16)
-def _statistics_matrix(grid: JointGrid) -> Floats:
+def _statistics_matrix(rewards: int, length_values: tuple[float, ...]) -> Floats:
     """Shape (B_V*B_T, H*(B_V-1 + B_T-1) + H): from a flat joint to all its statistics.
+
+    It depends on the number of reward bins alone, not on their values: grids that differ in those share it.
 
     Complements of distribution functions, P(reward > b) and P(length > l), because mass beyond the horizon
     falls into reward bin 0 and length bin h: it is never above b, and above l only where l < h.
     """
-    rewards, horizons = grid.shape
-    b, length = np.divmod(np.arange(grid.num_cells), horizons)
+    horizons = len(length_values)
+    b, length = np.divmod(np.arange(rewards * horizons), horizons)
     h = np.arange(horizons)[:, None, None]
     above_reward = (b[:, None] > np.arange(rewards - 1)).T[None] & (length <= h)
     longer = (length[:, None] > np.arange(horizons - 1)).T[None] & (np.arange(horizons - 1)[:, None] < h)
-    columns = np.concatenate([above_reward, longer], axis=1).reshape(-1, grid.num_cells)
-    capped = grid.length_values[np.minimum(length, np.arange(horizons)[:, None])]
+    columns = np.concatenate([above_reward, longer], axis=1).reshape(-1, rewards * horizons)
+    capped = np.array(length_values)[np.minimum(length, np.arange(horizons)[:, None])]
     matrix = np.ascontiguousarray(np.concatenate([columns, capped]).T, dtype=np.float64)
     matrix.setflags(write=False)
     return matrix

@@ -24,7 +24,7 @@ def run(script: str, out: Path, *arguments: object) -> tuple[dict[str, Any], str
 
 
 def test_decisions_are_timed_and_held_against_brute_force(tmp_path: Path) -> None:
-    settings = ["--leaves", 2, 14, "--seconds", 0.01, "--decisions", 2, "--beyond", 1]
+    settings = ["--leaves", 2, 14, "--seconds", 0.01, "--decisions", 2, "--beyond", 1, "--problems", 4]
     figures, printed = run("decision_time", tmp_path, *settings)
     assert {(row["mode"], row["leaves"]) for row in figures["times"]} == {
         (mode, leaves) for mode in ("nested", "exact", "per-prefix", "exact, per-prefix") for leaves in (2, 14)
@@ -33,6 +33,9 @@ def test_decisions_are_timed_and_held_against_brute_force(tmp_path: Path) -> Non
     sets = {(row["mode"], row["leaves"]): row["sets"] for row in figures["times"]}
     assert (sets["nested", 14], sets["exact", 2], sets["exact", 14]) == (15, 4, 4096 + 15)
     assert not figures["left_out"]
+    free, owed = figures["debt"]
+    assert min(free["decisions"], owed["decisions"]) > 0
+    assert (free["ratio"], owed["ratio"]) == (1, owed["cpu_us"] / free["cpu_us"])
     for row in (*figures["regret"], *figures["beyond_brute_force"]):
         assert row["worst"] >= row["mean"] > -1e-9
     shared = [row for row in figures["regret"] if row["against"].startswith("shared") and row["mode"] == "exact"]
@@ -42,7 +45,7 @@ def test_decisions_are_timed_and_held_against_brute_force(tmp_path: Path) -> Non
 
 
 def test_a_mode_that_takes_too_long_is_left_out_and_named(tmp_path: Path) -> None:
-    settings = ["--leaves", 2, 3, "--seconds", 0, "--longest", 0, "--decisions", 1, "--beyond", 1]
+    settings = ["--leaves", 2, 3, "--seconds", 0, "--longest", 0, "--decisions", 1, "--beyond", 1, "--problems", 4]
     figures, printed = run("decision_time", tmp_path, *settings)
     assert {row["leaves"] for row in figures["times"]} == {2}
     assert len(figures["left_out"]) == 4

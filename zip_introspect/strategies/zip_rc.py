@@ -17,6 +17,9 @@ from zip_introspect.selection import Selection
 from zip_introspect.strategies.base import Leaf, MetaAction, MetaState, Strategy, register
 from zip_introspect.utility import TOLERANCE
 
+OWED = "no sample is complete yet"
+"""How the reason of a decision begins that owes an answer which is not worth its cost."""
+
 
 @register
 class ZipRC(Strategy):
@@ -52,11 +55,10 @@ class ZipRC(Strategy):
             return MetaAction(stop="finished", reason=f"all {state.started} samples are finished")
         answered = bool(answers)
         reachable = self._reachable(state, state.tokens_left)
-        best = self._best(state, reachable)
         debt = None if answered or state.hand_on is not None else self._debt(state, reachable)
+        best = self._best(state, reachable, debt)
         if debt is not None:
-            best = self._best(state, reachable, debt)
-            reason = f"no sample is complete yet, and this is the best way to an answer, at {best.utility.value:.3f}"
+            reason = f"{OWED}, and this is the best way to an answer, at {best.utility.value:.3f}"
         elif best.worth_running:
             rival = "for handing on" if best.keep_value == state.hand_on else "for what is finished"
             reason = f"utility {best.utility.value:.3f} beats {best.keep_value:.3f} {rival}"
