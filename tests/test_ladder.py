@@ -386,6 +386,42 @@ def test_settings_are_for_the_first_model_only() -> None:
     assert set(first.seeds) != set(second.seeds)
 
 
+def test_no_seed_is_a_fresh_one_for_every_model_of_a_ladder() -> None:
+    unseeded = CONFIG.replace(seed=None)
+    models = [IntrospectiveLLM(SimulatedBackend(), unseeded) for _ in range(2)]
+    ladder = Ladder(*models, policy=NEVER_SURE)
+    results = [ladder.generate(PROMPTS[0]), *ladder.batch([PROMPTS[0]] * 2)]
+    attempts = [item.result for result in results if result.escalation for item in result.escalation.attempts]
+    assert len({item.seed for item in attempts if item}) == len(attempts) == 6
+    for item in attempts:
+        assert item is not None
+        assert item.samples == models[0].generate(PROMPTS[0], seed=item.seed).samples
+    assert ladder.generate(PROMPTS[0], seed=7).escalation.attempts[0].result.seed == 7  # type: ignore[union-attr]
+    assert (
+        Ladder(IntrospectiveLLM(FaultyBackend(out_of_memory, at=0), unseeded), strong, policy=NEVER_SURE)
+        .generate(PROMPTS[0])
+        .seed
+        == 0
+    ), "no search ran to its end"
+
+
+@pytest.mark.parametrize("limits", [{"max_seconds": 3_600.0}, {"max_tokens": 50_000}, {"max_depth": 50_000}])
+def test_an_ample_limit_hands_on_nothing_more(llm: IntrospectiveLLM, limits: dict[str, Any]) -> None:
+    rung = Rung(strong, expected_reward=0.9, cost=0.3, max_tokens=100)
+    ladder = Ladder(llm, rung, policy=EscalationPolicy(expected_utility=True))
+    timed = Ladder(Rung(llm, timeout=600.0), rung, policy=EscalationPolicy(expected_utility=True))
+    free, limited, slow = (
+        ladder.batch(EVERY[:30]),
+        ladder.batch(EVERY[:30], budget=Budget(**limits)),
+        timed.batch(EVERY[:30]),
+    )
+    assert 0 < sum(result.escalation is not None for result in free) < 30
+    for result, *others in zip(free, limited, slow, strict=True):
+        for other in others:
+            assert (other.decisions, other.text) == (result.decisions, result.text)
+            assert (other.escalation is None) == (result.escalation is None)
+
+
 def test_on_the_embedded_model_a_solver_mends_what_it_gets_wrong(demo: IntrospectiveLLM) -> None:
     problems = held_out(7, 20)
     answers = {problem.prompt: str(problem.answer) for problem in problems}

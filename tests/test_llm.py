@@ -287,6 +287,30 @@ def test_a_pickled_model_opens_again_where_it_came_from() -> None:
         assert again.generate("Solve 3*x+16=31", seed=1).samples == llm.generate("Solve 3*x+16=31", seed=1).samples
 
 
+async def test_no_seed_is_a_fresh_one_in_every_call(llm: IntrospectiveLLM) -> None:
+    fresh = IntrospectiveLLM(SimulatedBackend(), CONFIG.replace(seed=None))
+    (*_, last) = fresh.stream("the same")
+    assert isinstance(last, SearchFinished)
+    (*_, streamed) = [event async for event in fresh.astream("the same")]
+    assert isinstance(streamed, SearchFinished)
+    found = [
+        fresh.generate("the same"),
+        await fresh.agenerate("the same"),
+        *fresh.batch(["the same", "the same"]),
+        *llm.batch(["the same"], seed=None),
+        last.result,
+        streamed.result,
+    ]
+    assert len({result.seed for result in found}) == len(found)
+    assert len({tuple(sample.token_ids for sample in result.samples) for result in found}) > 1
+    for result in found:
+        again = llm.generate("the same", seed=result.seed)
+        assert (again.samples, again.decisions, again.seed) == (result.samples, result.decisions, result.seed)
+    assert llm.generate("the same").seed == llm.generate("the same").seed == 0
+    assert json.loads(found[0].to_json())["seed"] == found[0].seed
+    assert pickle.loads(pickle.dumps(fresh.config)).seed is None
+
+
 def test_a_model_of_unknown_origin_refuses_to_be_pickled() -> None:
     with pytest.raises(TypeError, match="from_pretrained"):
         pickle.dumps(IntrospectiveLLM(SimulatedBackend()))

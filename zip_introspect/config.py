@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any, Literal, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from zip_introspect.errors import ConfigError
@@ -34,19 +36,38 @@ class Settings(BaseModel):
         return ConfigError(f"{'; '.join(parts)}. See the configuration page of the docs for the ranges.")
 
 
-class SamplingParams(Settings):
-    """How the next token is drawn. Filters apply in this order: temperature, top_k, top_p, min_p."""
+COLDEST = float(np.finfo(np.float32).tiny)
+"""The lowest temperature that logits can be divided by; below it, sampling is greedy."""
+
+_SEED_BITS = 32  # of a drawn seed: short enough to be copied
+
+
+class _Filters(Settings):
+    """What the next token may be."""
 
     temperature: float = Field(1.0, ge=0.0, le=100.0, description="0 is greedy.")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="Keep the smallest set of tokens with this mass.")
     top_k: int = Field(0, ge=0, description="Keep the k most likely tokens; 0 keeps all.")
     min_p: float = Field(0.0, ge=0.0, le=1.0, description="Drop tokens below this share of the most likely one's.")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken: nothing is drawn, and every sample of a prompt is the same."""
+        return self.temperature < COLDEST or self.top_k == 1
+
+
+class SamplingParams(_Filters):
+    """How the next token is drawn. Filters apply in this order: temperature, top_k, top_p, min_p."""
+
     seed: int = Field(0, description="Fixes the result on one backend and device.")
 
 
-class GenerationConfig(SamplingParams):
+class GenerationConfig(_Filters):
     """One generation: what is sampled, how it is searched, what is chosen."""
 
+    seed: int | None = Field(
+        0, description="Fixes the result on one backend and device; None draws one for each prompt and reports it."
+    )
     strategy: str = Field("zip_rc", description="A registered strategy: zip_rc, majority_vote, best_of_n, single ...")
     strategy_options: dict[str, Any] = Field(
         default_factory=dict, description="What that strategy takes beside this, by its own names."
@@ -73,7 +94,17 @@ class GenerationConfig(SamplingParams):
             raise ValueError("stop holds an empty string, which would end every sample at once")
         return self
 
+    def seeded(self) -> Self:
+        """These settings with a seed: their own, or a fresh one."""
+        return self if self.seed is not None else self.replace(seed=fresh_seed())
+
     @property
     def sampling(self) -> SamplingParams:
-        """The part that backends see."""
-        return SamplingParams(**{name: getattr(self, name) for name in SamplingParams.model_fields})
+        """The part that backends see; a seed of None is drawn anew at every access."""
+        seeded = self.seeded()
+        return SamplingParams(**{name: getattr(seeded, name) for name in SamplingParams.model_fields})
+
+
+def fresh_seed() -> int:
+    """A seed that nothing fixes."""
+    return secrets.randbits(_SEED_BITS)

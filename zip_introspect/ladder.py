@@ -268,7 +268,7 @@ def _spoken(
         expected=known.expected if known else Outlook(lowest, 0.0),
         strategy=known.strategy if known else first.config.strategy,
         selection=known.selection if known else str(first.config.selection or ""),
-        seed=known.seed if known else first.config.seed,
+        seed=known.seed if known else first.config.seed or 0,  # no search ran
     )
 
 

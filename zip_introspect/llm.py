@@ -312,7 +312,7 @@ class IntrospectiveLLM:
             PromptError: an empty prompt, or one longer than the context.
             NonFiniteLogitsError: NaN or infinite logits.
         """
-        request = self._request(prompt, None, None, chat, None, {})
+        request = self._request(prompt, None, None, chat, None, {}).request
         with self._turns.hold():
             self._check_open()
             ledger = Ledger(request.budget, len(request.tokens))
@@ -379,26 +379,25 @@ class IntrospectiveLLM:
         chat: bool,
         hand_on: HandOn | None,
         overrides: dict[str, Any],
-    ) -> search.Request:
+    ) -> search.Checked:
         settings = config or self.config
         settings = settings.replace(**overrides) if overrides else settings
         limits = Budget.of(budget)
         check_prompt(prompt)
         self._check_open()
         request = search.Request(tuple(self.backend.encode(prompt, chat=chat)), settings, limits, hand_on)
-        search.check(request, self.info)
-        return request
+        return search.check(request, self.info)
 
     def _requests(
         self, prompts: Sequence[Prompt], settings: dict[str, Any], return_exceptions: bool
-    ) -> tuple[dict[int, search.Request], dict[int, ZipIntrospectError]]:
+    ) -> tuple[dict[int, search.Checked], dict[int, ZipIntrospectError]]:
         """The requests that can be run, and the errors of the others, by place."""
         check_batch(prompts)
         rest = dict(settings)
         budgets = one_each(rest.pop("budget", None), len(prompts), "budget")
         choices = one_each(rest.pop("hand_on", None), len(prompts), "hand_on")
         config, chat = rest.pop("config", None), rest.pop("chat", True)
-        requests: dict[int, search.Request] = {}
+        requests: dict[int, search.Checked] = {}
         errors: dict[int, ZipIntrospectError] = {}
         for place, prompt in enumerate(prompts):
             try:
@@ -409,7 +408,7 @@ class IntrospectiveLLM:
                 errors[place] = error
         return requests, errors
 
-    def _complete_one(self, request: search.Request, stop: threading.Event | None = None) -> GenerationResult:
+    def _complete_one(self, request: search.Checked, stop: threading.Event | None = None) -> GenerationResult:
         (outcome,) = self._complete([request], stop)
         if isinstance(outcome, ZipIntrospectError):
             raise outcome
@@ -417,7 +416,7 @@ class IntrospectiveLLM:
 
     def _complete(
         self,
-        requests: Sequence[search.Request],
+        requests: Sequence[search.Checked],
         stop: threading.Event | None = None,
         return_exceptions: bool = False,
     ) -> list[Outcome]:
@@ -438,7 +437,7 @@ class IntrospectiveLLM:
             raise_first(ordered)
         return ordered
 
-    def _events(self, request: search.Request, stop: threading.Event | None = None) -> Generator[Event, None, None]:
+    def _events(self, request: search.Checked, stop: threading.Event | None = None) -> Generator[Event, None, None]:
         """The events of one search; the model is held only while it works on the next one."""
         events = search.run(self.backend, [request], extractor=self.extractor, live=True)
         try:

@@ -13,7 +13,7 @@ from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
 from zip_introspect.budget import Ledger
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.events import Event, SampleAdvanced, SampleFinished
-from zip_introspect.request import HandOn, Request
+from zip_introspect.request import Checked, HandOn
 from zip_introspect.result import (
     Decision,
     FinishReason,
@@ -26,7 +26,7 @@ from zip_introspect.result import (
     Usage,
 )
 from zip_introspect.selection import Candidate, Selection, select
-from zip_introspect.strategies import Finished, Leaf, MetaAction, MetaState, get
+from zip_introspect.strategies import Finished, Leaf, MetaAction, MetaState
 from zip_introspect.streams import prompt_seed
 from zip_introspect.trie import PrefixTrie
 from zip_introspect.truncation import cut_at_stop, sound
@@ -63,7 +63,7 @@ class PromptSearch:
     def __init__(
         self,
         index: int,
-        request: Request,
+        checked: Checked,
         ledger: Ledger,
         prefilled: Prefilled,
         backend: Backend,
@@ -72,6 +72,7 @@ class PromptSearch:
         room: int | None = None,
         live: bool = False,
     ) -> None:
+        request = checked.request
         self.index, self.config, self.ledger = index, request.config, ledger
         self._backend, self._grid, self._extractor, self._live, self._room = (
             backend,
@@ -82,10 +83,11 @@ class PromptSearch:
         )
         self._root = prefilled.sequence
         self._prompt_tokens = len(request.tokens)
-        self._sampling = request.config.sampling.replace(seed=prompt_seed(request.config.seed, request.tokens))
+        sampling = request.config.sampling
+        self._seed, self._sampling = sampling.seed, sampling.replace(seed=prompt_seed(sampling.seed, request.tokens))
         self._hand_on = request.hand_on or HandOn()
         self._max_new = min(request.config.max_new_tokens, backend.info.max_context - self._prompt_tokens)
-        self._strategy = get(request.config.strategy)(request.config)
+        self._strategy, self._most, self._cautions = checked.strategy, checked.samples_at_most, checked.warnings
         root_joint = joint.from_logits(prefilled.reserved_logits, self._grid)
         self._trie = PrefixTrie(root_joint, request.config.smoothing)
         self.expected = self._outlook(self._trie.root_joint)
@@ -204,7 +206,7 @@ class PromptSearch:
             expected=self.expected,
             strategy=self._strategy.name,
             selection=self.selection,
-            seed=self.config.seed,
+            seed=self._seed,
             warnings=tuple(self._warnings(complete)),
         )
 
@@ -251,7 +253,7 @@ class PromptSearch:
         )
 
     def _room_for_new(self) -> int:
-        rooms = [self._strategy.samples_at_most() - len(self._trie)]
+        rooms = [self._most - len(self._trie)]
         if self._room is not None:
             rooms.append(self._room - len(self._sequences))
         if self.ledger.samples_left is not None:
@@ -429,7 +431,7 @@ class PromptSearch:
         )
 
     def _warnings(self, complete: bool) -> list[str]:
-        warnings = []
+        warnings = list(self._cautions)
         if not complete:
             warnings.append("no sample finished: the text is incomplete and its confidence is the lowest reward")
         cut = any(ending.finish == "length" for ending in self._endings.values())

@@ -12,24 +12,23 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 
-from zip_introspect import strategies
 from zip_introspect.answers import AnswerExtractor, default_extractor
 from zip_introspect.backend import Advanced, Backend, BackendInfo, Prefilled
 from zip_introspect.budget import Ledger
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.events import DecisionMade, Event, SearchFailed, SearchFinished, SearchStarted
 from zip_introspect.prompt_search import Move, PromptSearch
-from zip_introspect.request import Request, check
+from zip_introspect.request import Checked, Request, check
 from zip_introspect.result import GenerationResult, Outlook, Usage
 
-__all__ = ["Request", "check", "run"]
+__all__ = ["Checked", "Request", "check", "run"]
 
 DEFAULT_CONCURRENCY = 64
 
 
 def run(
     backend: Backend,
-    requests: Sequence[Request],
+    requests: Sequence[Request | Checked],
     *,
     extractor: AnswerExtractor = default_extractor,
     live: bool = False,
@@ -46,9 +45,8 @@ def run(
         PromptError, ConfigError, BudgetError: as `check`, before the model runs.
         BackendError: the backend failed for all; non-finite logits fail their own prompt only.
     """
-    for request in requests:
-        check(request, backend.info)
-    waiting = deque(enumerate(requests))
+    checked = [item if isinstance(item, Checked) else check(item, backend.info) for item in requests]
+    waiting = deque(enumerate(checked))
     running: list[PromptSearch] = []
     try:
         while waiting or running:
@@ -95,7 +93,7 @@ def _advance(
 
 def _admit(
     backend: Backend,
-    waiting: deque[tuple[int, Request]],
+    waiting: deque[tuple[int, Checked]],
     running: list[PromptSearch],
     extractor: AnswerExtractor,
     live: bool,
@@ -108,32 +106,33 @@ def _admit(
     batch = [waiting.popleft() for _ in range(min(len(waiting), max(0, places - len(running))))]
     if not batch:
         return
-    ledgers = [Ledger(request.budget, len(request.tokens)) for _, request in batch]
+    ledgers = [Ledger(checked.request.budget, len(checked.request.tokens)) for _, checked in batch]
     events: list[Event] = []
-    made = _prefill(backend, batch)
+    made = _prefill(backend, [(index, checked.request) for index, checked in batch])
     # Every search is in `running`, and so sure to be released, before the first event is handed out.
-    for (index, request), ledger, prefilled in zip(batch, ledgers, made, strict=True):
+    for (index, checked), ledger, prefilled in zip(batch, ledgers, made, strict=True):
         try:
             if isinstance(prefilled, NonFiniteLogitsError):
                 raise prefilled
-            search = PromptSearch(index, request, ledger, prefilled, backend, extractor, room=room, live=live)
+            search = PromptSearch(index, checked, ledger, prefilled, backend, extractor, room=room, live=live)
         except NonFiniteLogitsError as error:
             backend.release([prefilled.sequence] if isinstance(prefilled, Prefilled) else [])
-            error.partial = [_nothing(request, ledger, backend, str(error))]
+            error.partial = [_nothing(checked, ledger, backend, str(error))]
             events.append(SearchFailed(index, error))
         except BaseException:
             backend.release([item.sequence for item in made if isinstance(item, Prefilled)])
             raise
         else:
             running.append(search)
-            events.append(SearchStarted(index, len(request.tokens), search.expected, request.config.strategy))
+            prompt, config = checked.request.tokens, checked.request.config
+            events.append(SearchStarted(index, len(prompt), search.expected, config.strategy))
     yield from events
 
 
-def _nothing(request: Request, ledger: Ledger, backend: Backend, reason: str) -> GenerationResult:
+def _nothing(checked: Checked, ledger: Ledger, backend: Backend, reason: str) -> GenerationResult:
     """What there is of a prompt that failed before its first token."""
     lowest = float(backend.grid.reward_values[0])
-    strategy = strategies.get(request.config.strategy)(request.config)
+    request, strategy = checked.request, checked.strategy
     return GenerationResult(
         text="",
         answer=None,
@@ -148,11 +147,11 @@ def _nothing(request: Request, ledger: Ledger, backend: Backend, reason: str) ->
         expected=Outlook(lowest, 0.0),
         strategy=strategy.name,
         selection=request.config.selection or strategy.selection,
-        seed=request.config.seed,
+        seed=request.config.sampling.seed,
     )
 
 
-def _places(info: BackendInfo, request: Request, concurrency: int) -> tuple[int, int | None]:
+def _places(info: BackendInfo, checked: Checked, concurrency: int) -> tuple[int, int | None]:
     """How many prompts may run at once, and how many samples each of them may have in the backend."""
     most = info.max_sequences
     if most is not None and most < 2:
@@ -160,7 +159,7 @@ def _places(info: BackendInfo, request: Request, concurrency: int) -> tuple[int,
             f"the backend holds {most} sequences at once; a search needs 2, the prompt's and one sample's. "
             f"Open the model with a larger max_sequences."
         )
-    wanted = strategies.get(request.config.strategy)(request.config).samples_at_once() + 1
+    wanted = checked.samples_at_once + 1
     limits = [limit // wanted for limit in (most, info.resident_sequences) if limit is not None]
     places = max(1, min([concurrency, *limits]))
     return places, None if most is None else most // places - 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,7 +75,7 @@ class _State:
     length: int = 0
     revealed: int | None = None
     ended: bool = False
-    seed: int = 0
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     sample: int = 0
 
     def joint(self, max_length: int) -> NDArray[np.float64]:
@@ -90,7 +90,7 @@ class _State:
         return exact
 
     def step(self, draw: float) -> int:
-        """Draw the next token from its exact predictive distribution."""
+        """Draw the next token from its exact predictive distribution, or take its most likely one."""
         if self.revealed is not None:
             self.ended = True
             self.length += 1
@@ -100,6 +100,8 @@ class _State:
         chances = np.concatenate([onward @ self.problem.likelihood, reveal])
         cumulative = np.cumsum(chances)
         token = int(np.searchsorted(cumulative, draw * cumulative[-1], side="right"))
+        if self.sampling.greedy:
+            token = int(chances.argmax())
         self.length += 1
         if token < SYMBOLS:
             self.weights = self.weights * self.problem.likelihood[:, token]
@@ -184,14 +186,13 @@ class SimulatedBackend(Backend):
         ]
 
     def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
-        """Copies that draw from the streams of their own sample numbers; only the seed of `sampling` matters."""
+        """Copies that draw from the streams of their own sample numbers, or are greedy; the rest of `sampling` is no
+        matter, for joints are exact at temperature 1."""
         self._check_room(len(samples))
         origin = self._state(sequence)
         return [
             self._add(
-                _State(
-                    origin.problem, origin.weights, origin.length, origin.revealed, origin.ended, sampling.seed, sample
-                )
+                _State(origin.problem, origin.weights, origin.length, origin.revealed, origin.ended, sampling, sample)
             )
             for sample in samples
         ]
@@ -213,7 +214,7 @@ class SimulatedBackend(Backend):
     def _advance(self, state: _State, steps: int) -> Advanced:
         tokens: list[int] = []
         rows: list[NDArray[np.float32]] = []
-        for draw in uniforms(state.seed, state.sample, state.length, steps):
+        for draw in uniforms(state.sampling.seed, state.sample, state.length, steps):
             if state.ended:
                 break
             tokens.append(state.step(float(draw)))

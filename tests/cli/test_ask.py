@@ -37,8 +37,23 @@ def test_json_is_what_the_library_returns(tiny_model: str) -> None:
 def test_options_reach_the_search(tiny_model: str) -> None:
     voted = asked(tiny_model, "1+1", "--strategy", "majority_vote", "--max-samples", "3", "--temperature", "0")
     assert voted["strategy"] == "majority_vote"
-    assert len(voted["samples"]) == 3
-    assert len({tuple(sample["token_ids"]) for sample in voted["samples"]}) == 1, "greedy samples are all the same"
+    assert len(voted["samples"]) == 1, "greedy samples are all the same"
+    assert "the temperature is 0" in voted["warnings"][0]
+    assert len(asked(tiny_model, "1+1", "--strategy", "majority_vote", "--max-samples", "3")["samples"]) == 3
+
+
+def test_a_random_seed_is_shown_and_repeats_the_answer(tiny_model: str) -> None:
+    first, other = (asked(tiny_model, "1+1", "--seed", "random", "--max-samples", "2") for _ in range(2))
+    assert first["seed"] != other["seed"]
+    again = asked(tiny_model, "1+1", "--seed", str(first["seed"]), "--max-samples", "2")
+    for result in (first, again):
+        result["usage"].pop("seconds")
+    assert again == first
+    said = ask(tiny_model, "1+1", "--seed", "12345", "--max-samples", "2")
+    assert "seed        12345" in said.stdout
+    refused = ask(tiny_model, "1+1", "--seed", "lucky")
+    assert refused.exit_code == 2
+    assert "'lucky' is no seed" in refused.stderr
 
 
 def test_the_budget_is_held(tiny_model: str) -> None:

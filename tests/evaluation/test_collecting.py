@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 import subprocess
 import sys
@@ -105,6 +106,35 @@ def test_what_was_collected_is_counted(tmp_path: Path) -> None:
             "finished": sum(item.finished for item in items),
             "tokens": sum(len(item.tokens) for item in items),
         }
+
+
+@pytest.mark.parametrize("cold", [{"temperature": 0.0}, {"top_k": 1}])
+def test_one_sample_is_taken_where_all_are_the_same(cold: dict[str, Any], tmp_path: Path, caplog: Any) -> None:
+    said: list[str] = []
+    found = run(tmp_path / "r.parquet", say=said.append, **cold)
+    assert "one is taken, and not 3" in said[0]
+    assert {counts.samples for counts in found.groups.values()} == {20}
+    stored = Rollouts.load(found.file)
+    assert {len(problem.rollouts) for problem in stored.problems} == {1}
+    llm = IntrospectiveLLM(SimulatedBackend(), CONFIG.replace(**cold))
+    in_memory = collect_rollouts(llm, QUESTIONS, right, samples=SAMPLES, concurrency=CONCURRENCY)
+    assert "one is taken, and not 3" in caplog.text
+    assert in_memory.save(tmp_path / "m.parquet").read_bytes() == found.file.read_bytes()
+    live = [result.samples[0].token_ids for result in llm.batch([question.text for question in QUESTIONS])]
+    assert [tuple(problem.rollouts[0].tokens.tolist()) for problem in stored.problems] == live
+
+
+def test_no_seed_is_a_fresh_one_for_every_run_and_a_run_keeps_its_own(tmp_path: Path) -> None:
+    first, second = (run(tmp_path / name, seed=None).file.read_bytes() for name in ("a.parquet", "b.parquet"))
+    assert first != second
+    file = tmp_path / "c.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        run(file, grader=failing_at(60, KeyboardInterrupt()), seed=None)
+    drawn = json.loads((folder_of(file) / "settings.json").read_text())["seed"]
+    backend = CountingBackend()
+    run(file, backend, seed=None)
+    assert backend.asked < len(QUESTIONS), "it went on with the samples that were there"
+    assert file.read_bytes() == run(tmp_path / "d.parquet", seed=drawn).file.read_bytes()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a grader of one's own")])

@@ -11,6 +11,7 @@ from rich.console import Console
 from zip_introspect import strategies
 from zip_introspect.budget import Budget
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
+from zip_introspect.cli.seed import SEED_HELP, parse_seed
 from zip_introspect.cli.session import follow, open_llm
 from zip_introspect.cli.summary import print_summary
 from zip_introspect.config import GenerationConfig
@@ -40,7 +41,10 @@ def ask(
         int | None, typer.Option(help="Tokens of one sample, at most.", rich_help_panel=_SAMPLING)
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.", rich_help_panel=_SAMPLING)] = None,
-    seed: Annotated[int | None, typer.Option(help="Fixes the result.", rich_help_panel=_SAMPLING)] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(parser=parse_seed, metavar="INTEGER|random", help=SEED_HELP, rich_help_panel=_SAMPLING),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

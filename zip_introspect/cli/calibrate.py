@@ -14,6 +14,7 @@ from rich.table import Table
 from zip_introspect.answers import normalize
 from zip_introspect.calibration import FILE_NAME, Calibration
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
+from zip_introspect.cli.seed import parse_seed
 from zip_introspect.cli.session import open_llm
 from zip_introspect.errors import BackendNotInstalledError, CalibrationError
 
@@ -41,7 +42,9 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option(help=f"File or directory. (default: {FILE_NAME} beside the model, or the results)")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Fixes the answers.")] = 0,
+    seed: Annotated[
+        int, typer.Option(parser=parse_seed, metavar="INTEGER|random", help="Fixes the answers; random draws one.")
+    ] = 0,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

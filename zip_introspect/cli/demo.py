@@ -11,6 +11,7 @@ from rich.text import Text
 
 from zip_introspect.backend import InstalledBackends
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
+from zip_introspect.cli.seed import SEED_HELP, parse_seed
 from zip_introspect.cli.session import follow, open_llm
 from zip_introspect.cli.summary import print_summary
 from zip_introspect.errors import BackendNotInstalledError
@@ -27,7 +28,7 @@ QUESTIONS: tuple[tuple[str, str], ...] = (
 
 
 def demo(
-    seed: Annotated[int, typer.Option(help="Fixes the result.")] = 0,
+    seed: Annotated[int, typer.Option(parser=parse_seed, metavar="INTEGER|random", help=SEED_HELP)] = 0,
     backend: Annotated[
         str | None, typer.Option(help="The backend. (default: llama-cpp where it is installed, as it starts quickest)")
     ] = None,

@@ -63,6 +63,7 @@ def print_summary(console: Console, result: GenerationResult, *, working: bool =
     facts.add_row("samples", _samples(result, fates))
     facts.add_row("stopped", Text(printable(result.stop_detail)))
     facts.add_row("time", f"{usage.seconds:.1f} s" + ("" if usage.cost is None else f", cost {usage.cost:g}"))
+    facts.add_row("seed", str(result.seed))
     for warning in result.warnings:
         facts.add_row("warning", Text(printable(warning), style="yellow"))
     console.print(Padding(facts, (0, 2)))

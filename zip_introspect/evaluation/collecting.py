@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from zip_introspect import joint
 from zip_introspect.config import SamplingParams
-from zip_introspect.evaluation.parts import Parts
+from zip_introspect.evaluation.parts import Parts, seed_of
 from zip_introspect.evaluation.rollouts import Problem, Question, Rollouts, StoredRollout
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.training.rollouts import Rollout, collect
@@ -71,7 +71,8 @@ def collect_rollouts(
 
     Args:
         grader: is given the text of a sample and the expected answer; samples that were cut are wrong.
-        sampling: in place of the model's own.
+        samples: of each question; one where all are the same (`SamplingParams.greedy`), and a warning is logged.
+        sampling: in place of the model's own. A seed of None in the model's own draws one for the run.
         max_new_tokens: in place of the model's own.
         concurrency: samples that grow together.
 
@@ -79,7 +80,9 @@ def collect_rollouts(
         PromptError: a question that the model cannot read.
         TrainingDataError, BackendError: as `zip_introspect.training.rollouts.collect`.
     """
-    run = _Run(llm, questions, grader, samples, sampling, max_new_tokens, concurrency)
+    run = _Run(llm, questions, grader, samples, sampling or llm.config.sampling, max_new_tokens, concurrency)
+    if run.caution:
+        _log.warning(run.caution)
     with closing(run.sample(range(len(questions)))) as stream:
         found = dict(stream)
     return replace(run.header, problems=tuple(found[place] for place in range(len(questions))))
@@ -105,15 +108,21 @@ def collect_to_file(
     graded anew, so the grader may have been mended. Arguments are those of `collect_rollouts`, and
 
     Args:
-        say: is told, a line each, what is taken over, and what is kept where the run is ended.
+        say: is told, a line each, what is taken over, what is kept where the run is ended, and where one sample is
+            enough.
 
     Raises:
         EvaluationDataError: the folder is that of a run with other settings; the message names them.
         PromptError, TrainingDataError, BackendError: as `collect_rollouts`.
     """
     file = Path(file)
+    if sampling is None:
+        config = llm.config
+        sampling = (config if config.seed is not None else config.replace(seed=seed_of(file))).sampling
     run = _Run(llm, questions, grader, samples, sampling, max_new_tokens, concurrency)
-    parts = Parts(file, run.header, run.prompts, samples, run.settings())
+    if run.caution:
+        say(run.caution)
+    parts = Parts(file, run.header, run.prompts, run.samples, run.settings())
     if parts.damaged:
         say(f"{parts.damaged} files in {parts.folder} are damaged; their questions are sampled anew")
     if parts.done:
@@ -155,13 +164,18 @@ class _Run:
         questions: Sequence[Question],
         grader: Grader,
         samples: int,
-        sampling: SamplingParams | None,
+        sampling: SamplingParams,
         max_new_tokens: int | None,
         concurrency: int,
     ) -> None:
         self.llm, self.questions, self.grader = llm, questions, grader
-        self.samples, self.concurrency = samples, concurrency
-        self.sampling = sampling or llm.config.sampling
+        self.sampling, self.concurrency = sampling, concurrency
+        self.samples, self.caution = samples, ""
+        if sampling.greedy and samples > 1:
+            self.samples = 1
+            self.caution = (
+                f"all samples of a question are the same, as nothing is drawn: one is taken, and not {samples}"
+            )
         self.prompts = [tuple(llm.backend.encode(question.text)) for question in questions]
         local = Path(llm.info.model)  # others need not know where it lies
         name = local.name if local.exists() else llm.info.model

@@ -41,7 +41,7 @@ class Parts:
     def __init__(
         self, file: Path, header: Rollouts, prompts: list[tuple[int, ...]], samples: int, settings: Mapping[str, Any]
     ) -> None:
-        self.folder = file.with_name(file.name + ".parts")
+        self.folder = _folder(file)
         self._header, self._prompts, self._samples = header, prompts, samples
         try:
             self._claim(json.loads(json.dumps(settings)))
@@ -116,6 +116,19 @@ class Parts:
                 f"{self.folder} holds an interrupted run that differs from this one in {said}. "
                 f"Run it as it was to complete it. {way_out}"
             )
+
+
+def seed_of(file: Path) -> int | None:
+    """The seed that the interrupted run of a file drew; None where there is no such run, or nobody can tell."""
+    try:
+        found = json.loads((_folder(file) / _SETTINGS).read_text(encoding="utf-8"))
+        return int(found["seed"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _folder(file: Path) -> Path:
+    return file.with_name(file.name + ".parts")
 
 
 def _difference(name: str, there: Any, here: Any) -> str:
