@@ -68,9 +68,8 @@ class ZipRC(Strategy):
             report = _report(best, answered=True)
             return MetaAction(stop="handed_on", reason=_worth_more(state), utility=report, tokens_saved=saved)
         else:
-            reason = (
-                f"the best finished sample's {best.keep_value:.3f} beats running on, worth {best.utility.value:.3f}"
-            )
+            held = f"the best finished sample, at its bin's {best.keep_value:.3f},"
+            reason = f"{held} beats running on, worth {best.utility.value:.3f}"
             return MetaAction(stop="utility", reason=reason, utility=_report(best, answered))
         chosen = sorted((state.leaves[i] for i in best.leaves), key=_priority)
         return MetaAction(
