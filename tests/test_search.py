@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -11,39 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.scripted import FaultyBackend, SeedRecorder, nan_in_the_joint, nan_in_the_last, out_of_memory, stalled
+from tests.searches import request, results, untimed
 from zip_introspect import search, strategies
-from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
+from zip_introspect.backend import Advanced, Prefilled, SequenceId
 from zip_introspect.budget import Budget, Ledger
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import BackendError, ConfigError, GridError, NonFiniteLogitsError, PromptError
 from zip_introspect.events import DecisionMade, Event, SampleFinished, SearchFailed, SearchFinished, SearchStarted
-from zip_introspect.request import HandOn
-from zip_introspect.result import GenerationResult
 from zip_introspect.simulator import SimulatedBackend
 from zip_introspect.strategies import BestOfN
 
 STRATEGIES = ["zip_rc", "best_of_n", "majority_vote", "single"]
-
-
-def request(text: str = "a problem", budget: Budget | None = None, **config: object) -> search.Request:
-    settings = GenerationConfig(**{"interval": 4, "beta": 0.05, **config})
-    return search.Request(tuple(text.encode()), settings, budget or Budget())
-
-
-def results(backend: Backend, requests: Sequence[search.Request], **options: int) -> list[GenerationResult]:
-    found: dict[int, GenerationResult] = {}
-    for event in search.run(backend, requests, **options):  # type: ignore[arg-type]
-        if isinstance(event, SearchFailed):
-            raise event.error
-        if isinstance(event, SearchFinished):
-            found[event.prompt] = event.result
-    return [found[place] for place in range(len(requests))]
-
-
-def untimed(result: GenerationResult) -> dict[str, object]:
-    data = result.to_dict()
-    del data["usage"]["seconds"]
-    return data
 
 
 @settings(max_examples=50)
@@ -96,90 +72,6 @@ def test_no_budget_is_ever_exceeded(
         assert smoothing > 1 or float(result.answer or "nan") == pytest.approx(result.confidence)
 
 
-LONGEST = 40  # of a sample in the simulated world
-AMPLE = {
-    "max_seconds": 3_600.0,
-    "max_tokens": 8 * LONGEST,
-    "max_depth": 8 * LONGEST,
-    "max_samples": 8,
-    "max_cost": 8 * LONGEST * 0.5,  # at a price of 0.5, which a float holds exactly
-}
-
-
-def bare(result: GenerationResult) -> dict[str, object]:
-    """A result without what limits alone change: seconds and money."""
-    data = untimed(result)
-    del data["usage"]["cost"]  # type: ignore[attr-defined]
-    return data
-
-
-@settings(max_examples=60)
-@given(
-    text=st.text("abcdef", min_size=1, max_size=4),
-    strategy=st.sampled_from([*STRATEGIES, "deep_conf", "zip_rc_reward_pruning"]) | st.just("zip_rc"),
-    limits=st.sets(st.sampled_from(sorted(AMPLE)), min_size=1),
-    alpha=st.sampled_from([0.0, 0.1, 1.0]),
-    beta=st.sampled_from([1e-3, 0.05, 0.5, 3.0]),
-    interval=st.integers(1, 20),
-    horizon=st.sampled_from(["shared", "per_prefix"]),
-    worth=st.none() | st.floats(0.0, 1.0),
-)
-def test_a_limit_changes_nothing_before_it_binds(
-    text: str,
-    strategy: str,
-    limits: set[str],
-    alpha: float,
-    beta: float,
-    interval: int,
-    horizon: str,
-    worth: float | None,
-) -> None:
-    price = {"price_per_token": 0.5} if "max_cost" in limits else {}
-    budget = Budget(**{name: AMPLE[name] for name in limits}, **price)
-    free = request(
-        text,
-        strategy=strategy,
-        alpha=alpha,
-        beta=beta,
-        interval=interval,
-        horizon=horizon,
-        max_new_tokens=LONGEST,
-    )
-    free = dataclasses.replace(free, hand_on=HandOn(worth=worth))
-    (limited,) = results(SimulatedBackend(), [dataclasses.replace(free, budget=budget)])
-    assert bare(limited) == bare(results(SimulatedBackend(), [free])[0])
-
-
-class SlowToStart(SimulatedBackend):
-    """Its clock goes by what it computes: a second for the first call, and a hundredth for every later step."""
-
-    def __init__(self, first: float) -> None:
-        super().__init__()
-        self.now, self.first = 0.0, first
-
-    def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
-        found = super().advance(sequences, steps)
-        self.now += self.first or 0.01 * max(len(item.tokens) for item in found)
-        self.first = 0.0
-        return found
-
-
-@pytest.mark.parametrize("hand_on", [None, HandOn(worth=0.5)])
-def test_a_slow_first_call_does_not_blind_the_planner(hand_on: HandOn | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in range(12):
-        free = dataclasses.replace(request(f"p{place}", beta=0.05, interval=16), hand_on=hand_on)
-        expected = results(SimulatedBackend(), [free])[0]
-        backend = SlowToStart(first=1.0)
-        clock = partial(getattr, backend, "now")
-        with monkeypatch.context() as patch:
-            patch.setattr(search, "Ledger", partial(Ledger, clock=clock))
-            patch.setattr(search, "time", types.SimpleNamespace(perf_counter=clock))
-            limited = dataclasses.replace(free, budget=Budget(max_seconds=8.0))
-            (result,) = results(backend, [limited])
-        assert backend.now <= 8.0
-        assert bare(result) == bare(expected)
-
-
 @pytest.mark.parametrize("strategy", sorted(set(strategies.names()) - {"waits", "fork_once"}))
 @pytest.mark.parametrize("cold", [{"temperature": 0.0}, {"temperature": 1e-40}, {"top_k": 1}])
 def test_one_sample_is_enough_where_all_are_the_same(strategy: str, cold: dict[str, Any]) -> None:
@@ -194,15 +86,6 @@ def test_one_sample_is_enough_where_all_are_the_same(strategy: str, cold: dict[s
     assert not hot.warnings
     budget = Budget(max_samples=1)
     assert not results(SimulatedBackend(), [request(budget=budget, strategy=strategy, **cold)])[0].warnings
-
-
-def test_the_simulated_world_has_one_greedy_sample() -> None:
-    backend = SimulatedBackend()
-    (prefilled,) = backend.prefill([backend.encode("a")])
-    greedy = GenerationConfig(temperature=0.0).sampling
-    found = backend.advance(backend.fork(prefilled.sequence, [0, 1, 2], greedy), [100] * 3)  # type: ignore[list-item]
-    assert all(item.finished for item in found)
-    assert len({tuple(item.tokens.tolist()) for item in found}) == 1
 
 
 def test_no_seed_is_a_fresh_one_for_each_prompt_and_the_result_repeats_by_it() -> None:

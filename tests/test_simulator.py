@@ -68,6 +68,15 @@ def test_the_reveal_settles_the_reward_exactly() -> None:
     assert joint.expected_length(last, backend.grid) == pytest.approx(1.0)
 
 
+def test_the_simulated_world_has_one_greedy_sample() -> None:
+    backend = SimulatedBackend()
+    (prefilled,) = backend.prefill([backend.encode("a")])
+    greedy = SamplingParams(temperature=0.0)
+    found = backend.advance(backend.fork(prefilled.sequence, [0, 1, 2], greedy), [100] * 3)
+    assert all(item.finished for item in found)
+    assert len({tuple(item.tokens.tolist()) for item in found}) == 1
+
+
 def test_released_sequences_and_full_backends_say_so() -> None:
     backend = SimulatedBackend(max_sequences=2)
     (prefilled,) = backend.prefill([[1]])

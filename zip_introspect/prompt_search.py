@@ -87,7 +87,7 @@ class PromptSearch:
         self._seed, self._sampling = sampling.seed, sampling.replace(seed=prompt_seed(sampling.seed, request.tokens))
         self._hand_on = request.hand_on or HandOn()
         self._max_new = min(request.config.max_new_tokens, backend.info.max_context - self._prompt_tokens)
-        self._strategy, self._most, self._cautions = checked.strategy, checked.samples_at_most, checked.warnings
+        self._checked, self._strategy = checked, checked.strategy
         root_joint = joint.from_logits(prefilled.reserved_logits, self._grid)
         self._trie = PrefixTrie(root_joint, request.config.smoothing)
         self.expected = self._outlook(self._trie.root_joint)
@@ -253,7 +253,7 @@ class PromptSearch:
         )
 
     def _room_for_new(self) -> int:
-        rooms = [self._most - len(self._trie)]
+        rooms = [self._checked.samples_at_most - len(self._trie)]
         if self._room is not None:
             rooms.append(self._room - len(self._sequences))
         if self.ledger.samples_left is not None:
@@ -431,7 +431,7 @@ class PromptSearch:
         )
 
     def _warnings(self, complete: bool) -> list[str]:
-        warnings = list(self._cautions)
+        warnings = list(self._checked.warnings)
         if not complete:
             warnings.append("no sample finished: the text is incomplete and its confidence is the lowest reward")
         cut = any(ending.finish == "length" for ending in self._endings.values())

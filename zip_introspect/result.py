@@ -240,6 +240,7 @@ class GenerationResult(Record):
     strategy: str
     selection: str
     seed: int
+    """With which the same call repeats the result."""
     warnings: tuple[str, ...] = ()
     calibrated_confidence: float | None = None
     """The probability of being right, where the model has a calibration."""
