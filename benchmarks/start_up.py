@@ -12,7 +12,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from reporting import processor, table, write
+from benchmarks.reporting import processor, table, write
 
 ROWS = {
     "python": ["-c", "pass"],
