@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypedDict, cast
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    ChatMessage,
-    HumanMessage,
-    SystemMessage,
-    convert_to_messages,
-)
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.prompt_values import PromptValue, StringPromptValue
 
+from langchain_zip_introspect.reading import read
 from langchain_zip_introspect.settings import PROVIDER
 from zip_introspect.backend import Message
 from zip_introspect.errors import PromptError
@@ -92,9 +86,9 @@ def to_prompt(messages: Sequence[BaseMessage]) -> list[Message]:
     """A conversation for the chat template.
 
     Raises:
-        PromptError: a message that is not text from the system, the user or the assistant, named by its place.
+        PromptError: a message or a block in it that is refused by `reading.RULES`, named by its place.
     """
-    return [{"role": _role(place, message), "content": _text(place, message)} for place, message in enumerate(messages)]
+    return [read(place, message) for place, message in enumerate(messages)]
 
 
 def prompt_of(value: str | PromptValue | Sequence[BaseMessage]) -> Prompt:
@@ -173,38 +167,6 @@ def usage_of(spent: Usage) -> UsageMetadata:
 def to_message(result: GenerationResult, model: str) -> AIMessage:
     """The answer as a message."""
     return AIMessage(result.text, response_metadata=metadata(result, model), usage_metadata=usage(result))
-
-
-def _role(place: int, message: BaseMessage) -> str:
-    if isinstance(message, SystemMessage):
-        return "system"
-    if isinstance(message, HumanMessage):
-        return "user"
-    if isinstance(message, ChatMessage):
-        return message.role
-    if isinstance(message, AIMessage):
-        if message.tool_calls or message.invalid_tool_calls:
-            raise PromptError(
-                f"message {place} is an AIMessage with tool calls; this model knows no tools. Leave out tool calls and "
-                f"their results, or write what they said into a message of the user's."
-            )
-        return "assistant"
-    raise PromptError(
-        f"message {place} is a {type(message).__name__}; expected a SystemMessage, HumanMessage, AIMessage or "
-        f"ChatMessage. Leave it out, or write what it says into a message of the user's."
-    )
-
-
-def _text(place: int, message: BaseMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    for block in message.content:
-        if isinstance(block, dict) and (block.get("type") != "text" or not isinstance(block.get("text"), str)):
-            raise PromptError(
-                f"message {place}, a {type(message).__name__}, holds a block of type {block.get('type')!r}; expected "
-                f"text: this model reads nothing else. Leave the block out, or describe it in words."
-            )
-    return "".join(block if isinstance(block, str) else block["text"] for block in message.content)
 
 
 def _sample(sample: SampleResult, chosen: bool) -> SampleSummary:

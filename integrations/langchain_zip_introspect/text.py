@@ -12,10 +12,12 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.prompt_values import ChatPromptValue, ImagePromptValue, PromptValue
 from langchain_core.runnables import RunnableConfig
 
 from langchain_zip_introspect.batching import SharedBatch, seat_of
 from langchain_zip_introspect.messages import metadata, usage
+from langchain_zip_introspect.reading import plain
 from langchain_zip_introspect.settings import Call
 from langchain_zip_introspect.streaming import Piece, aiterate, apieces, kept, pieces, scoped
 from zip_introspect.result import GenerationResult
@@ -52,6 +54,13 @@ class TextIntrospective(SharedBatch, BaseLLM):
         rest = dict(kwargs)
         chat = rest.pop("chat", None)
         return replace(super().call(stop, rest), chat=self.chat if chat is None else chat)
+
+    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
+        """LangChain's own text of a conversation would pass over images and the like; here they are refused."""
+        value = super()._convert_input(model_input)
+        if not isinstance(value, (ChatPromptValue, ImagePromptValue)):
+            return value
+        return ChatPromptValue(messages=[plain(*item) for item in enumerate(value.to_messages())])
 
     async def astream(
         self,

@@ -24,7 +24,7 @@ class Way:
     chunks: list[AIMessageChunk] = field(default_factory=list)
     """Of the model that is being streamed."""
     streamed: bool = False
-    """Whether text of it has been handed out."""
+    """Whether text or tool calls of it have been handed out."""
 
     def heard(self, call: Call, output: Any) -> Reply:
         """Keep what a model returned; the reply it makes."""
@@ -38,7 +38,7 @@ class Way:
         self.chunks.append(piece)
         if "introspection" in piece.response_metadata and not self.streamed:
             return None
-        self.streamed = self.streamed or bool(piece.text)
+        self.streamed = self.streamed or bool(piece.text or piece.tool_call_chunks)
         # The last chunk of all tells these, for the whole ladder.
         return piece.model_copy(update={"chunk_position": None, "response_metadata": {}, "usage_metadata": None})
 

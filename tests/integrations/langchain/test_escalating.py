@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import operator
 import pickle
 import time
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import pytest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableGenerator, RunnableLambda
@@ -176,6 +179,19 @@ def test_a_stream_that_breaks_before_its_text_is_passed_over_and_after_it_is_not
     assert next(broken).text == "half an "
     with pytest.raises(ConnectionError):
         next(broken)
+
+
+def test_streamed_tool_calls_and_reasoning_of_a_stronger_model_come_once(chat: ChatIntrospective) -> None:
+    def calling(_: Iterator[Any]) -> Iterator[AIMessageChunk]:
+        yield AIMessageChunk([{"type": "reasoning", "reasoning": "hm", "index": 0}])
+        yield AIMessageChunk("", tool_call_chunks=[tool_call_chunk(name="add", args="", id="1", index=0)])
+        yield AIMessageChunk("", tool_call_chunks=[tool_call_chunk(args='{"a": 1}', index=0)])
+
+    escalating = chat.with_escalation(RunnableGenerator(calling), min_confidence=1.0)
+    whole: AIMessageChunk = reduce(operator.add, escalating.stream(DOUBTED[0]))
+    at_once = escalating.invoke(DOUBTED[0])
+    assert whole.content == at_once.content == [{"type": "reasoning", "reasoning": "hm", "index": 0}]
+    assert whole.tool_calls == at_once.tool_calls == [{"name": "add", "args": {"a": 1}, "id": "1", "type": "tool_call"}]
 
 
 def test_events_say_when_a_question_is_handed_on(chat: ChatIntrospective) -> None:
