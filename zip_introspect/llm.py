@@ -217,9 +217,12 @@ class IntrospectiveLLM:
         **overrides: Any,
     ) -> GenerationResult:
         """`generate` in a worker thread. Cancelling stops it at the next interval."""
-        request = self._request(prompt, budget, config, chat, hand_on, overrides)
         stop = threading.Event()
-        return await in_thread(lambda: self._complete_one(request, stop), stop)
+
+        def work() -> GenerationResult:  # to encode a long prompt takes time too
+            return self._complete_one(self._request(prompt, budget, config, chat, hand_on, overrides), stop)
+
+        return await in_thread(work, stop)
 
     def stream(
         self,
@@ -250,7 +253,8 @@ class IntrospectiveLLM:
     ) -> AsyncIterator[Event]:
         """`stream` with the work in a worker thread. Cancelling stops it at the next interval."""
         stop = threading.Event()
-        events = self._events(self._request(prompt, budget, config, chat, hand_on, overrides), stop)
+        request = await in_thread(lambda: self._request(prompt, budget, config, chat, hand_on, overrides), stop)
+        events = self._events(request, stop)
         try:
             while (event := await in_thread(lambda: next(events, None), stop)) is not None:
                 yield event
@@ -299,11 +303,14 @@ class IntrospectiveLLM:
         self, prompts: Sequence[Prompt], *, return_exceptions: bool = False, **settings: Any
     ) -> list[GenerationResult] | list[GenerationResult | ZipIntrospectError]:
         """`batch` in a worker thread. Cancelling stops it at the next interval."""
-        requests, errors = self._requests(prompts, settings, return_exceptions)
-        todo = list(requests.values())
         stop = threading.Event()
-        outcomes = await in_thread(lambda: self._complete(todo, stop, return_exceptions), stop)
-        return merge(outcomes, list(requests), errors)
+
+        def work() -> list[Outcome]:
+            requests, errors = self._requests(prompts, settings, return_exceptions)
+            outcomes = self._complete(list(requests.values()), stop, return_exceptions)
+            return merge(outcomes, list(requests), errors)
+
+        return await in_thread(work, stop)
 
     def introspect(self, prompt: Prompt, *, chat: bool = True) -> IntrospectionResult:
         """What the model expects of itself at a prompt, before a token is generated: one forward pass.
@@ -337,6 +344,9 @@ class IntrospectiveLLM:
                 "IntrospectiveLLM.from_pretrained, and what is pickled is where it came from"
             )
         return _reopen, (type(self), self.origin, self.config, self.extractor, self.calibration)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a copy of whatever holds a model shares it, as threads do
 
     def as_runnable(self, **settings: Any) -> Any:
         """This model as a LangChain Runnable: prompts in, `GenerationResult` out.

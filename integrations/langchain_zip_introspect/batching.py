@@ -159,7 +159,7 @@ class SharedBatch(IntrospectiveSettings):
             ConfigError: bad settings, before anything runs.
             ZipIntrospectError: as `IntrospectiveLLM.generate`.
         """
-        self.call(None, kwargs)
+        await self.acall(None, kwargs)
         ask = cast(Runnable[Any, Any], self).ainvoke
         return await in_steps(self, lambda *item: ask(*item, **kwargs), inputs, config, return_exceptions)
 

@@ -11,7 +11,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import RunnableConfig
 
 from langchain_zip_introspect.batching import SharedBatch, seat_of
@@ -130,11 +130,17 @@ class ChatIntrospective(SharedBatch, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """`stream` beside the event loop. Closing or cancelling it stops the model at its next interval."""
+        await self.acall(None, {})
         scope = self._scope(config)
         chunks = super().astream(input, scope.config, stop=stop, **kwargs)
         async with aclosing(aiterate(scope, cast(AsyncGenerator[AIMessageChunk, None], chunks))) as own:
             async for chunk in own:
                 yield chunk
+
+    async def agenerate(self, *args: Any, **kwargs: Any) -> LLMResult:
+        """Answer many conversations one by one; `abatch` shares forward passes."""
+        await self.acall(None, {})  # open before LangChain asks for its traces' parameters
+        return await super().agenerate(*args, **kwargs)
 
     def _generate(
         self,
@@ -153,7 +159,7 @@ class ChatIntrospective(SharedBatch, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call, prompt = self.call(stop, kwargs), to_prompt(messages)
+        call, prompt = await self.acall(stop, kwargs), to_prompt(messages)
         seat = seat_of(self)
         result = await (seat.ask(prompt, call) if seat else call.llm.agenerate(prompt, **call.settings))
         return _chat_result(result, call.model)
@@ -185,7 +191,7 @@ class ChatIntrospective(SharedBatch, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None,
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
-        call, prompt = self.call(stop, kwargs), to_prompt(messages)
+        call, prompt = await self.acall(stop, kwargs), to_prompt(messages)
         if seat := seat_of(self):
             result = await seat.ask(prompt, call)
             yield _chunk(Piece(result.text, result=result), call.model)

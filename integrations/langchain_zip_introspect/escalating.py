@@ -125,7 +125,7 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         **kwargs: Any,
     ) -> list[Any]:
         """`abatch`, with stronger models asked in threads rather than on an event loop that soon is closed."""
-        self._check(kwargs)
+        self.chat.call(None, kwargs)
 
         async def ask(given: LanguageModelInput, own: RunnableConfig) -> AIMessage:
             return await self._acall_with_config(partial(self._ainvoke, threads=True), given, own, **kwargs)
@@ -146,13 +146,13 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         Args:
             return_exceptions: put the error of an input in its place instead of raising the first one.
         """
-        self._check(kwargs)
+        await self.chat.acall(None, kwargs)
         return await in_steps(self.chat, lambda *item: self.ainvoke(*item, **kwargs), inputs, config, return_exceptions)
 
     def _invoke(
         self, given: LanguageModelInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> AIMessage:
-        way = self._way(given, kwargs)
+        way = self._way(given, self.chat.call(None, kwargs))
         while call := way.climb.next():
             self._ask(way, call, given, _announced(call, run_manager, config), kwargs)
         return way.message()
@@ -165,7 +165,7 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         threads: bool = False,
         **kwargs: Any,
     ) -> AIMessage:
-        way = self._way(given, kwargs)
+        way = self._way(given, await self.chat.acall(None, kwargs))
         while call := way.climb.next():
             await self._aask(way, call, given, await _aannounced(call, run_manager, config), kwargs, threads)
         return way.message()
@@ -178,7 +178,7 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         **kwargs: Any,
     ) -> Iterator[AIMessage]:
         given = next(inputs)
-        way = self._way(given, kwargs)
+        way = self._way(given, self.chat.call(None, kwargs))
         while call := way.climb.next():
             child = _announced(call, run_manager, config)
             if not self._streams(call):
@@ -200,7 +200,7 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessage]:
         given = await anext(inputs)
-        way = self._way(given, kwargs)
+        way = self._way(given, await self.chat.acall(None, kwargs))
         while call := way.climb.next():
             child = await _aannounced(call, run_manager, config)
             if not self._streams(call):
@@ -259,16 +259,8 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
             budget = budget.within(_settled(self._runnables[call.place]).budget)
         return {**(kwargs if call.place == 0 else {}), "budget": budget, "hand_on": call.hand_on}
 
-    def _check(self, kwargs: dict[str, Any]) -> Settled:
-        """The chat model's settings for a call.
-
-        Raises:
-            ConfigError: bad ones.
-        """
-        return cast(Settled, self.chat.call(None, kwargs))
-
-    def _way(self, given: LanguageModelInput, kwargs: dict[str, Any]) -> Way:
-        return Way(self._ladder.climb(_prompt(self.chat, given), self._check(kwargs).budget))
+    def _way(self, given: LanguageModelInput, settled: Settled) -> Way:
+        return Way(self._ladder.climb(_prompt(self.chat, given), settled.budget))
 
 
 def _runnable(model: Any, chat: type[ChatIntrospective]) -> Runnable[Any, Any]:

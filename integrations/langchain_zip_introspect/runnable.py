@@ -64,7 +64,7 @@ class IntrospectiveRunnable(SharedBatch, RunnableSerializable[PromptInput, Gener
     async def _aanswer(
         self, value: PromptInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> GenerationResult:
-        call, prompt = self.call(None, kwargs), prompt_of(value)
+        call, prompt = await self.acall(None, kwargs), prompt_of(value)
         if seat := seat_of(self):
             return await seat.ask(prompt, call)
         if not run_manager.handlers:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-from weakref import WeakValueDictionary
+from typing import Any, ClassVar, Literal
 
 from langchain_core.utils import from_env
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt
 
+from langchain_zip_introspect.opening import Key, Wanted, aopen_shared, open_shared
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import ConfigError
@@ -34,25 +32,6 @@ IGNORED = frozenset({"api_key", "max_retries"})
 """Standard parameters of hosted models: a local one has no key, and does not fail for a moment."""
 
 CALL_KWARGS = frozenset({*OVERRIDES, *LOCATION, "budget", "hand_on", "timeout", "stream_interval", "stream", *IGNORED})
-
-_opened: WeakValueDictionary[tuple[str, ...], IntrospectiveLLM] = WeakValueDictionary()
-_opening = threading.Lock()
-
-
-def open_shared(origin: Origin) -> IntrospectiveLLM:
-    """The model of an origin; whoever asks for the same one while it is in use gets the same object.
-
-    Raises:
-        ZipIntrospectError: as `IntrospectiveLLM.open`.
-    """
-    with _opening:
-        llm = _opened.get(_key(origin))
-        if llm is None or llm.closed:
-            llm = IntrospectiveLLM.open(origin)
-            _opened[_key(origin)] = llm
-            if llm.origin is not None:  # its backend is known now
-                _opened.setdefault(_key(llm.origin), llm)
-        return llm
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +67,10 @@ class Call:
 class IntrospectiveSettings(BaseModel):
     """The model, and the settings of calls that give none; None is the model's own.
 
-    Every setting can also be given to a single call, `chat.invoke(..., alpha=0.5)`, and bound or configured.
+    Every setting can also be given to a single call, `chat.invoke(..., alpha=0.5)`, and bound or configured. It takes
+    the place of this object's; the options of a backend add to them. What a call does not give stays as it is.
+
+    A model that is named is opened at once, or within a running event loop by the first call, beside the loop.
 
     Raises:
         ConfigError: an unknown argument, a setting out of its range, no model, or two.
@@ -130,14 +112,17 @@ class IntrospectiveSettings(BaseModel):
     budget: Budget | StrictInt | None = None
     """Hard limits for each prompt, or a number of generated tokens; a dict of `Budget`'s fields is taken too."""
     timeout: float | None = None
-    """Seconds for each prompt: the budget's `max_seconds` where that gives none. When they are over, the best answer
-    so far is returned."""
+    """Seconds for each prompt, where the budget given beside it sets no `max_seconds`. When they are over, the best
+    answer so far is returned."""
     streaming: bool | None = None
     """As for other LangChain models: whether `invoke` streams too, for callbacks. None streams where one listens."""
     stream_interval: int = Field(default=1, ge=1)
     """Tokens in a chunk, where a single sample is streamed; it takes the place of `interval` there."""
 
-    _models: dict[tuple[str, ...], IntrospectiveLLM] = PrivateAttr(default_factory=dict)
+    call_kwargs: ClassVar[frozenset[str]] = CALL_KWARGS
+    """What a call takes beside its input."""
+
+    _models: dict[Key, IntrospectiveLLM] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **data: Any) -> None:
         data = {name: value for name, value in data.items() if name not in IGNORED}
@@ -146,31 +131,27 @@ class IntrospectiveSettings(BaseModel):
             data["budget"] = Budget(**data["budget"])
         super().__init__(**data)
         self._take_llm("model" in data)
-        self.call(None, {})
+        if self.llm is None and _in_loop():
+            self._settle(GenerationConfig(), {})
+        else:
+            self.call(None, {})
 
     def call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
         """Settle a call from its own keyword arguments and, for what they leave open, from this object's fields.
 
         Raises:
             ConfigError: an unknown keyword argument, or a setting out of its range.
-            ZipIntrospectError: another `model` was given that cannot be opened.
+            ZipIntrospectError: a `model` was asked for that cannot be opened.
         """
-        _refuse_unknown(kwargs, CALL_KWARGS)
-        given = {name: value for name, value in kwargs.items() if value is not None}
-        if stop is not None:
-            given["stop"] = stop
-        llm, model = self._model(given)
-        own = {name: value for name in OVERRIDES if (value := getattr(self, name)) is not None}
-        overrides = {OVERRIDES[name]: value for name, value in {**own, **given}.items() if name in OVERRIDES}
-        budget = given.get("budget", self.budget)
-        limits = Budget.of(Budget(**budget) if isinstance(budget, dict) else budget)
-        timeout = given.get("timeout", self.timeout)
-        if timeout is not None and limits.max_seconds is None:
-            limits = limits.replace(max_seconds=timeout)
-        interval = given.get("stream_interval", self.stream_interval)
-        config = llm.config.replace(**overrides)
-        config.replace(interval=interval)  # refused here, not at the first chunk
-        return Call(llm, model, limits, config, interval, given.get("hand_on"))
+        given = self._given(stop, kwargs)
+        wanted = self._wanted(given)
+        return self._called(wanted, self._held(wanted) or open_shared(wanted), given)
+
+    async def acall(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
+        """`call`; where a model has to be opened for it, that is done beside the event loop."""
+        given = self._given(stop, kwargs)
+        wanted = self._wanted(given)
+        return self._called(wanted, self._held(wanted) or await aopen_shared(wanted), given)
 
     def get_token_ids(self, text: str) -> list[int]:
         """The text in the model's own tokens, without the chat template."""
@@ -201,7 +182,10 @@ class IntrospectiveSettings(BaseModel):
 
     def trace_params(self, params: Any, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Any:
         """LangSmith's parameters, with what LangChain cannot know: the provider, and the model's own defaults."""
-        config = self._model({})[0].config
+        llm = self._held(self._wanted({}))
+        if llm is None and not _in_loop():
+            llm = self.call(None, {}).llm
+        config = GenerationConfig() if llm is None else llm.config
         own = {"ls_provider": PROVIDER, "ls_temperature": config.temperature, "ls_max_tokens": config.max_new_tokens}
         stops = stop if stop is not None else self.stop if self.stop is not None else list(config.stop)
         return {**own, **params, "ls_provider": PROVIDER, **({"ls_stop": stops} if stops else {})}
@@ -225,28 +209,61 @@ class IntrospectiveSettings(BaseModel):
         self.backend = origin.backend if isinstance(origin.backend, str) else self.llm.info.backend
         self.backend_options = dict(origin.options)
 
-    def _model(self, given: Mapping[str, Any]) -> tuple[IntrospectiveLLM, str]:
-        """The model of a call and its name; one that was asked for by name stays open as long as this object."""
-        if not any(name in given for name in LOCATION):
-            if self.llm is not None:
-                return self.llm, self.model
-            origin = Origin(self.model, self.backend, self.backend_options)
-        else:
-            origin = Origin(given.get("model", self.model), given.get("backend"), given.get("backend_options", {}))
-        if (llm := self._models.get(_key(origin))) is None:
-            llm = self._models[_key(origin)] = open_shared(origin)
-        return llm, origin.model
+    def _given(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        _refuse_unknown(kwargs, self.call_kwargs)
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        return given if stop is None else {**given, "stop": stop}
+
+    def _wanted(self, given: Mapping[str, Any]) -> Wanted:
+        """The model of a call. What the call leaves open is as this object has it, as far as it can hold there.
+
+        A backend's options add to this object's, unless the call names another backend; a grid is one model's own.
+        """
+        own = (self.llm and self.llm.origin) or Origin(self.model, self.backend, self.backend_options)
+        model, backend = given.get("model", own.model), given.get("backend", self.backend)
+        options = dict(own.options)
+        if backend == self.backend:
+            backend = own.backend  # the class where it is known, which need not be installed
+        elif self.backend is not None:
+            options = {name: value for name, value in options.items() if name == "grid"}
+        if model != own.model:
+            options.pop("grid", None)
+            if self.llm is not None:  # how that one was opened says nothing of another
+                backend, options = given.get("backend"), {}
+        origin = Origin(model, backend, {**options, **given.get("backend_options", {})})
+        return Wanted(origin, self.llm if model == own.model else None)
+
+    def _held(self, wanted: Wanted) -> IntrospectiveLLM | None:
+        """The model, where this object holds it open."""
+        if self.llm is not None and wanted.key == self._wanted({}).key:
+            return self.llm
+        llm = self._models.get(wanted.key)
+        return None if llm is None or llm.closed else llm
+
+    def _called(self, wanted: Wanted, llm: IntrospectiveLLM, given: Mapping[str, Any]) -> Call:
+        if llm is not self.llm:
+            self._models[wanted.key] = llm  # open as long as this object
+        config, budget, interval = self._settle(llm.config, given)
+        return Call(llm, wanted.origin.model, budget, config, interval, given.get("hand_on"))
+
+    def _settle(self, base: GenerationConfig, given: Mapping[str, Any]) -> tuple[GenerationConfig, Budget, int]:
+        """The settings, the limits and the tokens in a chunk, over a model's own settings."""
+        own = {name: value for name in OVERRIDES if (value := getattr(self, name)) is not None}
+        overrides = {OVERRIDES[name]: value for name, value in {**own, **given}.items() if name in OVERRIDES}
+        config = base.replace(**overrides)
+        interval = given.get("stream_interval", self.stream_interval)
+        config.replace(interval=interval)  # refused here, not at the first chunk
+        budget = given.get("budget", self.budget)
+        limits = Budget.of(Budget(**budget) if isinstance(budget, dict) else budget)
+        # A call's own goes before this object's, and a budget's seconds before the timeout beside it.
+        if "timeout" in given and not ("budget" in given and limits.max_seconds is not None):
+            limits = limits.replace(max_seconds=given["timeout"])
+        elif limits.max_seconds is None and self.timeout is not None:
+            limits = limits.replace(max_seconds=self.timeout)
+        return config, limits, interval
 
 
 _IDENTIFYING = frozenset({*OVERRIDES, *LOCATION, "budget", "timeout", "chat"})
-
-
-def _key(origin: Origin) -> tuple[str, ...]:
-    path = Path(origin.model).expanduser()
-    with contextlib.suppress(OSError):
-        path = path.resolve() if path.exists() else path
-    options = (f"{name}={value!r}" for name, value in sorted(origin.options.items()))
-    return (str(path), str(origin.backend), *options)
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: Any) -> None:
@@ -259,3 +276,12 @@ def _refuse_unknown(given: Mapping[str, Any], known: Any) -> None:
             f"{names}: this model calls no tools and follows no schema. Leave it out, or parse the text of the answer."
         )
     raise ConfigError(f"{names}: unknown; expected {', '.join(sorted(name for name in known if name[0] != '_'))}.")
+
+
+def _in_loop() -> bool:
+    """Whether this thread runs an event loop, which must not wait for a model to load."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -17,9 +17,11 @@ from langchain_core.runnables import RunnableConfig
 
 from langchain_zip_introspect.batching import SharedBatch, seat_of
 from langchain_zip_introspect.messages import metadata, usage
+from langchain_zip_introspect.opening import Wanted
 from langchain_zip_introspect.reading import plain
-from langchain_zip_introspect.settings import Call
+from langchain_zip_introspect.settings import CALL_KWARGS, Call
 from langchain_zip_introspect.streaming import Piece, aiterate, apieces, kept, pieces, scoped
+from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.result import GenerationResult
 
 
@@ -49,11 +51,10 @@ class TextIntrospective(SharedBatch, BaseLLM):
         """It is: where the model came from is written, not the model."""
         return True
 
-    def call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
-        """As `IntrospectiveSettings.call`; `chat` is one more keyword argument."""
-        rest = dict(kwargs)
-        chat = rest.pop("chat", None)
-        return replace(super().call(stop, rest), chat=self.chat if chat is None else chat)
+    call_kwargs: ClassVar[frozenset[str]] = CALL_KWARGS | {"chat"}
+
+    def _called(self, wanted: Wanted, llm: IntrospectiveLLM, given: Mapping[str, Any]) -> Call:
+        return replace(super()._called(wanted, llm, given), chat=given.get("chat", self.chat))
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         """LangChain's own text of a conversation would pass over images and the like; here they are refused."""
@@ -71,11 +72,17 @@ class TextIntrospective(SharedBatch, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[str]:
         """Complete a text in pieces. Closing or cancelling it stops the model at its next interval."""
+        await self.acall(None, {})
         scope = scoped(config, self.callbacks, self.tags, self.metadata)
         chunks = super().astream(input, scope.config, stop=stop, **kwargs)
         async with aclosing(aiterate(scope, cast(AsyncGenerator[str, None], chunks))) as own:
             async for chunk in own:
                 yield chunk
+
+    async def agenerate(self, *args: Any, **kwargs: Any) -> LLMResult:
+        """Complete many texts together, beside the event loop."""
+        await self.acall(None, {})  # open before LangChain asks for its traces' parameters
+        return await super().agenerate(*args, **kwargs)
 
     def _generate(
         self,
@@ -94,7 +101,7 @@ class TextIntrospective(SharedBatch, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        call = self.call(stop, kwargs)
+        call = await self.acall(stop, kwargs)
         seat = seat_of(self) if len(prompts) == 1 else None
         results = [await seat.ask(prompts[0], call)] if seat else await call.llm.abatch(prompts, **call.settings)
         return _llm_result(results, call.model)
@@ -125,7 +132,7 @@ class TextIntrospective(SharedBatch, BaseLLM):
     async def _achunks(
         self, prompt: str, stop: list[str] | None, run_manager: AsyncCallbackManagerForLLMRun | None, **kwargs: Any
     ) -> AsyncGenerator[GenerationChunk, None]:
-        call = self.call(stop, kwargs)
+        call = await self.acall(stop, kwargs)
         async with aclosing(apieces(call, prompt, run_manager)) as found:
             async for piece in found:
                 chunk = _chunk(piece, call.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import pickle
@@ -68,6 +69,10 @@ def test_a_timeout_is_a_budget_of_seconds(llm: IntrospectiveLLM) -> None:
     assert chat.call(None, {}).budget == Budget(max_tokens=7, max_seconds=60)
     assert chat.call(None, {"timeout": 5}).budget.max_seconds == 5
     assert chat.call(None, {"budget": Budget(max_seconds=1)}).budget.max_seconds == 1
+    assert chat.call(None, {"budget": Budget(max_samples=1)}).budget == Budget(max_samples=1, max_seconds=60)
+    patient = ChatIntrospective(llm=llm, budget=Budget(max_tokens=7, max_seconds=90))
+    assert patient.call(None, {"timeout": 5}).budget == Budget(max_tokens=7, max_seconds=5)
+    assert patient.call(None, {"timeout": 5, "budget": Budget(max_seconds=1)}).budget == Budget(max_seconds=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -227,6 +232,20 @@ def test_a_model_of_unknown_origin_works_and_refuses_to_be_pickled() -> None:
     chat = ChatIntrospective(llm=IntrospectiveLLM(SimulatedBackend()))
     with pytest.raises(TypeError, match="from_pretrained"):
         pickle.dumps(chat)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_asks_the_same_open_model(kind: type[Any], llm: IntrospectiveLLM) -> None:
+    model = kind(llm=llm)
+    for copied in (
+        copy.copy(model),
+        copy.deepcopy(model),
+        model.model_copy(deep=True),
+        copy.deepcopy(model.bind()).bound,
+    ):
+        assert copied.call(None, {}).llm is llm
+    escalating = ChatIntrospective(llm=llm).with_escalation(llm, min_confidence=0.5)
+    assert copy.deepcopy(escalating).invoke("q").text == escalating.invoke("q").text
 
 
 def test_they_are_runnables_of_any_chain(llm: IntrospectiveLLM) -> None:
