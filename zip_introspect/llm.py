@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
-from zip_introspect import joint, search
+from zip_introspect import counting, joint, search
 from zip_introspect.answers import AnswerExtractor, after_marker, default_extractor
-from zip_introspect.backend import Backend, BackendInfo, InstalledBackends
+from zip_introspect.backend import Backend, BackendInfo, InstalledBackends, Message
 from zip_introspect.budget import Budget, Ledger
 from zip_introspect.calibration import Calibration
 from zip_introspect.config import GenerationConfig
@@ -336,6 +336,31 @@ class IntrospectiveLLM:
             length_marginal=tuple(joint.length_marginal(probabilities).tolist()),
             usage=Usage(len(request.tokens), 0, 0, 0, ledger.seconds),
         )
+
+    def count_tokens(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        config: GenerationConfig | None = None,
+        chat: bool = True,
+        **overrides: Any,
+    ) -> int:
+        """Tokens of a text, or of any part of a conversation, whoever speaks last; an empty one has none.
+
+        No model runs. A conversation that ends in a question counts what `generate` would prompt the model with;
+        `zip_introspect.counting` says how others are counted.
+
+        Args:
+            prompt: text, or messages.
+            config, chat, overrides: as `generate`.
+
+        Raises:
+            PromptError: what is neither.
+            ConfigError: a bad setting.
+            BackendError: the model is closed.
+        """
+        self._check_open()
+        return counting.count(self.backend, prompt, chat=chat)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is None:

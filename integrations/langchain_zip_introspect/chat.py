@@ -17,6 +17,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_zip_introspect.batching import SharedBatch, seat_of
 from langchain_zip_introspect.escalating import EscalatingChat
 from langchain_zip_introspect.messages import metadata, to_message, to_prompt, usage
+from langchain_zip_introspect.reading import countable
 from langchain_zip_introspect.streaming import Piece, Scope, aiterate, apieces, inside, iterate, kept, pieces, scoped
 from zip_introspect.errors import ConfigError
 from zip_introspect.escalation import EscalationPolicy
@@ -51,10 +52,17 @@ class ChatIntrospective(SharedBatch, BaseChatModel):
         return True
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Tokens of a conversation, those of the chat template included; tools are refused as by `bind_tools`."""
+        """Tokens of any part of a conversation, as `IntrospectiveLLM.count_tokens` counts them.
+
+        What the model would refuse to read is counted too: tool calls as JSON, their results as they are. Of images and
+        the like there is nothing to count. Tools are refused as by `bind_tools`.
+        """
         if tools:
             self.bind_tools(tools)
-        return len(self.call(None, {}).llm.backend.encode(to_prompt(messages)))
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens_from_messages(messages)
+        call = self.call(None, {})
+        return call.llm.count_tokens(countable(messages), config=call.config)
 
     def with_escalation(
         self, *stronger: Any, policy: EscalationPolicy | None = None, **criteria: Any

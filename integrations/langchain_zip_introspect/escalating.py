@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from langchain_core.callbacks import (
     dispatch_custom_event,
 )
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda, RunnableSerializable
 from langchain_core.runnables.base import coerce_to_runnable
 from langchain_core.runnables.config import patch_config
@@ -148,6 +148,14 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         """
         await self.chat.acall(None, kwargs)
         return await in_steps(self.chat, lambda *item: self.ainvoke(*item, **kwargs), inputs, config, return_exceptions)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """As the chat model counts; so `trim_messages` can be given this as its counter."""
+        return int(self.chat.get_num_tokens_from_messages(messages, tools))
+
+    def get_num_tokens(self, text: str) -> int:
+        """As the chat model counts."""
+        return int(self.chat.get_num_tokens(text))
 
     def _invoke(
         self, given: LanguageModelInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any

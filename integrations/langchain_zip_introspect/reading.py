@@ -116,6 +116,11 @@ def plain(place: int, message: BaseMessage) -> BaseMessage:
     return message.model_copy(update={"content": _text(place, message, passing=_TOOL_CALLS)})
 
 
+def legible(message: BaseMessage) -> str:
+    """The text of a message, whatever else it holds."""
+    return _joined(list(_parts(message)))
+
+
 def countable(messages: Sequence[BaseMessage]) -> list[Message]:
     """Messages to count the tokens of, those that are refused among them: their text, and tool calls as JSON."""
     counted = []
@@ -124,7 +129,7 @@ def countable(messages: Sequence[BaseMessage]) -> list[Message]:
             continue
         role = _role(message)
         calls = [json.dumps(call, default=str, ensure_ascii=False) for call in _tool_calls(message)]
-        text = _joined(list(_parts(message)))
+        text = legible(message)
         content = "\n".join([text, *calls] if text else calls)
         counted.append(Message(role=message.type if role is None else role, content=content))
     return counted

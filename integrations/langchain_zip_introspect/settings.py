@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt
 from langchain_zip_introspect.opening import Key, Wanted, aopen_shared, open_shared
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig
+from zip_introspect.counting import text_tokens
 from zip_introspect.errors import ConfigError
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.origin import Origin
@@ -156,7 +157,7 @@ class IntrospectiveSettings(BaseModel):
     def get_token_ids(self, text: str) -> list[int]:
         """The text in the model's own tokens, without the chat template."""
         custom = getattr(self, "custom_get_token_ids", None)  # a field of LangChain's language models
-        return list(custom(text)) if custom else self.call(None, {}).llm.backend.encode(text, chat=False)
+        return list(custom(text)) if custom else text_tokens(self.call(None, {}).llm.backend, text)
 
     def to_json(self) -> Any:
         """What LangChain's `dumps` writes: the budget as a dict, and the settings of an `llm` that was given."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, ClassVar, cast
@@ -11,6 +11,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
+from langchain_core.messages import BaseMessage, RemoveMessage, get_buffer_string
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import ChatPromptValue, ImagePromptValue, PromptValue
 from langchain_core.runnables import RunnableConfig
@@ -18,7 +19,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_zip_introspect.batching import SharedBatch, seat_of
 from langchain_zip_introspect.messages import metadata, usage
 from langchain_zip_introspect.opening import Wanted
-from langchain_zip_introspect.reading import plain
+from langchain_zip_introspect.reading import legible, plain
 from langchain_zip_introspect.settings import CALL_KWARGS, Call
 from langchain_zip_introspect.streaming import Piece, aiterate, apieces, kept, pieces, scoped
 from zip_introspect.llm import IntrospectiveLLM
@@ -55,6 +56,21 @@ class TextIntrospective(SharedBatch, BaseLLM):
 
     def _called(self, wanted: Wanted, llm: IntrospectiveLLM, given: Mapping[str, Any]) -> Call:
         return replace(super()._called(wanted, llm, given), chat=given.get("chat", self.chat))
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Tokens of any part of a conversation, written down as this model is asked with it.
+
+        What it would refuse to read counts nothing; tools are passed over, as by LangChain's own models.
+        """
+        written = [
+            message.model_copy(update={"content": legible(message)})
+            for message in messages
+            if not isinstance(message, RemoveMessage)
+        ]
+        if self.custom_get_token_ids is not None or not written:
+            return super().get_num_tokens_from_messages(written)
+        call = self.call(None, {})
+        return call.llm.count_tokens(get_buffer_string(written), config=call.config, chat=call.chat)
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         """LangChain's own text of a conversation would pass over images and the like; here they are refused."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from langchain_core.messages import (
@@ -32,7 +32,7 @@ def kinds(union: Any) -> set[str]:
     """The types of the blocks of a union."""
     if members := get_args(union):
         return set().union(*map(kinds, members))
-    return set(get_args(union.__annotations__["type"])) or set(get_args(content.get_type_hints(union)["type"]))
+    return set(get_args(get_type_hints(union)["type"]))
 
 
 def test_every_block_of_langchain_has_a_rule() -> None:
