@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -39,6 +41,15 @@ def test_every_block_of_langchain_has_a_rule() -> None:
     known = content.KNOWN_BLOCK_TYPES | kinds(content.ContentBlock) | kinds(content.Annotation)
     assert known >= {"text", "reasoning", "video", "server_tool_result", "citation", "non_standard"}
     assert known - set(RULES) == set(), "langchain-core has blocks that no rule is written for; see docs/langchain.md"
+
+
+def test_the_documentation_names_every_rule() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "langchain.md").read_text(encoding="utf-8")
+    rows = {name: row for row in page.splitlines() if row.startswith("| ") for name in re.findall("`(.+?)`", row)}
+    for kind, rule in RULES.items():
+        told = rows[kind].rsplit("|", 2)[1]
+        assert rule in told or kind in ("non_standard", "text-plain"), kind  # whose rule depends on what they hold
+    assert {"ToolMessage", "FunctionMessage", "RemoveMessage"} <= {kind for kind in rows if "refused" in rows[kind]}
 
 
 def test_every_type_of_message_has_a_rule() -> None:
