@@ -67,7 +67,7 @@ def main() -> None:
     prompt = ChatPromptTemplate.from_messages([("human", "Solve {equation}")])
     # Step by step, so that the model sees all questions at once: within RunnablePassthrough.assign, or a function, it
     # would be asked about each of them alone.
-    chain = {"equation": lookup} | prompt | ChatIntrospective(model="demo", max_samples=2)
+    chain = {"equation": lookup} | prompt | ChatIntrospective(model="demo", max_samples=2, seed=0)
     messages = chain.batch(list(QUESTIONS))
     flagged = []
     print("question                                                  note            answer  confidence")

@@ -1,6 +1,7 @@
 """prompt | model | parser, with a model that knows how sure it is; then one answer as it is being written.
 
-The model is the embedded one, which solves equations: `ChatIntrospective(model="path/to/yours")` opens any other.
+The model is the embedded one, which solves equations: `ChatIntrospective(model="path/to/yours")` opens any other. With
+a seed it says the same each time; without one, every answer is drawn afresh.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ def read(message: AIMessage) -> Answer:
 
 def main() -> None:
     """Ask for three answers, and watch one."""
-    chain = PROMPT | ChatIntrospective(model="demo", max_samples=2) | read
+    chain = PROMPT | ChatIntrospective(model="demo", max_samples=2, seed=0) | read
     print("equation          answer  confidence  tokens")
     for equation in EQUATIONS:
         value, confidence, tokens = chain.invoke({"equation": equation})
         print(f"{equation:<16}  {value!s:<6}  {confidence:<10.2f}  {tokens}")
 
     print(f"\n{STREAMED} again, one sample, as it is being written")
-    one_sample = PROMPT | ChatIntrospective(model="demo", max_samples=1, stream_interval=24)
+    one_sample = PROMPT | ChatIntrospective(model="demo", max_samples=1, seed=0, stream_interval=24)
     for chunk in one_sample.stream({"equation": STREAMED}):
         known = chunk.response_metadata["introspection"]
         confidence = known["running"][-1]["confidence"] if "running" in known else known["confidence"]

@@ -36,12 +36,12 @@ def show(title: str, chat: EscalatingChat) -> None:
 
 def main() -> None:
     """Ask under both policies."""
-    chat = ChatIntrospective(model="demo", max_samples=2)
+    chat = ChatIntrospective(model="demo", max_samples=2, seed=0)
     show("Below a confidence of 0.7", chat.with_escalation(solver, min_confidence=0.7))
     # In units of a right answer: a call of the solver costs 0.3, and one usual sample of the small model 0.15.
     priced, chat = (
         Rung(solver, expected_reward=1.0, cost=0.3),
-        ChatIntrospective(model="demo", max_samples=2, beta=0.15),
+        ChatIntrospective(model="demo", max_samples=2, beta=0.15, seed=0),
     )
     show("By expected utility", chat.with_escalation(priced, expected_utility=True))
 

@@ -94,7 +94,7 @@ def build(chat: ChatIntrospective) -> Any:
 
 def main() -> None:
     """Ask the agent everything, and show its routes."""
-    agent = build(ChatIntrospective(model="demo"))
+    agent = build(ChatIntrospective(model="demo", seed=0))
     print("question                  answer    confidence  tokens  route")
     for question in QUESTIONS:
         end = agent.invoke({"question": question, "route": [], "tokens": 0})

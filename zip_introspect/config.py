@@ -23,8 +23,8 @@ class Settings(BaseModel):
             raise self._explain(error) from None
 
     def replace(self, **changes: Any) -> Self:
-        """A validated copy with some fields changed."""
-        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+        """A validated copy with some fields changed. What was left at its default stays known as that."""
+        return type(self)(**{**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
 
     @classmethod
     def _explain(cls, error: ValidationError) -> ConfigError:

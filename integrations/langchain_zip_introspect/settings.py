@@ -109,6 +109,8 @@ class IntrospectiveSettings(BaseModel):
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
+    """Fixes the answers. None is the seed that an `llm` was expressly given in its settings, or else a fresh one for
+    each prompt; `introspection["seed"]` of the answer tells it. A call's None is always a fresh one."""
     stop: list[str] | None = None
     budget: Budget | StrictInt | None = None
     """Hard limits for each prompt, or a number of generated tokens; a dict of `Budget`'s fields is taken too."""
@@ -166,7 +168,8 @@ class IntrospectiveSettings(BaseModel):
         if isinstance(self.budget, Budget):
             kwargs["budget"] = self.budget.model_dump(exclude_defaults=True)
         if self.llm is not None:
-            theirs = self.llm.config.model_dump(mode="json", exclude_none=True)
+            config = self.llm.config
+            theirs = config.model_dump(mode="json", exclude_none=True, exclude={"seed"} - config.model_fields_set)
             kwargs.update(
                 {name: theirs[own] for name, own in OVERRIDES.items() if own in theirs and name not in kwargs}
             )
@@ -212,7 +215,7 @@ class IntrospectiveSettings(BaseModel):
 
     def _given(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         _refuse_unknown(kwargs, self.call_kwargs)
-        given = {name: value for name, value in kwargs.items() if value is not None}
+        given = {name: value for name, value in kwargs.items() if value is not None or name == "seed"}
         return given if stop is None else {**given, "stop": stop}
 
     def _wanted(self, given: Mapping[str, Any]) -> Wanted:
@@ -250,6 +253,8 @@ class IntrospectiveSettings(BaseModel):
     def _settle(self, base: GenerationConfig, given: Mapping[str, Any]) -> tuple[GenerationConfig, Budget, int]:
         """The settings, the limits and the tokens in a chunk, over a model's own settings."""
         own = {name: value for name in OVERRIDES if (value := getattr(self, name)) is not None}
+        if "seed" not in base.model_fields_set:  # who asks again, in LangChain, wants another answer
+            own = {"seed": None, **own}
         overrides = {OVERRIDES[name]: value for name, value in {**own, **given}.items() if name in OVERRIDES}
         config = base.replace(**overrides)
         interval = given.get("stream_interval", self.stream_interval)

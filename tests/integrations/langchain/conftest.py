@@ -6,7 +6,7 @@ from langchain_zip_introspect import ChatIntrospective
 from zip_introspect import GenerationConfig, IntrospectiveLLM
 from zip_introspect.simulator import SimulatedBackend
 
-CONFIG = GenerationConfig(interval=4, beta=0.05)
+CONFIG = GenerationConfig(interval=4, beta=0.05, seed=0)
 
 
 @pytest.fixture
@@ -27,4 +27,4 @@ def chat(llm: IntrospectiveLLM) -> ChatIntrospective:
 @pytest.fixture(scope="session")
 def abacus() -> ChatIntrospective:
     """The embedded model; held open, so that all who name it share it."""
-    return ChatIntrospective(model="demo", backend="transformers")
+    return ChatIntrospective(model="demo", backend="transformers", seed=0)

@@ -27,7 +27,7 @@ from zip_introspect import (
     PromptError,
 )
 
-CONFIG = GenerationConfig(interval=4, beta=0.05, strategy="best_of_n", max_samples=2)
+CONFIG = GenerationConfig(interval=4, beta=0.05, strategy="best_of_n", max_samples=2, seed=0)
 PROMPTS = ["a", "b", "c", "d"]
 IMAGE = HumanMessage([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}])
 

@@ -181,7 +181,7 @@ def test_bind_config_retry_and_fallbacks(llm: IntrospectiveLLM) -> None:
     assert told(chat.bind(seed=5).invoke("q"))["seed"] == 5
     assert chat.with_config(tags=["t"]).invoke("q").text == chat.invoke("q").text
     broken = FaultyBackend(out_of_memory, at=1)
-    failing = ChatIntrospective(llm=IntrospectiveLLM(broken, GenerationConfig(interval=4, beta=0.05)))
+    failing = ChatIntrospective(llm=IntrospectiveLLM(broken, GenerationConfig(interval=4, beta=0.05, seed=0)))
     assert failing.with_retry(stop_after_attempt=2).invoke("q").text == chat.invoke("q").text
     broken.calls = 0
     assert failing.with_fallbacks([chat]).invoke("q").text == chat.invoke("q").text

@@ -16,7 +16,7 @@ from zip_introspect import GenerationConfig, IntrospectiveLLM
 from zip_introspect.exporting import exporter
 from zip_introspect.llm import DEMO_MODEL
 
-CONFIG = GenerationConfig(interval=1, strategy="best_of_n", max_samples=2)
+CONFIG = GenerationConfig(interval=1, strategy="best_of_n", max_samples=2, seed=0)
 
 
 async def test_a_thousand_cancelled_calls_leave_no_sequence_behind() -> None:
@@ -62,7 +62,9 @@ def test_threads_that_share_a_model_say_what_each_would_alone(backend: str, tmp_
         # turn that into other tokens in a few of a hundred texts.
         model, options = str(tmp_path / "abacus.gguf"), {"threads": 1}
         exporter("gguf").export(DEMO_MODEL, Path(model), "f32")
-    chat = ChatIntrospective(model=model, backend=backend, backend_options=options, max_samples=2, max_tokens=60)
+    chat = ChatIntrospective(
+        model=model, backend=backend, backend_options=options, max_samples=2, max_tokens=60, seed=0
+    )
     prompts = [f"Solve {a}*x+16={a * 5 + 16}" for a in range(2, 6)]
 
     def ask(prompt: str) -> str:

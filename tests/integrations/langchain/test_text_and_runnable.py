@@ -41,10 +41,10 @@ def test_a_text_model_gives_text_and_keeps_the_introspection(llm: IntrospectiveL
 
 def test_a_completion_goes_without_the_chat_template_unless_asked(abacus: ChatIntrospective) -> None:
     llm = abacus.call(None, {}).llm
-    settings: dict[str, Any] = {"max_tokens": 30, "max_samples": 1}
+    settings: dict[str, Any] = {"max_tokens": 30, "max_samples": 1, "seed": 0}
     plain = TextIntrospective(llm=llm, **settings)
     assert plain.invoke(QUESTION) == llm.generate(QUESTION, chat=False, max_new_tokens=30, max_samples=1).text
-    templated = TextIntrospective(llm=llm, chat=True)
+    templated = TextIntrospective(llm=llm, chat=True, seed=0)
     assert templated.invoke(QUESTION) == plain.invoke(QUESTION, chat=True, max_tokens=640, max_samples=8)
     assert templated.invoke(QUESTION).endswith("ans 5")
 
