@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zip_introspect.config import SamplingParams
+from zip_introspect.detokenization import TextStream, WindowStream
 from zip_introspect.errors import BackendNotInstalledError, ModelLoadError
 from zip_introspect.grid import JointGrid
 
@@ -115,7 +116,20 @@ class Backend(ABC):
 
     @abstractmethod
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of generated tokens, special tokens left out."""
+        """The text of generated tokens: what they say after a text, special tokens left out.
+
+        Generated tokens follow a prompt, so nothing is stripped: a first token that begins with a space keeps it,
+        though a tokenizer strips it from a text of its own (SentencePiece). Bytes that are no UTF-8 become U+FFFD.
+        A text that is cut between two tokens, and not within a character, is the texts of its parts joined.
+        """
+
+    def decode_stream(self) -> TextStream:
+        """`decode` for a growing sample: the pieces joined are what `decode` gives for all tokens.
+
+        The default decodes the last tokens together with the new ones. A backend that knows the bytes of a token
+        gives a `ByteStream`, which decodes each token once.
+        """
+        return WindowStream(self.decode)
 
     @abstractmethod
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:

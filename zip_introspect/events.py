@@ -39,7 +39,7 @@ class SampleAdvanced(Record):
     prompt: int
     sample: int
     text: str
-    """All of its text so far; a character cut in the middle of its bytes may still change."""
+    """All of its text so far; a character whose bytes are not all there yet is left out."""
     tokens: int
     outlook: Outlook
     kind: str = field(default="advanced", init=False)

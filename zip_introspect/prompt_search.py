@@ -29,7 +29,7 @@ from zip_introspect.selection import Candidate, Selection, select
 from zip_introspect.strategies import Finished, Leaf, MetaAction, MetaState
 from zip_introspect.streams import prompt_seed
 from zip_introspect.trie import PrefixTrie
-from zip_introspect.truncation import cut_at_stop, sound
+from zip_introspect.truncation import SampleText, sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,8 @@ class PromptSearch:
         self._trie = PrefixTrie(root_joint, request.config.smoothing)
         self.expected = self._outlook(self._trie.root_joint)
         self._sequences: dict[int, SequenceId] = {}
+        self._texts: dict[int, SampleText] = {}
+        """Of samples that are read while they grow: all if live, or if they may end at a stop string."""
         self._running: tuple[int, ...] = ()
         self._rest: dict[int, int] = {}
         self._endings: dict[int, Ending] = {}
@@ -319,13 +321,22 @@ class PromptSearch:
         parent = self._root if leaf is None else self._sequences[leaf]
         sequences = self._backend.fork(parent, numbers, self._sampling)
         self._sequences.update(zip(numbers, sequences, strict=True))
+        self._texts |= self._begun_texts(leaf, numbers)
         self.ledger.samples += len(numbers)
         moves.extend(Move(*move) for move in zip(numbers, sequences, steps, strict=True))
         return numbers
 
+    def _begun_texts(self, leaf: int | None, numbers: Sequence[int]) -> dict[int, SampleText]:
+        """The texts of new samples, which go on from that of the leaf they left."""
+        if not (self._live or self.config.stop):
+            return {}
+        begun = SampleText(self._backend.decode_stream(), self.config.stop) if leaf is None else self._texts[leaf]
+        return {number: begun.fork() for number in numbers}
+
     def _drop(self, samples: Sequence[int]) -> None:
         self._backend.release([self._sequences.pop(sample) for sample in samples if sample in self._sequences])
         for sample in samples:
+            self._texts.pop(sample, None)
             self._trie.set_status(sample, "dropped")
 
     def _end(self, stop: StopReason, action: MetaAction, state: MetaState) -> Decision:
@@ -371,10 +382,9 @@ class PromptSearch:
         """Append what a sample generated, cut at a stop string, and end it where it ends."""
         tokens, rows = advanced.tokens, advanced.reserved_logits
         finish: SampleFinish | None = "stop" if advanced.finished else None
-        text: str | None = None
-        cut = cut_at_stop(self._backend.decode, self._trie.path(sample), tokens, self.config.stop)
-        if cut is not None:
-            count, text = cut
+        growing = self._texts.get(sample)
+        count = growing.grow(tokens.tolist()) if growing else None
+        if count is not None:
             # The token that completes the stop string is terminal, as an end of sequence is: it has no joint.
             tokens, rows, finish = tokens[:count], rows[: count - 1], "stop_string"
         recent = rows[-self.config.smoothing :]
@@ -385,14 +395,14 @@ class PromptSearch:
         if finish is None and length >= self._max_new:
             finish = "length"
         if finish is None:
-            if not self._live or not len(tokens):
+            if growing is None or not self._live or not len(tokens):
                 return []
             outlook = self._outlook(self._trie.joint(sample))
-            return [SampleAdvanced(self.index, sample, self._text(sample), length, outlook)]
+            return [SampleAdvanced(self.index, sample, growing.text, length, outlook)]
         value = float(self._grid.reward_values[0])
         if finish != "length":
             value = self._outlook(self._trie.joint(sample)).value
-        text = self._text(sample) if text is None else text
+        text = self._text(sample, finish)
         answer = self._extractor(text) if finish != "length" else None
         self._endings[sample] = Ending(finish, value, text, answer)
         self._just_finished.append(sample)
@@ -400,8 +410,12 @@ class PromptSearch:
         self._backend.release([self._sequences.pop(sample)])
         return [SampleFinished(self.index, sample, text, length, finish, value, answer)]
 
-    def _text(self, sample: int) -> str:
-        return self._backend.decode(self._trie.path(sample).tolist())
+    def _text(self, sample: int, finish: SampleFinish) -> str:
+        """The text of a sample that has ended."""
+        grown = self._texts.pop(sample, None)
+        if grown is None:
+            return self._backend.decode(self._trie.path(sample).tolist())
+        return grown.text if finish == "stop_string" else grown.end()
 
     def _outlook(self, probabilities: np.ndarray) -> Outlook:
         return Outlook(

@@ -39,7 +39,7 @@ def run(
     Closing the iterator ends the search and releases every sequence, as every other way out does.
 
     Args:
-        live: yield `SampleAdvanced` too, which decodes every sample at every interval.
+        live: yield `SampleAdvanced` too; each sample is decoded as it grows.
 
     Raises:
         PromptError, ConfigError, BudgetError: as `check`, before the model runs.

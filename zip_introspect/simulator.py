@@ -173,9 +173,9 @@ class SimulatedBackend(Backend):
         return list(text.encode())
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Evidence as letters, a reveal as `ans` and its reward."""
-        texts = [*"abcd", *(f"\nans {reward:g}" for reward in REWARDS), ""]
-        return "".join(texts[token] for token in tokens)
+        """Evidence as letters, a reveal as `ans` and its reward; the other ids, which are never drawn, say nothing."""
+        texts = dict(enumerate([*"abcd", *(f"\nans {reward:g}" for reward in REWARDS)]))
+        return "".join(texts.get(token, "") for token in tokens)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
         """The prior of each prompt."""

@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zip_introspect.backend import Advanced
+from zip_introspect.detokenization import TextStream
+from zip_introspect.errors import BackendError
 
 
-def cut_at_stop(
-    decode: Callable[[Sequence[int]], str], before: NDArray[np.int32], tokens: NDArray[np.int32], stops: Sequence[str]
-) -> tuple[int, str] | None:
-    """How many of the new tokens complete the first stop string, and the sample's text before it.
+class SampleText:
+    """A sample's text as it grows. Each token is decoded once, and each character searched once for stop strings.
 
     Args:
-        decode: from token ids to text.
-        before: shape (n,), what the sample held before; a stop string may begin there.
-        tokens: shape (m,), the new tokens.
-
-    Returns:
-        None where no stop string occurs.
+        stream: from token ids to text, at the sample's beginning.
+        stops: strings that end the sample; none of them is empty.
     """
-    if not stops or _before_stop(decode([*before.tolist(), *tokens.tolist()]), stops) is None:
-        return None
-    for count in range(1, len(tokens) + 1):
-        kept = _before_stop(decode([*before.tolist(), *tokens[:count].tolist()]), stops)
-        if kept is not None:
-            return count, kept
-    return None
+
+    def __init__(self, stream: TextStream, stops: Sequence[str] = ()) -> None:
+        self._stream, self._stops = stream, tuple(stops)
+        self._tail = max(map(len, self._stops), default=1) - 1
+        """Characters in which a stop string may have begun."""
+        self.text = ""
+        """All so far: up to the first stop string, and without a character whose bytes are not all there yet."""
+
+    def grow(self, tokens: Sequence[int]) -> int | None:
+        """Take in new tokens; how many of them complete the first stop string, None where none occurs."""
+        before = self._stream.fork() if self._stops else self._stream
+        piece = self._stream.step(tokens)
+        if self._place(piece) is None:
+            self.text += piece
+            return None
+        for count, token in enumerate(tokens, 1):
+            if self._append(before.step([token])):
+                return count
+        raise BackendError(
+            f"decode_stream gave {piece!r} for {len(tokens)} tokens at once and another text for the same one by one; "
+            f"expected the same however tokens are grouped. Mend the backend."
+        )
+
+    def end(self) -> str:
+        """The text when no further token comes."""
+        self._append(self._stream.end())
+        return self.text
+
+    def fork(self) -> SampleText:
+        """The text of a sample that goes on from here on its own."""
+        twin = SampleText(self._stream.fork(), self._stops)
+        twin.text = self.text
+        return twin
+
+    def _append(self, piece: str) -> bool:
+        """Add to the text up to the first stop string; whether there was one."""
+        place = self._place(piece)
+        self.text = (self.text + piece)[:place]
+        return place is not None
+
+    def _place(self, piece: str) -> int | None:
+        """Where the first stop string begins that the text would hold with a piece more; None without one."""
+        start = max(0, len(self.text) - self._tail)
+        searched = self.text[start:] + piece
+        places = [place for stop in self._stops if (place := searched.find(stop)) >= 0]
+        return start + min(places) if places else None
 
 
 def sound(advanced: Advanced) -> Advanced:
@@ -39,9 +73,3 @@ def sound(advanced: Advanced) -> Advanced:
         return advanced
     good = int(finite.argmin())
     return Advanced(advanced.tokens[: good + 1], advanced.reserved_logits[:good], finished=False, non_finite=True)
-
-
-def _before_stop(text: str, stops: Sequence[str]) -> str | None:
-    """The text before the earliest stop string; None without one."""
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return text[: min(places)] if places else None

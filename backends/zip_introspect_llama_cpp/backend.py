@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from zip_introspect.backend import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
+from zip_introspect.detokenization import ByteStream, TextStream
 from zip_introspect.errors import NonFiniteLogitsError
 from zip_introspect.grid import JointGrid
 from zip_introspect.sequences import check_tokens
@@ -95,7 +96,10 @@ class LlamaCppBackend(Backend):
         return self._prompts.encode(prompt, chat=chat)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return self._model.text([int(token) for token in tokens])
+        return self._model.text(tokens)
+
+    def decode_stream(self) -> TextStream:
+        return ByteStream(self._model.piece)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
         check_tokens(prompts, self.info)

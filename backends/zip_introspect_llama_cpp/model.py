@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import deque
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import llama_cpp
 from gguf import GGUFReader
 from gguf.constants import Keys
 
+from zip_introspect.detokenization import text_of
 from zip_introspect.errors import BackendError, ModelLoadError
 from zip_introspect_llama_cpp.gguf_file import value
 from zip_introspect_llama_cpp.options import LlamaCppOptions
@@ -20,7 +22,6 @@ from zip_introspect_llama_cpp.options import LlamaCppOptions
 _NO_TOKEN = llama_cpp.LLAMA_TOKEN_ATTR_UNUSED
 _SPECIAL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 _ERROR = 4  # ggml's log level; 3 is a warning
-_SENTENCE_PIECE = 1  # llama.cpp's vocabulary type whose texts begin with a space
 
 
 class _Log:
@@ -178,19 +179,19 @@ class Model:
         text = llama_cpp.llama_vocab_get_text(self.vocab, token)
         return text.decode("utf-8", "replace") if text else ""
 
-    def text(self, tokens: list[int]) -> str:
+    def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""
         self._check_open()
-        text = b"".join(map(self._piece, tokens)).decode("utf-8", "replace")
-        spaced = int(llama_cpp.llama_vocab_type(self.vocab)) == _SENTENCE_PIECE
-        return text.removeprefix(" ") if spaced else text
+        return text_of(self.piece, tokens)
 
-    def _piece(self, token: int) -> bytes:
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for, a space before a word among them; none for a special one."""
         if token not in self._pieces:
+            self._check_open()
             room = 64
             while True:
                 buffer = ctypes.create_string_buffer(room)
-                count = int(llama_cpp.llama_token_to_piece(self.vocab, token, buffer, room, 0, False))
+                count = int(llama_cpp.llama_token_to_piece(self.vocab, int(token), buffer, room, 0, False))
                 if count >= 0:
                     self._pieces[token] = buffer.raw[:count]
                     break

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zip_introspect.backend import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
+from zip_introspect.detokenization import TextStream
 from zip_introspect.errors import ModelLoadError, NonFiniteLogitsError
 from zip_introspect.grid import JointGrid
 from zip_introspect.sequences import check_tokens, draws
@@ -26,6 +27,7 @@ from zip_introspect_transformers.prompts import PromptEncoder
 from zip_introspect_transformers.sampling import RowSampler
 from zip_introspect_transformers.sequences import Row, SequenceTable, place
 from zip_introspect_transformers.states import State, upload
+from zip_introspect_transformers.text import TokenText
 
 _LOOK_EVERY = 16  # steps between two looks for rows that have ended, where looking is free
 _LEAVE_SHARE = 8  # dropping ended rows copies the others: worth it from one row in so many
@@ -65,7 +67,7 @@ class TransformersBackend(Backend):
             max_sequences=options.max_sequences,
         )
         self._threads = options.threads
-        self._tokenizer = tokenizer
+        self._text = TokenText(tokenizer)
         self._prompts = PromptEncoder(tokenizer, grid.reserved_token_ids)
         self._decoder = Decoder(model, grid, eos, options.prefill_tokens)
         self._sequences = SequenceTable(self._decoder, options.max_sequences, options.max_state_bytes)
@@ -99,8 +101,10 @@ class TransformersBackend(Backend):
         return self._prompts.encode(prompt, chat=chat)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        ids = [int(token) for token in tokens]
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return self._text.decode(tokens)
+
+    def decode_stream(self) -> TextStream:
+        return self._text.stream()
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
         check_tokens(prompts, self.info)

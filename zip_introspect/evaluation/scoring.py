@@ -25,6 +25,7 @@ from zip_introspect.evaluation.rollouts import Problem, Rollouts, StoredRollout
 from zip_introspect.grid import JointGrid
 from zip_introspect.training.dataset import pad
 from zip_introspect.training.scorers import JudgeQuestion, judgement_score
+from zip_introspect_transformers.text import TokenText
 
 TOKENS_AT_ONCE = 16_384
 LOGITS_AT_ONCE = 2**28  # a gigabyte in float32
@@ -162,9 +163,10 @@ def _filler(rollouts: Rollouts, tokenizer: Any) -> int:
 def _check_tokens(rollouts: Rollouts, model: str | Path, scorer: PreTrainedModel, further: int = 0) -> Any:
     """The scorer's tokenizer. Token ids are given to it as they are, so they must mean the same to it."""
     tokenizer = AutoTokenizer.from_pretrained(model)
+    reading = TokenText(tokenizer)
     for problem in rollouts.problems[:20]:
         for rollout in problem.rollouts[:2]:
-            text = tokenizer.decode(rollout.tokens.tolist(), skip_special_tokens=True)
+            text = reading.decode(rollout.tokens)
             if text != rollout.text:
                 raise EvaluationDataError(
                     f"{model} reads a sample of {rollouts.model} as {text[:60]!r}, which was {rollout.text[:60]!r}; "

@@ -25,6 +25,7 @@ from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, PromptError
 from zip_introspect.testing import rounding
+from zip_introspect.testing.texts import TextConformance
 
 SAMPLED = SamplingParams(temperature=1.0, seed=7)
 GREEDY = SamplingParams(temperature=0.0)
@@ -37,7 +38,7 @@ FILTERS = (
 )
 
 
-class BackendConformance:
+class BackendConformance(TextConformance):
     """Tests of the contract in `zip_introspect.backend`."""
 
     sums: int = rounding.SMALL_MODEL
