@@ -68,13 +68,14 @@ def test_the_reveal_settles_the_reward_exactly() -> None:
     assert joint.expected_length(last, backend.grid) == pytest.approx(1.0)
 
 
-def test_the_simulated_world_has_one_greedy_sample() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1e-46])
+def test_greedy_samples_are_all_the_likeliest(temperature: float) -> None:
     backend = SimulatedBackend()
-    (prefilled,) = backend.prefill([backend.encode("a")])
-    greedy = SamplingParams(temperature=0.0)
-    found = backend.advance(backend.fork(prefilled.sequence, [0, 1, 2], greedy), [100] * 3)
-    assert all(item.finished for item in found)
-    assert len({tuple(item.tokens.tolist()) for item in found}) == 1
+    (prefilled,) = backend.prefill([backend.encode("g")])
+    forks = backend.fork(prefilled.sequence, range(3), SamplingParams(temperature=temperature, seed=4))
+    first, *others = [run.tokens.tolist() for run in backend.advance(forks, [backend.max_length] * 3)]
+    assert first[-1] in backend.info.eos_token_ids
+    assert all(other == first for other in others)
 
 
 def test_released_sequences_and_full_backends_say_so() -> None:

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from zip_introspect.errors import ConfigError
 
-
 class Settings(BaseModel):
     """Immutable settings whose validation errors are ours: one line that names field, value and expectation."""
 
@@ -37,7 +36,7 @@ class Settings(BaseModel):
 
 
 COLDEST = float(np.finfo(np.float32).tiny)
-"""The lowest temperature that logits can be divided by; below it, sampling is greedy."""
+"""The lowest temperature that float32 logits can be divided by; below it, sampling is greedy in every backend."""
 
 _SEED_BITS = 32  # of a drawn seed: short enough to be copied
 
@@ -45,14 +44,14 @@ _SEED_BITS = 32  # of a drawn seed: short enough to be copied
 class _Filters(Settings):
     """What the next token may be."""
 
-    temperature: float = Field(1.0, ge=0.0, le=100.0, description="0 is greedy.")
+    temperature: float = Field(1.0, ge=0.0, le=100.0, description="0 is greedy, and so is all below 1.2e-38.")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="Keep the smallest set of tokens with this mass.")
     top_k: int = Field(0, ge=0, description="Keep the k most likely tokens; 0 keeps all.")
     min_p: float = Field(0.0, ge=0.0, le=1.0, description="Drop tokens below this share of the most likely one's.")
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is always taken: nothing is drawn, and every sample of a prompt is the same."""
+        """Whether the most likely token is always taken, the first of equals: every sample of a prompt is the same."""
         return self.temperature < COLDEST or self.top_k == 1
 
 

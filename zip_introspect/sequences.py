@@ -42,7 +42,7 @@ class Sample:
 
     def draws(self, count: int) -> NDArray[np.float64]:
         """The uniforms of its next steps, shape (count,); none are needed where it takes the likeliest token."""
-        if self.sampling is None or self.sampling.temperature == 0:
+        if self.sampling is None or self.sampling.greedy:
             return np.zeros(count)
         start = self.step - self._ahead_from
         if start < 0 or start + count > len(self._ahead):

@@ -99,9 +99,9 @@ class _State:
         onward = self.weights * self.problem.prior[:, self.length + 3 :].sum(axis=1)
         chances = np.concatenate([onward @ self.problem.likelihood, reveal])
         cumulative = np.cumsum(chances)
-        token = int(np.searchsorted(cumulative, draw * cumulative[-1], side="right"))
-        if self.sampling.greedy:
-            token = int(chances.argmax())
+        target = min(draw * cumulative[-1], np.nextafter(cumulative[-1], 0.0))
+        drawn = np.searchsorted(cumulative, target, side="right")
+        token = int(chances.argmax() if self.sampling.greedy else drawn)
         self.length += 1
         if token < SYMBOLS:
             self.weights = self.weights * self.problem.likelihood[:, token]
@@ -186,8 +186,10 @@ class SimulatedBackend(Backend):
         ]
 
     def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
-        """Copies that draw from the streams of their own sample numbers, or are greedy; the rest of `sampling` is no
-        matter, for joints are exact at temperature 1."""
+        """Copies that draw from the streams of their own sample numbers.
+
+        Of `sampling` only the seed matters, and whether it is greedy: joints are exact at temperature 1 alone.
+        """
         self._check_room(len(samples))
         origin = self._state(sequence)
         return [

@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 
 from zip_introspect.config import SamplingParams
 
-_COLDEST = float(np.finfo(np.float32).tiny)
-
 
 class RowSampler:
     """The sampling parameters of a batch's rows; what no row asks for costs nothing."""
 
     def __init__(self, rows: Sequence[SamplingParams]) -> None:
-        self._temperatures = [row.temperature for row in rows]
-        self._greedy = [not temperature for temperature in self._temperatures]
+        self._greedy = [row.greedy for row in rows]
+        self._temperatures = [1.0 if row.greedy else row.temperature for row in rows]
         self._top_k = [row.top_k for row in rows]
         self._top_p = [row.top_p for row in rows]
         self._min_p = [row.min_p for row in rows]
@@ -37,9 +35,10 @@ class RowSampler:
         """
         if self._all_greedy:
             return _integers(logits.argmax(-1))
-        weights = logits - highest  # a tiny temperature must not overflow
-        if not self._plain:
-            weights /= _column([max(temperature or 1.0, _COLDEST) for temperature in self._temperatures])
+        with np.errstate(over="ignore"):  # to minus infinity, which is a weight of 0
+            weights = logits - highest  # a tiny temperature must not overflow
+            if not self._plain:
+                weights /= _column(self._temperatures)
         if self._any_top_k:
             self._keep_top_k(weights)
         np.exp(weights, out=weights)

@@ -2,5 +2,6 @@
 
 from zip_introspect_transformers.backend import TransformersBackend
 from zip_introspect_transformers.loading import TransformersOptions
+from zip_introspect_transformers.text import TokenText
 
-__all__ = ["TransformersBackend", "TransformersOptions"]
+__all__ = ["TokenText", "TransformersBackend", "TransformersOptions"]

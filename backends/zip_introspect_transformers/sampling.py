@@ -16,8 +16,8 @@ class RowSampler:
     """The sampling parameters of a batch's rows as tensors; what no row asks for costs nothing."""
 
     def __init__(self, rows: Sequence[SamplingParams], device: torch.device) -> None:
-        self._sampled = any(row.temperature > 0 for row in rows)
-        self._greedy = any(row.temperature == 0 for row in rows)
+        self._sampled = not all(row.greedy for row in rows)
+        self._greedy = any(row.greedy for row in rows)
         self._max_k = max(row.top_k for row in rows)
         self._any_top_p = any(row.top_p < 1 for row in rows)
         self._any_min_p = any(row.min_p > 0 for row in rows)
@@ -25,10 +25,10 @@ class RowSampler:
         def column(values: Sequence[float], dtype: type[np.generic]) -> Tensor:
             return upload(np.array(values, dtype=dtype)[:, None], device)
 
-        self._is_greedy = column([row.temperature == 0 for row in rows], np.bool_)
-        self._temperature = column([row.temperature or 1.0 for row in rows], np.float32)
+        self._is_greedy = column([row.greedy for row in rows], np.bool_)
+        self._temperature = column([1.0 if row.greedy else row.temperature for row in rows], np.float32)
         self._top_k = column([row.top_k for row in rows], np.int64)
-        self._top_p = column([row.top_p for row in rows], np.float32)
+        self._top_p = column([row.top_p for row in rows], np.float64)
         self._min_p = column([row.min_p for row in rows], np.float32)
 
     def draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
@@ -40,21 +40,21 @@ class RowSampler:
         """
         if not self._sampled:
             return logits.argmax(-1)
-        drawn = _inverse_cdf(self._probabilities(logits), uniforms)
+        drawn = _inverse_cdf(self._weights(logits), uniforms)
         return torch.where(self._is_greedy[:, 0], logits.argmax(-1), drawn) if self._greedy else drawn
 
-    def _probabilities(self, logits: Tensor) -> Tensor:
+    def _weights(self, logits: Tensor) -> Tensor:
+        """What the filters leave of the tokens' probabilities, the likeliest token's at 1."""
         # Subtracting the maximum first keeps a tiny temperature from overflowing.
         scaled = (logits - logits.amax(-1, keepdim=True)) / self._temperature
         if self._max_k:
             scaled = self._keep_top_k(scaled)
-        probabilities = scaled.softmax(-1)
+        weights = scaled.exp()
         if self._any_top_p:
-            probabilities = self._keep_top_p(probabilities)
+            weights = self._keep_top_p(weights)
         if self._any_min_p:
-            floor = self._min_p * probabilities.amax(-1, keepdim=True)
-            probabilities = probabilities.masked_fill(probabilities < floor, 0.0)
-        return probabilities
+            weights = weights.masked_fill(weights < self._min_p * weights.amax(-1, keepdim=True), 0.0)
+        return weights
 
     def _keep_top_k(self, scaled: Tensor) -> Tensor:
         count = min(self._max_k, scaled.shape[-1])
@@ -62,18 +62,22 @@ class RowSampler:
         kth = best.gather(-1, (self._top_k.clamp(1, count) - 1))
         return scaled.masked_fill((scaled < kth) & (self._top_k > 0), -torch.inf)
 
-    def _keep_top_p(self, probabilities: Tensor) -> Tensor:
-        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        mass_before = ordered.cumsum(-1) - ordered
+    def _keep_top_p(self, weights: Tensor) -> Tensor:
+        ordered, order = weights.sort(dim=-1, descending=True, stable=True)
+        shares = ordered.double() / weights.sum(-1, keepdim=True, dtype=torch.float64)
+        mass_before = shares.cumsum(-1) - shares
         dropped = (mass_before >= self._top_p) & (self._top_p < 1)
         dropped[:, 0] = False
-        return probabilities.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), 0.0)
+        return weights.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), 0.0)
 
 
 def _inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """The first token whose cumulative weight exceeds the uniform's share, so never one of weight 0."""
-    cumulative = weights.double().cumsum(-1)
+    """The first token whose cumulative weight exceeds the uniform's share; never one of weight 0."""
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1]
     target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    drawn = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
-    return drawn.clamp_max(weights.shape[-1] - 1)  # reached by rows of NaN alone, which are not used
+    drawn = torch.searchsorted(cumulative, target[:, None], right=True)
+    drawn = drawn.clamp_max(weights.shape[-1] - 1)  # reached by rows of NaN alone, which are not used
+    # Sums made in parallel may rise by a rounding error where nothing was added.
+    found = weights.gather(-1, drawn) > 0
+    return torch.where(found, drawn, weights.argmax(-1, keepdim=True))[:, 0]

@@ -25,7 +25,7 @@ from zip_introspect.evaluation.rollouts import Problem, Rollouts, StoredRollout
 from zip_introspect.grid import JointGrid
 from zip_introspect.training.dataset import pad
 from zip_introspect.training.scorers import JudgeQuestion, judgement_score
-from zip_introspect_transformers.text import TokenText
+from zip_introspect_transformers import TokenText
 
 TOKENS_AT_ONCE = 16_384
 LOGITS_AT_ONCE = 2**28  # a gigabyte in float32
@@ -166,7 +166,7 @@ def _check_tokens(rollouts: Rollouts, model: str | Path, scorer: PreTrainedModel
     reading = TokenText(tokenizer)
     for problem in rollouts.problems[:20]:
         for rollout in problem.rollouts[:2]:
-            text = reading.decode(rollout.tokens)
+            text = reading.decode(rollout.tokens.tolist())
             if text != rollout.text:
                 raise EvaluationDataError(
                     f"{model} reads a sample of {rollouts.model} as {text[:60]!r}, which was {rollout.text[:60]!r}; "

@@ -22,7 +22,7 @@ import pytest
 from numpy.typing import NDArray
 
 from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
-from zip_introspect.config import SamplingParams
+from zip_introspect.config import COLDEST, SamplingParams
 from zip_introspect.errors import BackendError, PromptError
 from zip_introspect.testing import rounding
 from zip_introspect.testing.texts import TextConformance
@@ -202,8 +202,14 @@ class BackendConformance(TextConformance):
 
     @pytest.mark.parametrize(
         "sampling",
-        [SamplingParams(top_k=1), SamplingParams(top_p=1e-6), SamplingParams(min_p=1.0)],
-        ids=["top_k", "top_p", "min_p"],
+        [
+            SamplingParams(top_k=1),
+            SamplingParams(top_p=1e-6),
+            SamplingParams(min_p=1.0),
+            SamplingParams(temperature=1e-46),
+            SamplingParams(temperature=COLDEST),
+        ],
+        ids=["top_k", "top_p", "min_p", "below the coldest", "coldest"],
     )
     def test_the_tightest_filter_is_greedy(
         self, backend: Backend, prefilled: list[Prefilled], sampling: SamplingParams
