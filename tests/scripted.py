@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from zip_introspect.backend import Advanced, SequenceId
+from zip_introspect.backend import Advanced, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
+from zip_introspect.errors import BackendError
 from zip_introspect.simulator import SimulatedBackend
 
 
@@ -84,4 +85,26 @@ class SeedRecorder(SimulatedBackend):
 
     def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
         self.seeds.append(sampling.seed)
+        return super().fork(sequence, samples, sampling)
+
+
+class FullBackend(SimulatedBackend):
+    """Has no room for what it is asked at call number `at`, from 0, of `prefill` or `fork`, and from then on."""
+
+    def __init__(self, verb: str, at: int) -> None:
+        super().__init__()
+        self.verb, self.at, self.calls = verb, at, 0
+
+    def _count(self, verb: str) -> None:
+        if verb == self.verb:
+            self.calls += 1
+            if self.calls > self.at:
+                raise BackendError(f"no room for another {verb}")
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
+        self._count("prefill")
+        return super().prefill(prompts)
+
+    def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
+        self._count("fork")
         return super().fork(sequence, samples, sampling)

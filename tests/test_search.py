@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.scripted import FaultyBackend, SeedRecorder, nan_in_the_joint, nan_in_the_last, out_of_memory, stalled
+from tests.scripted import (
+    FaultyBackend,
+    FullBackend,
+    SeedRecorder,
+    nan_in_the_joint,
+    nan_in_the_last,
+    out_of_memory,
+    stalled,
+)
 from tests.searches import request, results, untimed
 from zip_introspect import search, strategies
 from zip_introspect.backend import Advanced, Prefilled, SequenceId
@@ -340,6 +348,29 @@ def test_a_prompt_whose_logits_are_not_finite_fails_alone_with_an_empty_result()
     (partial,) = failed.error.partial
     assert (partial.finish_reason, partial.samples, partial.usage.prompt_tokens) == ("error", (), 3)
     assert partial.to_json()
+    assert backend.held == 0
+
+
+@pytest.mark.parametrize("sound", [1, 2])
+def test_prompts_that_are_computed_one_by_one_are_not_lost_when_a_later_one_fails(sound: int) -> None:
+    class BadBatch(FullBackend):
+        def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
+            if len(prompts) > 1:
+                raise NonFiniteLogitsError("the logits after prompt 0 hold NaN")
+            return super().prefill(prompts)
+
+    backend = BadBatch("prefill", at=sound)
+    with pytest.raises(BackendError, match="no room for another prefill"):
+        list(search.run(backend, [request(text) for text in "abc"]))
+    assert backend.held == 0
+
+
+@pytest.mark.parametrize("strategy", ["best_of_n", "beam_search", "zip_rc"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_fork_that_fails_leaves_no_sequence_behind(strategy: str, at: int) -> None:
+    backend = FullBackend("fork", at)
+    with pytest.raises(BackendError, match="no room for another fork"):
+        list(search.run(backend, [request(text, strategy=strategy) for text in "abc"]))
     assert backend.held == 0
 
 

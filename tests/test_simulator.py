@@ -13,6 +13,8 @@ from zip_introspect.config import GenerationConfig, SamplingParams
 from zip_introspect.errors import BackendError
 from zip_introspect.result import GenerationResult
 from zip_introspect.simulator import REWARDS, SYMBOLS, SimulatedBackend
+from zip_introspect.testing.room import RoomConformance
+from zip_introspect.testing.texts import TextConformance
 
 PROMPTS = 2_000
 MAX_LENGTH = 24
@@ -81,11 +83,23 @@ def test_greedy_samples_are_all_the_likeliest(temperature: float) -> None:
 def test_released_sequences_and_full_backends_say_so() -> None:
     backend = SimulatedBackend(max_sequences=2)
     (prefilled,) = backend.prefill([[1]])
-    with pytest.raises(BackendError, match="at most 2"):
+    with pytest.raises(BackendError, match="over max_sequences=2"):
         backend.fork(prefilled.sequence, [0, 1], SamplingParams())
     backend.release([prefilled.sequence])
     with pytest.raises(BackendError, match="was released"):
         backend.fork(prefilled.sequence, [0], SamplingParams())
+
+
+class TestText(TextConformance):
+    @pytest.fixture
+    def backend(self) -> SimulatedBackend:
+        return SimulatedBackend()
+
+
+class TestRoom(RoomConformance):
+    @pytest.fixture
+    def backend(self) -> SimulatedBackend:
+        return SimulatedBackend(max_sequences=8)
 
 
 def run(count: int = PROMPTS, **settings: object) -> list[GenerationResult]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from zip_introspect.errors import ConfigError
 
+
 class Settings(BaseModel):
     """Immutable settings whose validation errors are ours: one line that names field, value and expectation."""
 

@@ -173,4 +173,11 @@ def _prefill(backend: Backend, batch: Sequence[tuple[int, Request]]) -> Sequence
     except NonFiniteLogitsError as error:
         if len(batch) == 1:
             return [error]
-    return [_prefill(backend, [item])[0] for item in batch]
+    made: list[Prefilled | NonFiniteLogitsError] = []
+    try:
+        for item in batch:
+            made += _prefill(backend, [item])
+    except BaseException:
+        backend.release([prefilled.sequence for prefilled in made if isinstance(prefilled, Prefilled)])
+        raise
+    return made

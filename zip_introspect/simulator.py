@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from zip_introspect.backend import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
-from zip_introspect.errors import BackendError
+from zip_introspect.errors import BackendError, PromptError
 from zip_introspect.grid import JointGrid
-from zip_introspect.streams import uniforms
+from zip_introspect.sequences import Sample, Sequences
 
 REWARDS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 SYMBOLS = 4
@@ -67,16 +67,18 @@ class Problem:
         return cls(rewards[:, None] * shape, likelihood)
 
 
-@dataclass(slots=True)
-class _State:
+@dataclass(eq=False, kw_only=True)
+class _State(Sample):
     problem: Problem
     weights: NDArray[np.float64]
     """Shape (B_V,): likelihood of the evidence so far given each reward."""
-    length: int = 0
     revealed: int | None = None
-    ended: bool = False
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    sample: int = 0
+
+    def copy(self, sampling: SamplingParams, number: int) -> _State:
+        """One that goes on from here with the stream of its own number."""
+        twin = _State([*self.tokens], sampling, number, self.step, problem=self.problem, weights=self.weights)
+        twin.revealed = self.revealed
+        return twin
 
     def joint(self, max_length: int) -> NDArray[np.float64]:
         """The exact posterior over (reward, remaining length from 1 on), shape (B_V, max_length)."""
@@ -85,24 +87,23 @@ class _State:
             exact[self.revealed, 0] = 1.0
             return exact
         # Not revealed after t tokens: the length is t + 2 at the least.
-        tail = self.weights[:, None] * self.problem.prior[:, self.length + 2 :]
+        tail = self.weights[:, None] * self.problem.prior[:, self.step + 2 :]
         exact[:, 1 : 1 + tail.shape[1]] = tail / tail.sum()
         return exact
 
-    def step(self, draw: float) -> int:
+    def go_on(self, draw: float, greedy: bool) -> int:
         """Draw the next token from its exact predictive distribution, or take its most likely one."""
+        self.step += 1
         if self.revealed is not None:
-            self.ended = True
-            self.length += 1
+            self.ended = "has finished"
             return SYMBOLS + len(REWARDS)
-        reveal = self.weights * self.problem.prior[:, self.length + 2]
-        onward = self.weights * self.problem.prior[:, self.length + 3 :].sum(axis=1)
+        reveal = self.weights * self.problem.prior[:, self.step + 1]
+        onward = self.weights * self.problem.prior[:, self.step + 2 :].sum(axis=1)
         chances = np.concatenate([onward @ self.problem.likelihood, reveal])
         cumulative = np.cumsum(chances)
         target = min(draw * cumulative[-1], np.nextafter(cumulative[-1], 0.0))
         drawn = np.searchsorted(cumulative, target, side="right")
-        token = int(chances.argmax() if self.sampling.greedy else drawn)
-        self.length += 1
+        token = int(chances.argmax() if greedy else drawn)
         if token < SYMBOLS:
             self.weights = self.weights * self.problem.likelihood[:, token]
         else:
@@ -142,8 +143,7 @@ class SimulatedBackend(Backend):
             parameters=0,
             max_sequences=max_sequences,
         )
-        self._states: dict[SequenceId, _State] = {}
-        self._next = 0
+        self._states: Sequences[_State] = Sequences(max_sequences)
 
     @property
     def held(self) -> int:
@@ -179,67 +179,47 @@ class SimulatedBackend(Backend):
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
         """The prior of each prompt."""
-        self._check_room(len(prompts))
-        return [
-            Prefilled(self._add(state), _logits(state.joint(self.max_length)))
-            for state in (_State(self.problem(prompt), np.ones(len(REWARDS))) for prompt in prompts)
-        ]
+        for prompt in prompts:
+            if not 0 < len(prompt) < _MAX_CONTEXT:
+                raise PromptError(f"a prompt has {len(prompt)} tokens; expected 1 to {_MAX_CONTEXT - 1}")
+        self._states.check_room(len(prompts))
+        states = [_State([*prompt], problem=self.problem(prompt), weights=np.ones(len(REWARDS))) for prompt in prompts]
+        return [Prefilled(self._states.add(state), _logits(state.joint(self.max_length))) for state in states]
 
     def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
         """Copies that draw from the streams of their own sample numbers.
 
         Of `sampling` only the seed matters, and whether it is greedy: joints are exact at temperature 1 alone.
         """
-        self._check_room(len(samples))
-        origin = self._state(sequence)
-        return [
-            self._add(
-                _State(origin.problem, origin.weights, origin.length, origin.revealed, origin.ended, sampling, sample)
-            )
-            for sample in samples
-        ]
+        origin = self._states.forkable(sequence, len(samples))
+        return [self._states.add(origin.copy(sampling, number)) for number in samples]
 
     def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
         """Draw tokens one after another; each sequence on its own, since its stream is its own."""
-        return [self._advance(self._state(sequence), count) for sequence, count in zip(sequences, steps, strict=True)]
+        states = self._states.advanceable(sequences, steps)
+        return [self._advance(state, count) for state, count in zip(states, steps, strict=True)]
 
     def pause(self, sequences: Sequence[SequenceId]) -> None:
-        """Nothing to do: states are small."""
-        for sequence in sequences:
-            self._state(sequence)
+        """Nothing is evicted: states are small."""
+        for state in [self._states[sequence] for sequence in sequences]:
+            state.paused = True
 
     def release(self, sequences: Sequence[SequenceId]) -> None:
         """Forget sequences."""
-        for sequence in sequences:
-            self._states.pop(sequence, None)
+        self._states.pop(sequences)
 
     def _advance(self, state: _State, steps: int) -> Advanced:
         tokens: list[int] = []
         rows: list[NDArray[np.float32]] = []
-        for draw in uniforms(state.sampling.seed, state.sample, state.length, steps):
+        greedy = state.sampling is not None and state.sampling.greedy
+        for draw in state.draws(steps).tolist():
+            tokens.append(state.go_on(draw, greedy))
             if state.ended:
                 break
-            tokens.append(state.step(float(draw)))
-            if not state.ended:
-                rows.append(_logits(state.joint(self.max_length)))
+            rows.append(_logits(state.joint(self.max_length)))
+        state.tokens += tokens
         reserved = np.array(rows, dtype=np.float32).reshape(-1, self.grid.num_cells)
-        return Advanced(np.array(tokens, dtype=np.int32), reserved, state.ended)
-
-    def _add(self, state: _State) -> SequenceId:
-        sequence = SequenceId(self._next)
-        self._next += 1
-        self._states[sequence] = state
-        return sequence
-
-    def _state(self, sequence: SequenceId) -> _State:
-        if sequence not in self._states:
-            raise BackendError(f"sequence {sequence} was released or never made; fork the prompt again")
-        return self._states[sequence]
-
-    def _check_room(self, count: int) -> None:
-        most = self.info.max_sequences
-        if most is not None and len(self._states) + count > most:
-            raise BackendError(f"{len(self._states)} sequences exist and {count} more were asked for; at most {most}")
+        return Advanced(np.array(tokens, dtype=np.int32), reserved, bool(state.ended))
 
 
 def _logits(joint: NDArray[np.float64]) -> NDArray[np.float32]:

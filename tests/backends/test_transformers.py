@@ -18,6 +18,7 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.grid import JointGrid
 from zip_introspect.testing.conformance import BackendConformance
+from zip_introspect.testing.room import RoomConformance
 from zip_introspect_transformers import TransformersBackend, states
 from zip_introspect_transformers.sampling import RowSampler
 
@@ -58,6 +59,12 @@ class TestConformanceWithoutLooking(BackendConformance):
         backend = open_model(request.param)
         backend._decoder.looks = False
         return backend
+
+
+class TestRoom(RoomConformance):
+    @pytest.fixture(params=[None, 0], ids=["kept", "evicted"])
+    def backend(self, request: pytest.FixtureRequest, open_model: Open) -> TransformersBackend:
+        return open_model(max_sequences=8, max_state_bytes=request.param)
 
 
 # Exactness
@@ -330,6 +337,25 @@ def test_nan_in_mid_run_keeps_what_came_before(fragile: TransformersBackend) -> 
     assert sound.tokens.tolist() == runs[1]
     with pytest.raises(BackendError, match="came to logits that are not finite"):
         fragile.advance(sequences[:1], [1])
+
+
+def test_a_prompt_that_fails_leaves_nothing_behind(fragile: TransformersBackend) -> None:
+    (kept,) = fragile.prefill([fragile.encode(PROMPTS[0])])
+    expected = _step(fragile, fragile.fork(kept.sequence, [0], GREEDY), 6)
+    held = len(fragile._sequences)
+    _poison(fragile, 7)
+
+    def fail(module: torch.nn.Module, arguments: Any) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    for error, hook in ((NonFiniteLogitsError, None), (BackendError, fail)):
+        handle = fragile._decoder.model.register_forward_pre_hook(hook) if hook else None
+        with pytest.raises(error):
+            fragile.prefill([[1, 2, 3] * 9, [1, 7, 3], [1, 2]])
+        if handle:
+            handle.remove()
+        assert len(fragile._sequences) == held
+    assert _step(fragile, fragile.fork(kept.sequence, [0], GREEDY), 6) == expected
 
 
 def test_nan_after_a_prompt_is_an_error(fragile: TransformersBackend) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from tests.scripted import FullBackend
+from zip_introspect.errors import BackendError
 from zip_introspect.evaluation.agreement import agreement
 from zip_introspect.simulator import SimulatedBackend
 
@@ -17,3 +21,10 @@ def test_a_backend_agrees_with_itself_and_not_with_another_model() -> None:
     assert apart.logits > apart.joints > 0
     assert 0 < apart.total_variation <= 1
     assert one.held == other.held == 0
+
+
+def test_a_fork_that_fails_leaves_no_sequence_behind() -> None:
+    one, other = FullBackend("fork", at=1), SimulatedBackend()
+    with pytest.raises(BackendError, match="no room for another fork"):
+        agreement(one, other, [one.encode(text) for text in "abc"], steps=4)
+    assert one.held == 0

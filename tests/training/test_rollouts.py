@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tests.scripted import FaultyBackend, SeedRecorder, nan_in_the_last
+from tests.scripted import FaultyBackend, FullBackend, SeedRecorder, nan_in_the_last
 from zip_introspect.config import SamplingParams
-from zip_introspect.errors import NonFiniteLogitsError, TrainingDataError
+from zip_introspect.errors import BackendError, NonFiniteLogitsError, TrainingDataError
 from zip_introspect.simulator import SimulatedBackend
 from zip_introspect.training.rollouts import Rollout, collect
 
@@ -52,3 +52,11 @@ def test_faults_and_empty_requests_are_errors() -> None:
     assert backend.held == 0
     with pytest.raises(TrainingDataError, match="got 0 prompts"):
         rolled(SimulatedBackend(), [])
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_fork_that_fails_leaves_no_sequence_behind(at: int) -> None:
+    backend = FullBackend("fork", at)
+    with pytest.raises(BackendError, match="no room for another fork"):
+        rolled(backend)
+    assert backend.held == 0

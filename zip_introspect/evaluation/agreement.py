@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zip_introspect import joint
-from zip_introspect.backend import Backend
+from zip_introspect.backend import Backend, SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.evaluation.metrics import total_variation
 
@@ -61,8 +61,10 @@ def agreement(
 
 def _greedy(backend: Backend, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
     prefilled = backend.prefill(prompts)
-    sequences = [backend.fork(prompt.sequence, [0], _GREEDY)[0] for prompt in prefilled]
+    sequences: list[SequenceId] = []
     try:
+        for prompt in prefilled:
+            sequences += backend.fork(prompt.sequence, [0], _GREEDY)
         return [run.tokens.tolist() for run in backend.advance(sequences, [steps] * len(sequences))]
     finally:
         backend.release([*sequences, *(prompt.sequence for prompt in prefilled)])

@@ -91,16 +91,17 @@ def _start(
     backend: Backend, starting: list[int], prompts: Sequence[Sequence[int]], samples: int, sampling: SamplingParams
 ) -> dict[SequenceId, _Live]:
     roots: list[Prefilled] = backend.prefill([prompts[prompt] for prompt in starting])
-    live = {
-        sequence: _Live(prompt, sample, [], [root.reserved_logits[None]])
-        for prompt, root in zip(starting, roots, strict=True)
-        for sample, sequence in enumerate(
-            backend.fork(
-                root.sequence, range(samples), sampling.replace(seed=prompt_seed(sampling.seed, prompts[prompt]))
-            )
-        )
-    }
-    backend.release([root.sequence for root in roots])
+    live: dict[SequenceId, _Live] = {}
+    try:
+        for prompt, root in zip(starting, roots, strict=True):
+            own = sampling.replace(seed=prompt_seed(sampling.seed, prompts[prompt]))
+            for sample, sequence in enumerate(backend.fork(root.sequence, range(samples), own)):
+                live[sequence] = _Live(prompt, sample, [], [root.reserved_logits[None]])
+    except BaseException:
+        backend.release(list(live))
+        raise
+    finally:
+        backend.release([root.sequence for root in roots])
     return live
 
 
