@@ -8,6 +8,7 @@ uniforms go up once, tokens and reserved logits come down once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,9 +49,8 @@ class TransformersBackend(Backend):
         options: TransformersOptions,
         name: str,
     ) -> None:
-        head = model.get_output_embeddings()
         config = model.config.get_text_config(decoder=True)
-        vocab_size = int(head.weight.shape[0]) if head is not None else int(config.vocab_size)
+        vocab_size = _vocab_size(model)
         eos = _eos_token_ids(model, tokenizer)
         grid.check_fits(vocab_size, eos)
         self.grid = grid
@@ -107,6 +107,7 @@ class TransformersBackend(Backend):
         return self._text.stream()
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
+        self._follow()
         check_tokens(prompts, self.info)
         self._sequences.check_room(len(prompts))
         samples = [Row([int(token) for token in prompt]) for prompt in prompts]
@@ -134,6 +135,7 @@ class TransformersBackend(Backend):
         ]
 
     def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
+        self._follow()
         samples = self._sequences.advanceable(sequences, steps)
         budgets = {
             id(sample): min(asked, self.info.max_context - len(sample.tokens))
@@ -156,6 +158,20 @@ class TransformersBackend(Backend):
     def close(self) -> None:
         """Forget all sequences; the model goes when this object does."""
         self._sequences.clear()
+
+    def _follow(self) -> None:
+        """Take the model as it is now: where it was moved, cast or changed in part, all states are computed anew."""
+        if self._decoder.follow():
+            self._sequences.forget_states()
+            model = self._decoder.model
+            self.info = replace(
+                self.info,
+                vocab_size=_vocab_size(model),
+                device=str(model.device),
+                dtype=str(model.dtype).removeprefix("torch."),
+                parameters=sum(parameter.numel() for parameter in model.parameters()),
+            )
+        self.grid.check_fits(self.info.vocab_size, self.info.eos_token_ids)
 
     def _run(self, state: State, rows: list[Row], budgets: dict[int, int]) -> dict[int, Drawn]:
         """Advance the rows of a state by their budgets; those whose budget ends leave the batch with their state.
@@ -219,6 +235,11 @@ def _gather(spans: Sequence[Sequence[Drawn]], rows: Sequence[Sequence[Row]]) -> 
         )
         for identity, pieces in parts.items()
     }
+
+
+def _vocab_size(model: PreTrainedModel) -> int:
+    head = model.get_output_embeddings()
+    return int(head.weight.shape[0]) if head is not None else int(model.config.get_text_config(decoder=True).vocab_size)
 
 
 def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from zip_introspect.errors import ModelLoadError
 from zip_introspect.grid import JointGrid
 from zip_introspect_transformers.fused import FusedStep
 from zip_introspect_transformers.sampling import RowSampler
+from zip_introspect_transformers.snapshot import Snapshot
 from zip_introspect_transformers.states import PaddedCache, State, new_cache, tolerates_padding, upload
 
 
@@ -62,16 +63,13 @@ class Drawn:
 
 
 class Decoder:
-    """Runs one model. Stateless but for the model: all that it remembers is in the `State` it is given."""
+    """Runs one model. All that it remembers of sequences is in the `State` it is given."""
 
     def __init__(self, model: PreTrainedModel, grid: JointGrid, eos: Sequence[int], prefill_tokens: int) -> None:
         self.model = model
-        self.device = model.device
-        self.looks = self.device.type == "cpu"
-        """Whether the host may look at results in mid-interval, for it waits for nothing by that."""
         self.config = model.config.get_text_config(decoder=True)
         self._first, self._last = grid.first_reserved, grid.reserved_token_ids[-1] + 1
-        self._eos = torch.tensor(list(eos), dtype=torch.long, device=self.device)
+        self._eos_ids = list(eos)
         self._filler = int(eos[0]) if eos else 0
         self._prefill_tokens = prefill_tokens
         self._exact_lengths = not tolerates_padding(self.config)
@@ -82,8 +80,38 @@ class Decoder:
                 f"past_key_values, as attention, convolution and linear-attention models of transformers do"
             )
         self._takes_positions = "position_ids" in parameters
-        self._fused = FusedStep.of(model)
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._adopt()
+        self.follow()
+
+    def _adopt(self) -> None:
+        """Note where the model lies."""
+        self.device = self.model.device
+        self.looks = self.device.type == "cpu"
+        """Whether the host may look at results in mid-interval, for it waits for nothing by that."""
+        self._eos = torch.tensor(self._eos_ids, dtype=torch.long, device=self.device)
+        self._fused: FusedStep | None = None
+        self._step: FusedStep | None = None
+        """The fused step, where the next steps can take it."""
+        self._tried = False  # whether the model has a fused step is not asked while somebody listens in on its modules
+        self._seen = Snapshot(self.model)
+
+    def follow(self) -> bool:
+        """Take the model as it is now, before a call of the backend's.
+
+        Returns:
+            whether it was changed since: moved, cast, or with other modules or weights. States of before are of no
+            use then.
+        """
+        changed: bool = self._seen.changed
+        if changed:
+            self._adopt()
+        hooked = self._seen.hooked
+        if not self._tried and not hooked:
+            self._fused, self._tried = FusedStep.of(self.model), True
+            self._seen = Snapshot(self.model)  # a step lays weights behind one another
+        self._step = None if hooked else self._fused
+        return changed
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], State]]:
@@ -117,7 +145,7 @@ class Decoder:
         mask = state.padding_mask(steps) if state.padded else None
         positions = upload(np.array(state.lengths)[:, None], self.device)
         state.cache.padded = mask is not None
-        forward = self._forward if self._fused is None or self._fused.stale else self._fused
+        forward = self._forward if self._step is None else self._step
         for step in range(steps):
             allowed = state.logits.clone()
             allowed[:, self._first : self._last] = -torch.inf

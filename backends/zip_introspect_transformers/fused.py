@@ -15,12 +15,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3ForCausalLM
+from transformers.activations import SiLUActivation
 
+from zip_introspect_transformers.snapshot import Snapshot
 from zip_introspect_transformers.states import PaddedCache
 
 _KNOWN = {Qwen3ForCausalLM, LlamaForCausalLM}
+_PLAIN_MODULES = {nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, SiLUActivation}
 _ROPES = {"default", "linear", "llama3"}  # whose frequencies stay what they are at any length
 
 
@@ -41,7 +43,10 @@ class _Layer:
 
 
 class FusedStep:
-    """A decoding step of one model: see `of`."""
+    """A decoding step of one model, as it was when the step was made: see `of`.
+
+    Weights that are changed where they lie are this step's too.
+    """
 
     def __init__(self, model: Any) -> None:
         config, inner = model.config, model.model
@@ -53,20 +58,11 @@ class FusedStep:
         self._head = model.lm_head.weight
         self._frequencies: Tensor = inner.rotary_emb.inv_freq.float()
         self._scaling = float(inner.rotary_emb.attention_scaling)
-        self._model, self._built_from = model, _signature(model)
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self | None:
         """The step of a Qwen3 or Llama model whose weights are plain and on one device; None for any other."""
         return cls(model) if _fits(model) else None
-
-    @property
-    def stale(self) -> bool:
-        """Whether a module or the place of a weight has changed since, or somebody has hooked into a module.
-
-        Weights that are changed where they lie are this step's too.
-        """
-        return _signature(self._model) != self._built_from or _hooked(self._model)
 
     def __call__(self, ids: Tensor, cache: PaddedCache, mask: Tensor | None, positions: Tensor) -> Tensor:
         """Logits (rows, V) in float32 after one more token.
@@ -126,12 +122,29 @@ class FusedStep:
 
 
 def _joined(modules: Sequence[nn.Linear]) -> Tensor:
-    """The modules' weights behind one another; the modules then hold views of it, so that no memory is held twice."""
+    """The modules' weights behind one another; the modules then hold views of it, so that no memory is held twice.
+
+    Weights that lie so already, as those of a model with an earlier step do, stay where they are.
+    """
     with torch.inference_mode(modules[0].weight.is_inference()), torch.no_grad():  # so that it can still be trained
-        joined = torch.cat([module.weight for module in modules])
-        for module, part in zip(modules, joined.split([len(module.weight) for module in modules]), strict=True):
+        weights = [module.weight.data for module in modules]
+        rows, first = sum(map(len, weights)), weights[0]
+        if _adjacent(weights):
+            return first.as_strided((rows, first.shape[1]), first.stride(), first.storage_offset())
+        joined = torch.cat(weights)
+        for module, part in zip(modules, joined.split([len(weight) for weight in weights]), strict=True):
             module.weight.data = part
     return joined
+
+
+def _adjacent(weights: Sequence[Tensor]) -> bool:
+    storages = {weight.untyped_storage().data_ptr() for weight in weights}
+    ends = [weight.storage_offset() + weight.numel() for weight in weights]
+    return (
+        len(storages) == 1
+        and all(weight.is_contiguous() for weight in weights)
+        and [weight.storage_offset() for weight in weights[1:]] == ends[:-1]
+    )
 
 
 def _fits(model: PreTrainedModel) -> bool:
@@ -147,27 +160,27 @@ def _fits(model: PreTrainedModel) -> bool:
         and config._attn_implementation == "sdpa"
     )
     unpacked = all(type(weight.data) is Tensor for weight in model.parameters())  # not so where they are quantised
-    linears = [module for module in model.modules() if hasattr(module, "in_features")]
     weights = {(weight.device, weight.dtype) for weight in model.parameters()}
     return (
         plain
-        and not _hooked(model)
+        and not Snapshot(model).hooked
         and not any("forward" in vars(module) for module in model.modules())  # replaced, as accelerate does
         and type(model.model.embed_tokens) is nn.Embedding
         and unpacked
         and len(weights) == 1
         and next(iter(weights))[1].is_floating_point
-        and all(type(module) is nn.Linear and module.bias is None for module in linears)
+        and all(type(module) is nn.Linear and module.bias is None for module in _linears(model))
+        and all(
+            type(module) in _PLAIN_MODULES or type(module).__module__ == type(model).__module__
+            for module in model.modules()
+        )
     )
 
 
-def _hooked(model: nn.Module) -> bool:
-    return bool(_global_forward_hooks or _global_forward_pre_hooks) or any(
-        module._forward_hooks or module._forward_pre_hooks for module in model.modules()
-    )
-
-
-def _signature(model: nn.Module) -> tuple[tuple[Any, ...], ...]:
-    """What the step relies on: which modules compute, and where the weights lie."""
-    modules = tuple((id(module), "forward" in vars(module)) for module in model.modules())
-    return modules, tuple((weight.data_ptr(), weight.dtype) for weight in model.parameters())
+def _linears(model: Any) -> list[Any]:
+    """The modules whose weights the step multiplies by, whatever stands in their place."""
+    found = [model.lm_head]
+    for layer in model.model.layers:
+        found += [getattr(layer.self_attn, f"{name}_proj", None) for name in ("q", "k", "v", "o")]
+        found += [getattr(layer.mlp, f"{name}_proj", None) for name in ("gate", "up", "down")]
+    return found

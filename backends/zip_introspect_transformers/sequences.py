@@ -124,6 +124,11 @@ class SequenceTable(Sequences[Row]):
             for sample in group:
                 sample.state = None
 
+    def forget_states(self) -> None:
+        """Drop all states, of a model that is another now: the tokens are enough to go on from."""
+        for sample in self:
+            sample.state = None
+
     @contextmanager
     def recovering(self, samples: Sequence[Row]) -> Iterator[None]:
         """After a failure the states may be half advanced: forget them, the tokens are enough to go on from."""
