@@ -52,11 +52,12 @@ reproduce: $(DEV)  ## the figures of docs/results.md from the embedded model
 	$(BIN)/zip-introspect evaluate build/scored.parquet --lite build/lite.parquet --out build/results \
 	    --training "with the KL term=$(RIVALS)/with_kl.json" --training "without it=$(RIVALS)/without_kl.json"
 
-bench: $(LLAMA)  ## time decisions, introspection, the search loop, growth and the start; JSON in build/bench/
+bench: $(LLAMA)  ## time decisions, introspection, the search loop, growth, streaming and the start; JSON in build/bench/
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/decision_time.py --out build/bench/decision_time.json
 	$(BIN)/python benchmarks/introspection_overhead.py --out build/bench/introspection_overhead.json
 	$(BIN)/python benchmarks/search_loop.py --out build/bench/search_loop.json
 	$(BIN)/python benchmarks/growth.py --out build/bench/growth.json
+	$(BIN)/python benchmarks/streaming.py --out build/bench/streaming.json
 	$(BIN)/python benchmarks/start_up.py --out build/bench/start_up.json
 
 clean:  ## remove the environment and everything built

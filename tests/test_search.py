@@ -8,31 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.scripted import (
-    FaultyBackend,
-    FullBackend,
-    SeedRecorder,
-    nan_in_the_joint,
-    nan_in_the_last,
-    out_of_memory,
-    stalled,
-)
+from tests.scripted import FaultyBackend, SeedRecorder, nan_in_the_joint, nan_in_the_last, out_of_memory, stalled
 from tests.searches import request, results, untimed
 from zip_introspect import search, strategies
 from zip_introspect.backend import Advanced, Prefilled, SequenceId
 from zip_introspect.budget import Budget, Ledger
 from zip_introspect.config import GenerationConfig
-from zip_introspect.detokenization import text_of
 from zip_introspect.errors import BackendError, ConfigError, GridError, NonFiniteLogitsError, PromptError
-from zip_introspect.events import (
-    DecisionMade,
-    Event,
-    SampleAdvanced,
-    SampleFinished,
-    SearchFailed,
-    SearchFinished,
-    SearchStarted,
-)
+from zip_introspect.events import DecisionMade, Event, SampleFinished, SearchFailed, SearchFinished, SearchStarted
 from zip_introspect.simulator import SimulatedBackend
 from zip_introspect.strategies import BestOfN
 
@@ -231,48 +214,6 @@ def test_a_stop_string_ends_a_sample_and_is_not_part_of_it() -> None:
     assert sample.value == pytest.approx(shorter.trace[-2].value)
 
 
-class Halves(SimulatedBackend):
-    """Its tokens are parts of characters as well as whole ones, and texts are read with the default stream."""
-
-    pieces = (b"\xe2\x82", b"\xac", "\N{EURO SIGN}".encode(), b"d")
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return text_of(lambda token: self.pieces[token] if token < len(self.pieces) else b"", tokens)
-
-
-@pytest.mark.parametrize("strategy", ["zip_rc", "beam_search"])
-@pytest.mark.parametrize("stop", [(), ("\N{EURO SIGN}d",)])
-def test_growing_texts_are_the_beginnings_of_what_samples_say_in_the_end(strategy: str, stop: tuple[str, ...]) -> None:
-    backend, forked = Halves(), 0
-    for place in range(6):
-        texts: dict[int, list[str]] = {}
-        asked = request(str(place), strategy=strategy, interval=3, stop=stop)
-        for event in search.run(backend, [asked], live=True):
-            if isinstance(event, SampleAdvanced):
-                texts.setdefault(event.sample, []).append(event.text)
-            if isinstance(event, SearchFinished):
-                result = event.result
-        forked += sum(sample.parent is not None for sample in result.samples)
-        assert texts
-        for sample in result.samples:
-            whole = backend.decode(sample.token_ids)
-            assert sample.text == (whole.split(stop[0])[0] if stop and sample.finish == "stop_string" else whole)
-            assert all(whole.startswith(text) for text in texts.get(sample.number, []))
-    assert (forked > 0) == (strategy == "beam_search")
-
-
-def test_a_sample_that_is_not_watched_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = SimulatedBackend()
-    decoded: list[int] = []
-    real = backend.decode
-    monkeypatch.setattr(backend, "decode", lambda tokens: (decoded.append(len(tokens)), real(tokens))[1])
-    (result,) = results(backend, [request(strategy="single", interval=1)])
-    assert decoded == [result.samples[0].tokens]
-    decoded.clear()
-    list(search.run(backend, [request(strategy="single", interval=1, stop=("never",))], live=True))
-    assert max(decoded) <= 2, "the last token and the new one"
-
-
 def test_a_sample_cut_at_max_new_tokens_is_worth_the_lowest_reward() -> None:
     (result,) = results(SimulatedBackend(), [request(strategy="best_of_n", max_new_tokens=2, max_samples=3)])
     assert result.finish_reason == "length"
@@ -348,29 +289,6 @@ def test_a_prompt_whose_logits_are_not_finite_fails_alone_with_an_empty_result()
     (partial,) = failed.error.partial
     assert (partial.finish_reason, partial.samples, partial.usage.prompt_tokens) == ("error", (), 3)
     assert partial.to_json()
-    assert backend.held == 0
-
-
-@pytest.mark.parametrize("sound", [1, 2])
-def test_prompts_that_are_computed_one_by_one_are_not_lost_when_a_later_one_fails(sound: int) -> None:
-    class BadBatch(FullBackend):
-        def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
-            if len(prompts) > 1:
-                raise NonFiniteLogitsError("the logits after prompt 0 hold NaN")
-            return super().prefill(prompts)
-
-    backend = BadBatch("prefill", at=sound)
-    with pytest.raises(BackendError, match="no room for another prefill"):
-        list(search.run(backend, [request(text) for text in "abc"]))
-    assert backend.held == 0
-
-
-@pytest.mark.parametrize("strategy", ["best_of_n", "beam_search", "zip_rc"])
-@pytest.mark.parametrize("at", [0, 1, 2])
-def test_a_fork_that_fails_leaves_no_sequence_behind(strategy: str, at: int) -> None:
-    backend = FullBackend("fork", at)
-    with pytest.raises(BackendError, match="no room for another fork"):
-        list(search.run(backend, [request(text, strategy=strategy) for text in "abc"]))
     assert backend.held == 0
 
 

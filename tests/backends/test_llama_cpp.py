@@ -19,7 +19,6 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.grid import JointGrid
 from zip_introspect.testing.conformance import BackendConformance
-from zip_introspect.testing.room import RoomConformance
 from zip_introspect.testing.rounding import FLOAT16, SMALL_MODEL, tolerance
 from zip_introspect_transformers import TransformersBackend
 
@@ -94,12 +93,6 @@ class TestConformanceWithSlidingWindow(BackendConformance):
         backend = open_model("gemma3", cells=request.param, slots=64 if request.param > 512 else 4)
         assert backend._residents._whole
         return backend
-
-
-class TestRoom(RoomConformance):
-    @pytest.fixture(params=[64, 3], ids=["slots for all", "few slots"])
-    def backend(self, request: pytest.FixtureRequest, open_model: Open) -> LlamaCppBackend:
-        return open_model(max_sequences=8, slots=request.param)
 
 
 # The same model, the same numbers
@@ -272,32 +265,6 @@ def test_a_failure_in_mid_run_loses_no_token(open_model: Open, monkeypatch: pyte
     second = backend.advance(sequences, [5, 5])
     assert [[*one.tokens, *two.tokens] for one, two in zip(first, second, strict=True)] == expected
     backend.release([prompt.sequence, *sequences])
-
-
-@pytest.mark.parametrize("verb", ["decode", "_after_prompt"])
-def test_a_prompt_that_fails_leaves_nothing_behind(
-    verb: str, exported: Exported, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backend = LlamaCppBackend.open(exported(), threads=1, cells=256, slots=4)
-    (kept,) = backend.prefill([[1, 2, 3]])
-    owner: Any = backend._context if verb == "decode" else backend
-    real, calls = getattr(owner, verb), iter(range(100))
-
-    def fail(*arguments: Any) -> Any:
-        if next(calls) == 1:
-            raise BackendError("no room")
-        return real(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, verb, fail)
-        with pytest.raises(BackendError, match="no room"):
-            backend.prefill([[1, 2, 3] * 50, [4, 5] * 40, [6] * 200])
-    assert len(backend._residents) == 1
-    assert len(backend._residents._free) == 4 - sum(sample.slot is not None for sample in backend._residents)
-    backend.release([kept.sequence])
-    assert backend.used_cells == 0
-    assert len(backend._residents._free) == 4
-    backend.close()
 
 
 @pytest.fixture(params=["qwen3", "lfm2"])

@@ -61,6 +61,14 @@ def test_the_start_is_timed(tmp_path: Path) -> None:
     assert all(f"| {name} | {value:.2f} |" in printed for name, value in seconds.items())
 
 
+def test_the_text_of_a_growing_sample_is_timed_on_every_backend(tmp_path: Path) -> None:
+    figures, printed = run("streaming", tmp_path, "--tokens", 100, "--rounds", 1)
+    assert [row["backend"] for row in figures["rows"]] == BACKENDS
+    for row in figures["rows"]:
+        assert min(row["pieces"], row["stops"], row["anew"]) > 0
+        assert f"| {1000 * row['pieces']:.1f} | {1000 * row['stops']:.1f} | {1000 * row['anew']:.1f} |" in printed
+
+
 def test_introspection_is_timed_on_every_backend(tmp_path: Path) -> None:
     figures, printed = run(
         "introspection_overhead", tmp_path, "--samples", 2, "--steps", 4, "--rounds", 1, "--threads", 1
