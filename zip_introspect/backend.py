@@ -8,7 +8,7 @@ or a numpy array, and `advance` crosses once for a whole decision interval.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -105,13 +105,25 @@ class Backend(ABC):
         """Whether `model` looks like something this backend opens; cheap, and without loading it."""
 
     @abstractmethod
-    def encode(self, prompt: str | Sequence[Message], *, chat: bool = True) -> list[int]:
+    def encode(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Token ids of a prompt, through the chat template where there is one and `chat` is true.
 
-        A plain string is one user message. Text that spells a special token is encoded as text.
+        A plain string is one user message. Text that spells a special token is encoded as text. Threads may encode at
+        once. Where prompts begin and texts end: see `zip_introspect.encoding`, whose `PromptEncoder` does all this.
+
+        Args:
+            chat_template_kwargs: further variables of the template, such as `enable_thinking` or `tools`; JSON.
 
         Raises:
-            PromptError: messages that the template refuses.
+            PromptError: messages that the template refuses, or leaves out.
+            ConfigError: options for a template that is not applied, or of names that are not free.
+            BackendError: the backend is closed, and what encodes went with it.
         """
 
     @abstractmethod

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from zip_introspect.errors import ConfigError
+
+NOT_OPTIONS = frozenset(
+    "add_generation_prompt bos_token chat_template cls_token continue_final_message conversation eos_token mask_token "  # noqa: SIM905
+    "max_length messages pad_token padding raise_exception return_assistant_tokens_mask return_dict return_tensors "
+    "sanitize_control_tokens self sep_token strftime_now tokenize tokenizer_kwargs truncation unk_token".split()
+)
+"""Variables of chat templates, and arguments of those who render them, that are not a caller's to set."""
+
+
+def check_template_kwargs(options: Mapping[str, Any]) -> None:
+    """Refuse what a chat template cannot be given.
+
+    Raises:
+        ConfigError: a name that is not free, or a value that is not JSON.
+    """
+    for name, value in options.items():
+        if not isinstance(name, str) or not name.isidentifier() or name in NOT_OPTIONS:
+            raise ConfigError(
+                f"{name!r} is no option of a chat template: it is set for every prompt, or is no variable's name. "
+                f"Expected names that the template reads, such as enable_thinking or tools"
+            )
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"the template option {name!r} is not JSON ({error}); expected texts, numbers, booleans, lists and "
+                f"objects, and for tools their JSON schemas"
+            ) from error
 
 
 class Settings(BaseModel):
@@ -87,6 +117,15 @@ class GenerationConfig(_Filters):
         None, description="How the answer is chosen; None is the strategy's own way."
     )
     stop: tuple[str, ...] = Field((), description="Strings that end a sample; they are not part of its text.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Variables for the chat template, such as enable_thinking; JSON."
+    )
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _free_names(cls, options: dict[str, Any]) -> dict[str, Any]:
+        check_template_kwargs(options)
+        return options
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,113 +1,214 @@
-"""Prompts to token ids, whatever the tokenizer: the template's special tokens are special, a user's text is text."""
+"""Prompts to token ids, whatever the tokenizer: the template's special tokens are special, a user's text is text.
+
+The rule of beginning, the same for every backend, with a chat template and without: where the tokenizer puts tokens
+before a text (a begin-of-sequence token, as a rule), the prompt begins with them, once, whether or not the template
+writes them too; where it puts none, a begin-of-sequence token that the template writes stays, once. What a tokenizer
+puts behind a text, such as an end-of-sequence token, is left out: the model is to go on.
+
+The rule of ending (`end_ids`): a text ends with any token that the model's files name as an end of sequence, and with
+the one that closes an assistant's turn in the chat template.
+"""
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 from zip_introspect.backend import Message
-from zip_introspect.errors import PromptError
-from zip_introspect.prompts import check_prompt
+from zip_introspect.chat_template import ChatTemplate, Rendered, Spellings
+from zip_introspect.config import check_template_kwargs
+from zip_introspect.errors import ModelLoadError, PromptError
+from zip_introspect.prompts import check_no_template, check_prompt
 
 
 class PromptEncoder(ABC):
     """Encodes prompts for one tokenizer; a backend says how its tokenizer and its chat template are called.
 
+    Any number of threads may encode at once: nothing changes while they do, here or in a backend's methods.
+
     Args:
         template: the chat template's text; None where the model has none.
-        forbidden: ids that never come out of a user's text: special and reserved ones.
-        spellings: the texts that some tokenizers take for those ids.
+        specials: the ids of special and reserved tokens, by what spells them.
+        never: further ids that never come out of a user's text.
+        opening: the ids that the tokenizer puts before a text.
+        bos: the begin-of-sequence token's id, which a template may write where the tokenizer puts nothing.
+        unknown: the id of what the tokenizer does not know, which is in no text's power to avoid.
     """
 
-    def __init__(self, template: str | None, forbidden: Collection[int], spellings: Iterable[str]) -> None:
-        self.template = template
-        self._forbidden = frozenset(forbidden)
-        longest_first = sorted({text for text in spellings if text}, key=lambda text: (-len(text), text))
-        self._spelling = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+    def __init__(
+        self,
+        template: str | None,
+        specials: Mapping[str, int],
+        *,
+        never: Collection[int] = (),
+        opening: Sequence[int] = (),
+        bos: int | None = None,
+        unknown: int | None = None,
+    ) -> None:
+        self.opening, self.bos = tuple(opening), bos
+        self._specials = {text: token for text, token in specials.items() if text}
+        self._forbidden = frozenset((*specials.values(), *never)) - {unknown}
+        self._spellings = Spellings(self._specials)
+        self._strips: dict[str, tuple[bool, bool]] = {}
+        self.template = ChatTemplate(template, self.render, self._spellings) if template else None
 
     @abstractmethod
-    def render(self, messages: Sequence[Message]) -> str:
-        """The chat template's text for a conversation, up to where the answer begins.
+    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool, options: Mapping[str, Any]) -> str:
+        """The chat template's text for a conversation. It may raise what the template raises.
 
-        Raises:
-            PromptError: the template refuses the messages; see `refused`.
+        Args:
+            messages: with `role` and `content`, a string or a list of `{"type": "text", "text": ...}`.
+            add_generation_prompt: whether the text goes on to where an assistant's words begin.
+            options: further variables of the template.
         """
 
     @abstractmethod
     def with_specials(self, text: str) -> list[int]:
-        """Token ids of a template's text: what spells a special token is that token."""
+        """Token ids of a text, and nothing around it: what spells a special token is that token."""
 
     @abstractmethod
     def plain(self, text: str) -> list[int]:
-        """Token ids of a user's text: nothing in it is special, as far as the tokenizer can be told so."""
+        """As `with_specials`, but nothing in it is special, as far as the tokenizer can be told so."""
 
-    @abstractmethod
-    def bare(self, text: str) -> list[int]:
-        """Token ids of a text without a template, with what the tokenizer puts around a text."""
-
-    def encode(self, prompt: str | Sequence[Message], *, chat: bool) -> list[int]:
+    def encode(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat: bool,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Token ids of a prompt.
 
         Raises:
-            PromptError: nothing to encode, malformed messages, or messages that the template refuses.
+            PromptError: nothing to encode, malformed messages, messages that the template refuses or leaves out, or a
+                text that cannot be kept from becoming a special token.
+            ConfigError: template options of names that are not free, or where no template is applied.
         """
         check_prompt(prompt)
+        options = dict(chat_template_kwargs or {})
         messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
-        if chat and self.template:
-            return self._encode_chat(messages)
+        if chat and self.template is not None:
+            check_template_kwargs(options)
+            return self._begun(self._of_rendered(self.template.render(messages, options)))
+        reason = "the model has no chat template" if self.template is None else "chat is off"
+        check_no_template(options, reason)
         if len(messages) > 1:
             raise PromptError(
-                f"the prompt has {len(messages)} messages, but "
-                + ("chat is off" if self.template else "the model has no chat template")
-                + "; expected one string or one message. Join them into one text."
+                f"the prompt has {len(messages)} messages, but {reason}; expected one string or one message. "
+                f"Join them into one text."
             )
-        return self.bare(messages[0]["content"])
+        return self._begun(self.as_text(messages[0]["content"]))
+
+    def closing(self) -> int | None:
+        """The token that closes an assistant's turn in the chat template, as `ChatTemplate.closing`."""
+        found = None if self.template is None else self.template.closing()
+        return None if found is None else self._specials[found]
 
     def as_text(self, text: str) -> list[int]:
-        """`plain`, and for tokenizers that would not listen half a spelling at a time, which is no token's."""
-        ids = self.plain(text)
-        if self._spelling is None or self._forbidden.isdisjoint(ids):
+        """Token ids of a user's text, in which nothing is special.
+
+        Raises:
+            PromptError: the tokenizer takes a part of it for a special token, however it is asked.
+        """
+        ids = self.with_specials(text)
+        if self._forbidden.isdisjoint(ids) and not self._spellings.names(text):
             return ids
-        ids = []
-        start = 0
-        while found := self._spelling.search(text, start):
-            cut = found.start() + 1
-            ids += self.plain(text[start:cut])
-            start = cut
-        return ids + (self.plain(text[start:]) if text[start:] else [])
-
-    def spells_special(self, text: str) -> bool:
-        """Whether a text holds the spelling of a special token."""
-        return self._spelling is not None and self._spelling.search(text) is not None
-
-    def _encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        contents = [message["content"] for message in messages]
-        if not any(map(self.spells_special, contents)):
-            return self.with_specials(self.render(messages))
-        # Joined and encoded at once, a content's spelling of a special token would become that token.
-        marks = self._marks(len(contents))
-        rendered = self.render(
-            [Message(role=message["role"], content=mark) for message, mark in zip(messages, marks, strict=True)]
-        )
-        content_of = dict(zip(marks, contents, strict=True))
-        ids: list[int] = []
-        for piece in re.split("(" + "|".join(map(re.escape, marks)) + ")", rendered):
-            if piece:
-                ids += self.as_text(content_of[piece]) if piece in content_of else self.with_specials(piece)
+        ids = self.plain(text)
+        if not self._forbidden.isdisjoint(ids):  # for tokenizers that would not listen: half a spelling is no token's
+            ids = [token for half in self._spellings.halves(text) for token in self.plain(half)]
+        self._check_specials(ids, [])
         return ids
 
-    def _marks(self, count: int) -> list[str]:
-        nonce = 0
-        while f"Content{nonce}Of" in (self.template or ""):
-            nonce += 1
-        return [f"Content{nonce}Of{index}End" for index in range(count)]
+    def _of_rendered(self, rendered: Rendered) -> list[int]:
+        text = rendered.text
+        own = [text[start:end] for start, end in rendered.specials]
+        if own == self._spellings.names(text):
+            ids = self.with_specials(text)
+            if self._special_ids(ids) == self._ids_of(own):
+                return ids
+        ids, start, before = [], 0, ""
+        for (begin, end), name in zip([*rendered.specials, (len(text),) * 2], [*own, ""], strict=True):
+            ids += self._run(text[start:begin], before, name)
+            ids += [self._specials[name]] if name else []
+            start, before = end, name
+        self._check_specials(ids, own)
+        return ids
+
+    def _run(self, text: str, before: str, behind: str) -> list[int]:
+        """The text between two special tokens, as it would be encoded with them."""
+        text = text.lstrip() if before and self._strips_around(before)[1] else text
+        text = text.rstrip() if behind and self._strips_around(behind)[0] else text
+        if not text or not before or not self._differs_at_the_start:
+            return self.as_text(text) if text else []
+        for guard in "\n", "a", "0":  # what only a beginning gets, such as SentencePiece's space, goes to the guard
+            around, ids = self.as_text(guard), self.as_text(guard + text)
+            if ids[: len(around)] == around:
+                return ids[len(around) :]
+        return self.as_text(text)
+
+    def _strips_around(self, special: str) -> tuple[bool, bool]:
+        """Whether a special token swallows the space to its left and right, as those of some tokenizers do."""
+        if special not in self._strips:
+            ids = self.with_specials
+            left, right = ids(f"a\n{special}") == ids(f"a{special}"), ids(f"{special}\na") == ids(f"{special}a")
+            self._strips[special] = left, right
+        return self._strips[special]
+
+    @cached_property
+    def _differs_at_the_start(self) -> bool:
+        """Whether a text has other tokens behind a special token than it has alone."""
+        special = next(iter(self._specials), "")
+        return bool(special) and self.with_specials(f"{special}a")[1:] != self.with_specials("a")
+
+    def _begun(self, ids: list[int]) -> list[int]:
+        """The rule of beginning."""
+        first = self.opening or ((self.bos,) if self.bos is not None else ())
+        start = 0
+        while first and tuple(ids[start : start + len(first)]) == first:
+            start += len(first)
+        if self.bos in self.opening:
+            while ids[start : start + 1] == [self.bos]:
+                start += 1
+        return [*first, *ids[start:]] if self.opening or start else ids
+
+    def _special_ids(self, ids: Sequence[int]) -> list[int]:
+        return [token for token in ids if token in self._forbidden]
+
+    def _ids_of(self, names: Sequence[str]) -> list[int]:
+        return self._special_ids([self._specials[name] for name in names])
+
+    def _check_specials(self, ids: Sequence[int], own: Sequence[str]) -> None:
+        if self._special_ids(ids) != self._ids_of(own):
+            raise PromptError(
+                "the tokenizer takes a part of the prompt for a special token, and there is no way to tell it that it "
+                "is text. Write that part differently."
+            )
 
 
-def refused(messages: Sequence[Message], error: Exception) -> PromptError:
-    """What to raise where a chat template refuses a conversation."""
-    roles = ", ".join(message["role"] for message in messages)
-    return PromptError(
-        f"the model's chat template refuses these messages (roles {roles}): {error}. "
-        f"Expected turns that it knows, such as user and assistant in alternation."
-    )
+def end_ids(named: Mapping[str, Any], vocab_size: int) -> tuple[int, ...]:
+    """The ids that end a text, rising: all that any source names.
+
+    Args:
+        named: what each source says: an id, a list of ids, or None; by the source's name, for messages.
+        vocab_size: rows of the model's output head.
+
+    Raises:
+        ModelLoadError: what is not an id of the vocabulary, or no id at all.
+    """
+    found: set[int] = set()
+    for source, said in named.items():
+        for token in said if isinstance(said, list | tuple | set | frozenset) else [] if said is None else [said]:
+            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
+                raise ModelLoadError(
+                    f"{source} names {token!r} as an end of sequence; expected ids from 0 to {vocab_size - 1}. "
+                    f"Mend eos_token_id there."
+                )
+            found.add(token)
+    if not found:
+        raise ModelLoadError(
+            f"the model names no end-of-sequence token in {', '.join(named)}, so no sample would ever finish. "
+            f"Set eos_token_id in one of them."
+        )
+    return tuple(sorted(found))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from zip_introspect.backend import Message
-from zip_introspect.errors import PromptError
+from zip_introspect.errors import ConfigError, PromptError
 
 Prompt = str | Sequence[Message]
 """A question, or a conversation that ends in one."""
@@ -42,3 +43,19 @@ def check_batch(prompts: Sequence[Prompt]) -> None:
     """
     if isinstance(prompts, str):
         raise PromptError("batch was given one string; expected a list of prompts. Use generate for a single one.")
+
+
+def check_no_template(options: Mapping[str, Any] | None, reason: str) -> None:
+    """Refuse options for a chat template that is not applied.
+
+    Args:
+        reason: why it is not.
+
+    Raises:
+        ConfigError: there are options.
+    """
+    if options:
+        raise ConfigError(
+            f"chat_template_kwargs names {', '.join(map(repr, options))}, but {reason}; expected none without a chat "
+            f"template. Leave them out, or ask with the template."
+        )

@@ -10,7 +10,7 @@ are one token wide, so nothing is lost to the grid: what a joint says is what ha
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from zip_introspect.backend import Advanced, Backend, BackendInfo, Message, Pref
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, PromptError
 from zip_introspect.grid import JointGrid
+from zip_introspect.prompts import check_no_template
 from zip_introspect.sequences import Sample, Sequences
 
 REWARDS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -167,8 +168,15 @@ class SimulatedBackend(Backend):
         digest = zlib.crc32(",".join(map(str, prompt)).encode(), self.seed & 0xFFFFFFFF)
         return Problem.draw(digest, self.max_length)
 
-    def encode(self, prompt: str | Sequence[Message], *, chat: bool = True) -> list[int]:
+    def encode(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """One token for each byte."""
+        check_no_template(chat_template_kwargs, "a simulated world has no chat template")
         text = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
         return list(text.encode())
 

@@ -7,16 +7,18 @@ reserved logits are read, and masked, in llama.cpp's own buffer.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from gguf.constants import Keys
 from numpy.typing import NDArray
 
 from zip_introspect.backend import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.detokenization import ByteStream, TextStream
+from zip_introspect.encoding import end_ids
 from zip_introspect.errors import NonFiniteLogitsError
 from zip_introspect.grid import JointGrid
 from zip_introspect.sequences import check_tokens
@@ -37,24 +39,22 @@ class LlamaCppBackend(Backend):
     """
 
     def __init__(self, model: Model, grid: JointGrid, options: LlamaCppOptions) -> None:
-        grid.check_fits(model.vocab_size, model.eos_ids)
+        self._prompts = PromptEncoder(model, grid.reserved_token_ids)
+        named = {Keys.Tokenizer.EOS_ID: model.eos_ids, Keys.Tokenizer.CHAT_TEMPLATE: self._prompts.closing()}
+        ends = end_ids(named, model.vocab_size)
+        grid.check_fits(model.vocab_size, ends)
         self.grid = grid
         self._model = model
         self._context = Context(model, options)
         self._free = weakref.finalize(self, _free, self._context, model)  # where nobody closes it
         self._residents = Residents(self._context, options.max_sequences, whole=model.whole)
-        try:
-            self._prompts = PromptEncoder(model, grid.reserved_token_ids)
-        except BaseException:
-            self._free()  # the context before its model
-            raise
         self._reserved = slice(grid.first_reserved, grid.first_reserved + grid.num_cells)
         self.info = BackendInfo(
             backend="llama-cpp",
             model=str(model.path),
             architecture=model.architecture,
             vocab_size=model.vocab_size,
-            eos_token_ids=model.eos_ids,
+            eos_token_ids=ends,
             max_context=self._context.max_context,
             device=model.device,
             dtype=model.file_type,
@@ -92,8 +92,14 @@ class LlamaCppBackend(Backend):
         """Tokens that are held at the moment, those of shared prompts counted once."""
         return self._residents.used_cells
 
-    def encode(self, prompt: str | Sequence[Message], *, chat: bool = True) -> list[int]:
-        return self._prompts.encode(prompt, chat=chat)
+    def encode(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        return self._prompts.encode(prompt, chat=chat, chat_template_kwargs=chat_template_kwargs)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self._model.text(tokens)

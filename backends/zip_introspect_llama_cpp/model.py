@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class Model:
     def __init__(self, path: Path, reader: GGUFReader, options: LlamaCppOptions) -> None:
         self.path = path
         self._reader = reader
+        self._in_use = threading.RLock()  # taken again where a collection within a call frees this very model
         LOG.listen()
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
@@ -96,15 +98,16 @@ class Model:
             for token in range(self.vocab_size)
             if token != assumed and llama_cpp.llama_vocab_is_eog(self.vocab, token)
         )
-        if not self.eos_ids:
-            self.close()
-            raise ModelLoadError(
-                f"{path} names no end-of-sequence token, so no sample would ever finish. Set "
-                f"{Keys.Tokenizer.EOS_ID} with gguf-new-metadata."
-            )
+        begins = bool(llama_cpp.llama_vocab_get_add_bos(self.vocab))
+        assumed_bos = int(llama_cpp.llama_vocab_bos(self.vocab))
         kinds = [int(llama_cpp.llama_vocab_get_attr(self.vocab, token)) for token in range(self.vocab_size)]
         self.special_ids = frozenset(token for token, kind in enumerate(kinds) if kind & _SPECIAL)
         self.unused_ids = frozenset(token for token, kind in enumerate(kinds) if kind & _NO_TOKEN)
+        if begins and self.bos < 0 and assumed_bos in self.special_ids:
+            self.bos = assumed_bos  # SentencePiece's own, which few files name
+        unknown = [token for token, kind in enumerate(kinds) if kind & llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN]
+        self.unknown = unknown[0] if unknown else None
+        self.opening = (self.bos,) if begins and self.bos >= 0 else ()
         self.device = "gpu" if options.gpu_layers and llama_cpp.llama_supports_gpu_offload() else "cpu"
         self._pieces: dict[int, bytes] = {}
 
@@ -160,17 +163,17 @@ class Model:
         numbers = sum(int(value(self._reader, key.format(arch=arch)) or width // max(heads, 1)) for key in lengths)
         return int(heads_kept * numbers * bytes_per_number)
 
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of a text."""
-        self._check_open()
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Token ids of a text, and nothing around it."""
         data = text.encode("utf-8", "surrogatepass")
         room = len(data) + 8
-        while True:
-            buffer = (llama_cpp.llama_token * room)()
-            count = llama_cpp.llama_tokenize(self.vocab, data, len(data), buffer, room, add_special, parse_special)
-            if count >= 0:
-                return list(buffer[:count])
-            room = -count
+        with self._open():
+            while True:
+                buffer = (llama_cpp.llama_token * room)()
+                count = llama_cpp.llama_tokenize(self.vocab, data, len(data), buffer, room, False, parse_special)
+                if count >= 0:
+                    return list(buffer[:count])
+                room = -count
 
     def spelling(self, token: int) -> str:
         """A token's text, special or not; empty for -1, which is how llama.cpp says that there is none."""
@@ -181,29 +184,36 @@ class Model:
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""
-        self._check_open()
-        return text_of(self.piece, tokens)
+        with self._open():
+            return text_of(self.piece, tokens)
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for, a space before a word among them; none for a special one."""
         if token not in self._pieces:
-            self._check_open()
-            room = 64
-            while True:
-                buffer = ctypes.create_string_buffer(room)
-                count = int(llama_cpp.llama_token_to_piece(self.vocab, int(token), buffer, room, 0, False))
-                if count >= 0:
-                    self._pieces[token] = buffer.raw[:count]
-                    break
-                room = -count
+            with self._open():
+                self._pieces[token] = self._read_piece(token)
         return self._pieces[token]
 
-    def _check_open(self) -> None:
-        if not self.handle:
-            raise BackendError("this backend is closed; open the model again")
+    def _read_piece(self, token: int) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = int(llama_cpp.llama_token_to_piece(self.vocab, int(token), buffer, room, 0, False))
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """Keep the vocabulary from being freed by another thread while it is read."""
+        with self._in_use:
+            if not self.handle:
+                raise BackendError("this backend is closed; open the model again")
+            yield
 
     def close(self) -> None:
-        """Free the weights."""
-        if self.handle:
-            llama_cpp.llama_model_free(self.handle)
-            self.handle = None
+        """Free the weights, once no other thread reads the vocabulary."""
+        with self._in_use:
+            if self.handle:
+                llama_cpp.llama_model_free(self.handle)
+                self.handle = None

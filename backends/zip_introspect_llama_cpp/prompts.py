@@ -2,55 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any, NoReturn
 
+from jinja2 import Template
 from jinja2.exceptions import TemplateError
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from zip_introspect import encoding
-from zip_introspect.backend import Message
 from zip_introspect.errors import ModelLoadError
 from zip_introspect_llama_cpp.model import Model
 
 
 class PromptEncoder(encoding.PromptEncoder):
-    """Encodes prompts with a model's own vocabulary. `reserved` ids never come out of a prompt's text."""
+    """Encodes prompts with a model's own vocabulary. `reserved` ids never come out of a prompt's text.
+
+    Raises:
+        ModelLoadError: the chat template is not Jinja.
+    """
 
     def __init__(self, model: Model, reserved: Collection[int]) -> None:
         self._model = model
-        special = {*model.special_ids, *reserved}
-        super().__init__(model.template, special | model.unused_ids, map(model.spelling, special))
-        self._formatter: Jinja2ChatFormatter | None = None
         if model.template:
-            try:
-                self._formatter = Jinja2ChatFormatter(
-                    model.template, eos_token=model.spelling(model.eos), bos_token=model.spelling(model.bos)
-                )
-            except TemplateError as error:
-                raise ModelLoadError(f"the chat template of {model.path} is not valid Jinja: {error}") from error
+            self._compiled = _compiled(model)
+        special = sorted({*model.special_ids, *reserved})
+        super().__init__(
+            model.template,
+            {model.spelling(token): token for token in special},
+            never={*special, *model.unused_ids},
+            opening=model.opening,
+            bos=model.bos if model.bos >= 0 else None,
+            unknown=model.unknown,
+        )
 
-    def render(self, messages: Sequence[Message]) -> str:
-        if self._formatter is None:
-            raise AssertionError("asked to render without a template")
-        try:
-            # The formatter renders in a sandbox; a template of an untrusted file can fail, but not act.
-            return str(self._formatter(messages=[dict(message) for message in messages]).prompt)
-        except Exception as error:
-            raise encoding.refused(messages, error) from error
+    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool, options: Mapping[str, Any]) -> str:
+        given = {"tools": None, "documents": None, **options}
+        return self._compiled.render(messages=messages, add_generation_prompt=add_generation_prompt, **given)
 
     def with_specials(self, text: str) -> list[int]:
-        return self._model.tokenize(text, add_special=False, parse_special=True)
+        return self._model.tokenize(text, parse_special=True)
 
     def plain(self, text: str) -> list[int]:
-        return self._model.tokenize(text, add_special=False, parse_special=False)
+        return self._model.tokenize(text, parse_special=False)
 
-    def bare(self, text: str) -> list[int]:
-        ids = self._model.tokenize(text, add_special=True, parse_special=False)
-        body = self.plain(text)
-        safe = self.as_text(text)
-        if safe == body:
-            return ids
-        for start in range(len(ids) - len(body) + 1):
-            if ids[start : start + len(body)] == body:
-                return [*ids[:start], *safe, *ids[start + len(body) :]]
-        return safe
+
+class _Generation(Extension):
+    """`{% generation %}`, with which transformers marks an assistant's words for training: its body, as it is."""
+
+    tags = {"generation"}  # noqa: RUF012, as Jinja declares it
+
+    def parse(self, parser: Parser) -> Node | list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _compiled(model: Model) -> Template:
+    """A model's template with what transformers, for which templates are written, gives them.
+
+    It renders in a sandbox: a template of an untrusted file can fail, but not act.
+    """
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals.update(
+        raise_exception=_raise,
+        strftime_now=_strftime_now,
+        bos_token=model.spelling(model.bos),
+        eos_token=model.spelling(model.eos),
+    )
+    try:
+        return environment.from_string(model.template or "")
+    except TemplateError as error:
+        raise ModelLoadError(f"the chat template of {model.path} is not valid Jinja: {error}") from error
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)
+
+
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(message)

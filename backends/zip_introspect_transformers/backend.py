@@ -7,7 +7,8 @@ uniforms go up once, tokens and reserved logits come down once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from zip_introspect.backend import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.detokenization import TextStream
-from zip_introspect.errors import ModelLoadError, NonFiniteLogitsError
+from zip_introspect.encoding import end_ids
+from zip_introspect.errors import NonFiniteLogitsError
 from zip_introspect.grid import JointGrid
 from zip_introspect.sequences import check_tokens, draws
 from zip_introspect_transformers.decoding import Decoder, Drawn, Span, computing_with
@@ -51,7 +53,8 @@ class TransformersBackend(Backend):
     ) -> None:
         config = model.config.get_text_config(decoder=True)
         vocab_size = _vocab_size(model)
-        eos = _eos_token_ids(model, tokenizer)
+        self._prompts = PromptEncoder(tokenizer, grid.reserved_token_ids)
+        eos = _eos_token_ids(model, tokenizer, vocab_size, self._prompts.closing())
         grid.check_fits(vocab_size, eos)
         self.grid = grid
         self.info = BackendInfo(
@@ -68,7 +71,6 @@ class TransformersBackend(Backend):
         )
         self._threads = options.threads
         self._text = TokenText(tokenizer)
-        self._prompts = PromptEncoder(tokenizer, grid.reserved_token_ids)
         self._decoder = Decoder(model, grid, eos, options.prefill_tokens)
         self._sequences = SequenceTable(self._decoder, options.max_sequences, options.max_state_bytes)
 
@@ -88,17 +90,27 @@ class TransformersBackend(Backend):
     ) -> Self:
         """Wrap a model that is already in memory, where it is; it is put into evaluation mode.
 
+        The tokenizer is copied: what others do with theirs changes nothing here.
+
         Raises:
+            ModelLoadError: no end-of-sequence token, or one beyond the vocabulary.
             ReservedTokensError: the grid does not fit the vocabulary.
         """
-        return cls(model.eval(), tokenizer, grid, TransformersOptions(**options), model.name_or_path or "in memory")
+        own, settings = copy.deepcopy(tokenizer), TransformersOptions(**options)
+        return cls(model.eval(), own, grid, settings, model.name_or_path or "in memory")
 
     @classmethod
     def accepts(cls, model: str | Path) -> bool:
         return looks_openable(model)
 
-    def encode(self, prompt: str | Sequence[Message], *, chat: bool = True) -> list[int]:
-        return self._prompts.encode(prompt, chat=chat)
+    def encode(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        return self._prompts.encode(prompt, chat=chat, chat_template_kwargs=chat_template_kwargs)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self._text.decode(tokens)
@@ -242,16 +254,21 @@ def _vocab_size(model: PreTrainedModel) -> int:
     return int(head.weight.shape[0]) if head is not None else int(model.config.get_text_config(decoder=True).vocab_size)
 
 
-def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    generation = getattr(model, "generation_config", None)
-    for source in (generation, model.config.get_text_config(decoder=True), tokenizer):
-        eos = getattr(source, "eos_token_id", None)
-        if eos is not None:
-            return tuple(int(token) for token in (eos if isinstance(eos, list | tuple) else [eos]))
-    raise ModelLoadError(
-        "the model names no end-of-sequence token in its generation config, config or tokenizer, so no sample would "
-        "ever finish. Set eos_token_id in generation_config.json."
-    )
+def _eos_token_ids(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vocab_size: int, closing: int | None
+) -> tuple[int, ...]:
+    config = model.config.get_text_config(decoder=True)
+    named = {
+        "the generation config": getattr(getattr(model, "generation_config", None), "eos_token_id", None),
+        "the config": getattr(config, "eos_token_id", None),
+        "the tokenizer": tokenizer.eos_token_id,
+        "the chat template": closing,
+    }
+    found = end_ids(named, vocab_size)
+    # A config that says nothing has its class's id, which in this vocabulary may be any text's.
+    assumed = getattr(type(config)(), "eos_token_id", None)
+    known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return tuple(token for token in found if token != assumed or token in known) or found
 
 
 def _max_context(config: Any, tokenizer: PreTrainedTokenizerBase, options: TransformersOptions) -> int:

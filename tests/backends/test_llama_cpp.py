@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -380,3 +383,30 @@ def test_a_closed_backend_says_so(exported: Exported) -> None:
         with pytest.raises(BackendError, match="closed"):
             use()
     backend.release([prompt.sequence])
+
+
+def test_a_model_is_not_freed_while_a_thread_encodes(exported: Exported) -> None:
+    texts = ["Solve 3*x+16=31 or <|end|> " * 5_000, "Solve 3*x+16=31"]
+    for pause in (0.0, 0.005, 0.02):
+        backend = LlamaCppBackend.open(exported(), cells=256)
+        expected, begun = [backend.encode(text) for text in texts], threading.Event()
+        found: list[list[list[int]]] = []
+
+        thread = threading.Thread(target=_encode_until_closed, args=(backend, texts, begun, found))
+        thread.start()
+        begun.wait()
+        time.sleep(pause)
+        backend.close()
+        thread.join()
+        assert all(prompts == expected for prompts in found)
+        with pytest.raises(BackendError, match="closed"):
+            backend.encode("1")
+
+
+def _encode_until_closed(
+    backend: LlamaCppBackend, texts: list[str], begun: threading.Event, found: list[list[list[int]]]
+) -> None:
+    with suppress(BackendError):
+        while True:
+            begun.set()
+            found.append([backend.encode(text) for text in texts])

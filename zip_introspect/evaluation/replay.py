@@ -6,7 +6,7 @@ joints are those of the model, as they were stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -19,6 +19,7 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, PromptError
 from zip_introspect.evaluation.rollouts import Problem, Rollouts, StoredRollout
 from zip_introspect.grid import JointGrid
+from zip_introspect.prompts import check_no_template
 
 _FLOOR = np.float32(1e-8)  # of a probability: below what float16 tells from nothing
 
@@ -75,12 +76,20 @@ class ReplayBackend(Backend):
         """Parquet files."""
         return Path(model).suffix == ".parquet"
 
-    def encode(self, prompt: str | Sequence[Message], *, chat: bool = True) -> list[int]:
+    def encode(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """The stored tokens of a question that was stored.
 
         Raises:
             PromptError: it was not.
+            ConfigError: options for a chat template.
         """
+        check_no_template(chat_template_kwargs, "stored questions are tokens already")
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         if text not in self._prompts:
             raise PromptError(f"{text[:80]!r} is not among the {len(self._prompts)} stored questions")
