@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from zip_introspect.encoding import end_ids
 from zip_introspect.errors import ModelLoadError
 from zip_introspect.grid import JointGrid
 from zip_introspect_llama_cpp import gguf_file
@@ -97,12 +98,15 @@ def _configuration(model: Path) -> tuple[Any, Architecture]:
 
 
 def _eos_ids(model: Path, config: Any) -> list[int]:
-    """The ends of sequence, as the transformers backend finds them: generation config, config, tokenizer."""
-    generation = model / "generation_config.json"
-    found = json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id") if generation.is_file() else None
-    found = config.eos_token_id if found is None else found
-    found = AutoTokenizer.from_pretrained(model).eos_token_id if found is None else found
-    return [] if found is None else [found] if isinstance(found, int) else list(found)
+    """The ends of sequence; `zip_introspect.encoding` has the rule. A file's chat template says its own when opened."""
+    files = [model / name for name in ("generation_config.json", "config.json")]
+    named = {
+        file.name: json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") for file in files if file.is_file()
+    }
+    named["the tokenizer"] = AutoTokenizer.from_pretrained(model).eos_token_id
+    if not any(named.values()):
+        named[type(config).__name__] = config.eos_token_id
+    return list(end_ids(named, int(config.vocab_size)))
 
 
 def _write(

@@ -172,6 +172,12 @@ def check(reader: GGUFReader, path: Path, grid: JointGrid) -> None:
     if not isinstance(layers, int) or not 0 < layers <= _MOST_LAYERS:
         raise ModelLoadError(f"{path} has {layers} layers; expected 1 to {_MOST_LAYERS}")
     _check_attention(reader, path, architecture)
+    for key in (*_ENDS, Keys.Tokenizer.BOS_ID):  # llama.cpp takes others in place of those that it cannot use
+        found = value(reader, key)
+        if found is not None and not (isinstance(found, int) and 0 <= found < len(tokens)):
+            raise ModelLoadError(
+                f"{path} has {key} {found}; expected an id from 0 to {len(tokens) - 1}. Mend it with gguf-set-metadata."
+            )
     grid.check_fits(len(tokens))
 
 

@@ -140,13 +140,20 @@ def test_every_type_of_weights_gives_joints_near_the_exact_ones(kind: str, expor
     assert np.abs(found[0] - found[1]).sum() / 2 < 0.2
 
 
-def test_a_begin_of_sequence_token_comes_once(make_model: Any, tokenizer: Any, grid: JointGrid, tmp_path: Path) -> None:
+@pytest.mark.parametrize("writes", ["", "{{ bos_token }}"])
+@pytest.mark.parametrize("begins", [True, False])
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_begin_of_sequence_token_comes_once(
+    make_model: Any, tokenizer: Any, grid: JointGrid, tmp_path: Path, writes: str, begins: bool, ends: bool
+) -> None:
     tokenizer.save_pretrained(tmp_path)
     begun = AutoTokenizer.from_pretrained(tmp_path)
-    begun.bos_token = begun.pad_token
-    begun.chat_template = "{{ bos_token }}" + begun.chat_template
+    begun.bos_token = "<|system|>"
+    begun.chat_template = writes + begun.chat_template
+    bos, eos = begun.bos_token, begun.eos_token
     begun.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{begun.bos_token} $A", special_tokens=[(begun.bos_token, begun.bos_token_id)]
+        single=f"{bos} " * begins + "$A" + f" {eos}" * ends,
+        special_tokens=[(bos, begun.bos_token_id), (eos, begun.eos_token_id)],
     )
     begun.save_pretrained(tmp_path)
     make_model("llama").save_pretrained(tmp_path)
@@ -154,9 +161,11 @@ def test_a_begin_of_sequence_token_comes_once(make_model: Any, tokenizer: Any, g
     GgufExporter().export(tmp_path, tmp_path / "begun.gguf", "f32")
     ours, theirs = LlamaCppBackend.open(tmp_path / "begun.gguf", cells=256), TransformersBackend.open(tmp_path)
     for chat in (True, False):
-        tokens = ours.encode("Solve 3*x+16=31", chat=chat)
-        assert tokens == theirs.encode("Solve 3*x+16=31", chat=chat)
-        assert tokens[0] == begun.bos_token_id != tokens[1]
+        for text in ("Solve 3*x+16=31", "<|system|>?"):
+            tokens = ours.encode(text, chat=chat)
+            assert tokens == theirs.encode(text, chat=chat)
+            assert tokens.count(begun.bos_token_id) == (begins or (chat and bool(writes)))
+            assert tokens[-1] != begun.eos_token_id
     ours.close()
 
 
@@ -297,3 +306,42 @@ def test_a_copy_that_cannot_be_written_is_an_error_of_ours(exported: Exported, t
     with pytest.raises(ModelLoadError, match="cannot be written"):
         GgufExporter().attach_grid(exported(), grid, tmp_path / "file" / "out.gguf")
     GgufExporter().attach_grid(exported(), grid, tmp_path / "new" / "folder" / "out.gguf")
+
+
+def test_a_file_ends_its_texts_where_its_checkpoint_does(checkpoint: Path, tokenizer: Any) -> None:
+    user = tokenizer.convert_tokens_to_ids("<|user|>")
+    change(checkpoint / "config.json", eos_token_id=user)
+    change(checkpoint / "generation_config.json", eos_token_id=user)
+    GgufExporter().export(checkpoint, checkpoint / "out.gguf", "f32")
+    backend, theirs = LlamaCppBackend.open(checkpoint / "out.gguf", cells=256), TransformersBackend.open(checkpoint)
+    assert backend.info.eos_token_ids == theirs.info.eos_token_ids == tuple(sorted({user, tokenizer.eos_token_id}))
+    backend.close()
+
+
+def test_the_token_that_closes_an_answer_ends_it(checkpoint: Path, tokenizer: Any) -> None:
+    template = "{% for m in messages %}<|user|>{{ m.content }}<|system|>{% endfor %}<|assistant|>"
+    (checkpoint / "chat_template.jinja").write_text(template)
+    GgufExporter().export(checkpoint, checkpoint / "out.gguf", "f32")
+    backend = LlamaCppBackend.open(checkpoint / "out.gguf", cells=256)
+    assert backend._model.eos_ids == (tokenizer.eos_token_id,)
+    assert set(backend.info.eos_token_ids) == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|system|>")}
+    assert backend.info.eos_token_ids == TransformersBackend.open(checkpoint).info.eos_token_ids
+    backend.close()
+
+
+@pytest.mark.parametrize("key", ["eos_token_id", "eot_token_id", "bos_token_id"])
+@pytest.mark.parametrize("token", [2**32 - 1, 100_000])
+def test_an_end_or_a_beginning_that_is_no_token_is_refused(
+    checkpoint: Path, tokenizer: Any, key: str, token: int
+) -> None:
+    change(checkpoint / "generation_config.json", eos_token_id=[5, tokenizer.eos_token_id])
+    begun = AutoTokenizer.from_pretrained(checkpoint)
+    begun.bos_token = "<|system|>"
+    begun.save_pretrained(checkpoint)
+    out = checkpoint / "out.gguf"
+    GgufExporter().export(checkpoint, out, "f32")
+    whole = out.read_bytes()
+    at = whole.index(f"tokenizer.ggml.{key}".encode()) + len(f"tokenizer.ggml.{key}") + 4
+    out.write_bytes(whole[:at] + struct.pack("<I", token) + whole[at + 4 :])
+    with pytest.raises(ModelLoadError, match=rf"has tokenizer\.ggml\.{key} {token}; expected an id from 0 to"):
+        LlamaCppBackend.open(out)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.backends.conftest import MakeModel, assert_close
 from zip_introspect.backend import InstalledBackends
@@ -38,8 +38,8 @@ def directory(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
-def change_config(directory: Path, **changes: object) -> None:
-    file = directory / "config.json"
+def change_config(directory: Path, name: str = "config.json", **changes: object) -> None:
+    file = directory / name
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
@@ -222,4 +222,63 @@ def test_a_missing_tokenizer_is_named(directory: Path) -> None:
     for file in (*directory.glob("tokenizer*"), *directory.glob("special*")):
         file.unlink()
     with pytest.raises(ModelLoadError, match=r"has no tokenizer with it; expected tokenizer.json"):
+        TransformersBackend.open(directory)
+
+
+# Where a text ends
+
+
+def test_all_that_a_model_says_of_its_ends_counts(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    own, user = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|user|>")
+    change_config(directory, eos_token_id=user)
+    change_config(directory, "generation_config.json", eos_token_id=[5, user])
+    assert TransformersBackend.open(directory).info.eos_token_ids == tuple(sorted({5, user, own}))
+    change_config(directory, "generation_config.json", eos_token_id=[])
+    assert TransformersBackend.open(directory).info.eos_token_ids == tuple(sorted({user, own}))
+
+
+def test_the_token_that_closes_an_answer_ends_it(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    user = tokenizer.convert_tokens_to_ids("<|user|>")
+    change_config(directory, eos_token_id=user)
+    change_config(directory, "generation_config.json", eos_token_id=user)
+    change_config(directory, "tokenizer_config.json", eos_token="<|user|>")
+    closing = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert TransformersBackend.open(directory).info.eos_token_ids == tuple(sorted({user, closing}))
+    (directory / "chat_template.jinja").write_text("<|user|>{{ messages[-1].content }}<|assistant|>")
+    assert TransformersBackend.open(directory).info.eos_token_ids == (user,)
+
+
+@pytest.mark.parametrize("end", [-1, 10**6, [3, -1], "</s>", True, 2.0])
+def test_an_end_that_is_no_token_is_refused(directory: Path, end: object, make_model: MakeModel) -> None:
+    rows = make_model("qwen3").config.vocab_size
+    change_config(directory, "generation_config.json", eos_token_id=end)
+    with pytest.raises(ModelLoadError, match=rf"end of sequence; expected ids from 0 to {rows - 1}|cannot be loaded"):
+        TransformersBackend.open(directory)
+
+
+def test_a_model_without_an_end_is_refused(directory: Path) -> None:
+    change_config(directory, eos_token_id=None)
+    change_config(directory, "generation_config.json", eos_token_id=[])
+    change_config(directory, "tokenizer_config.json", eos_token=None)
+    (directory / "chat_template.jinja").write_text("{{ messages[-1].content }}")
+    with pytest.raises(ModelLoadError, match="names no end-of-sequence token in the generation config, the config"):
+        TransformersBackend.open(directory)
+
+
+def test_the_default_of_a_config_that_says_nothing_is_no_end(
+    directory: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_attention_heads=4, num_hidden_layers=1
+    )
+    assert config.eos_token_id not in tokenizer.added_tokens_decoder
+    grid = JointGrid.load(directory)
+    backend = TransformersBackend.from_model(LlamaForCausalLM(config), tokenizer, grid)
+    assert backend.info.eos_token_ids == (tokenizer.eos_token_id,)
+
+
+def test_a_closing_token_among_the_reserved_is_refused(directory: Path) -> None:
+    template = "{% for message in messages %}<|user|>{{ message.content }}<|reserved_2|>{% endfor %}"
+    (directory / "chat_template.jinja").write_text(template)
+    with pytest.raises(ReservedTokensError, match="ends its sequences with token"):
         TransformersBackend.open(directory)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zip_introspect.encoding import end_ids
 from zip_introspect.errors import BackendNotInstalledError, GridError, ModelLoadError, ReservedTokensError
 from zip_introspect.exporting import exporter
 from zip_introspect.grid import FILE_NAME, JointGrid
@@ -134,7 +135,7 @@ def read(model: str) -> ModelFacts:
         raise ModelLoadError(f"{folder / 'config.json'} gives no vocab_size; is it a language model's?")
     tokenizer_config = _read_json(folder / "tokenizer_config.json") or {}
     names = _token_names(folder)
-    eos = _eos_token_ids(folder, config, text_config)
+    eos, unusable = _eos_token_ids(folder, {**config, **text_config}, tokenizer_config, names, head_rows)
     grid, problems = _read_grid(folder, head_rows, eos)
     return ModelFacts(
         model=model,
@@ -149,7 +150,7 @@ def read(model: str) -> ModelFacts:
         runs=() if names is None else find_runs(names, head_rows, eos),
         weights=weights,
         grid=grid,
-        problems=(*problems, *(weights.problems if weights else ())),
+        problems=(*unusable, *problems, *(weights.problems if weights else ())),
     )
 
 
@@ -216,12 +217,27 @@ def _token_names(folder: Path) -> dict[int, str] | None:
     return names
 
 
-def _eos_token_ids(folder: Path, *configs: dict[str, Any]) -> tuple[int, ...]:
-    for content in (_read_json(folder / "generation_config.json") or {}, *configs):
-        value = content.get("eos_token_id")
-        if value is not None:
-            return tuple(value) if isinstance(value, list) else (int(value),)
-    return ()
+def _eos_token_ids(
+    folder: Path,
+    configs: dict[str, Any],
+    tokenizer_config: dict[str, Any],
+    names: dict[int, str] | None,
+    head_rows: int,
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The ids that end a text, and what is wrong with them. Their tokens in the chat template are not looked for."""
+    spelled = tokenizer_config.get("eos_token")
+    spelled = spelled.get("content") if isinstance(spelled, dict) else spelled
+    named = {
+        "generation_config.json": (_read_json(folder / "generation_config.json") or {}).get("eos_token_id"),
+        "config.json": configs.get("eos_token_id"),
+        "the tokenizer": [number for number, name in (names or {}).items() if name == spelled],
+    }
+    if not any(said not in (None, []) for said in named.values()):
+        return (), ()
+    try:
+        return end_ids(named, head_rows), ()
+    except ModelLoadError as error:
+        return (), (str(error),)
 
 
 def _read_grid(folder: Path, head_rows: int, eos: tuple[int, ...]) -> tuple[JointGrid | None, tuple[str, ...]]:
