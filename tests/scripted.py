@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from zip_introspect.backend import Advanced, Prefilled, SequenceId
+from zip_introspect.backend import Advanced, Message, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError
 from zip_introspect.simulator import SimulatedBackend
@@ -108,3 +109,24 @@ class FullBackend(SimulatedBackend):
     def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
         self._count("fork")
         return super().fork(sequence, samples, sampling)
+
+
+class TemplatedBackend(SimulatedBackend):
+    """Its chat template is a question and the options in the order of their names."""
+
+    def encode(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        text = bytes(super().encode(prompt, chat=chat)).decode()
+        return list(f"{text} {sorted((chat_template_kwargs or {}).items())}".encode())
+
+
+class OlderBackend(SimulatedBackend):
+    """One that was written before templates had options."""
+
+    def encode(self, prompt: str | Sequence[Message], *, chat: bool = True) -> list[int]:  # type: ignore[override]
+        return super().encode(prompt, chat=chat)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripted import FaultyBackend, nan_in_the_last, unchanged
+from tests.scripted import FaultyBackend, OlderBackend, TemplatedBackend, nan_in_the_last, unchanged
 from zip_introspect import (
     BackendError,
     BackendNotInstalledError,
@@ -314,3 +314,50 @@ async def test_no_seed_is_a_fresh_one_in_every_call(llm: IntrospectiveLLM) -> No
 def test_a_model_of_unknown_origin_refuses_to_be_pickled() -> None:
     with pytest.raises(TypeError, match="from_pretrained"):
         pickle.dumps(IntrospectiveLLM(SimulatedBackend()))
+
+
+OPTIONS = {"enable_thinking": False, "tools": [{"name": "add"}]}
+
+
+async def test_template_options_reach_every_kind_of_call() -> None:
+    with IntrospectiveLLM(TemplatedBackend(), CONFIG) as llm:
+        expected = len(llm.backend.encode("q", chat_template_kwargs=OPTIONS))
+        assert expected != len(llm.backend.encode("q"))
+        asked = [
+            llm.generate("q", chat_template_kwargs=OPTIONS),
+            llm.generate("q", config=CONFIG.replace(chat_template_kwargs=OPTIONS)),
+            *llm.batch(["q", "q"], chat_template_kwargs=OPTIONS),
+            await llm.agenerate("q", chat_template_kwargs=OPTIONS),
+            *(await llm.abatch(["q"], chat_template_kwargs=OPTIONS)),
+            llm.introspect("q", chat_template_kwargs=OPTIONS),
+            llm.introspect("q", config=CONFIG.replace(chat_template_kwargs=OPTIONS)),
+        ]
+        for events in (
+            list(llm.stream("q", chat_template_kwargs=OPTIONS)),
+            [event async for event in llm.astream("q", chat_template_kwargs=OPTIONS)],
+        ):
+            assert isinstance(events[-1], SearchFinished)
+            asked.append(events[-1].result)
+        assert [found.usage.prompt_tokens for found in asked] == [expected] * len(asked)
+    with IntrospectiveLLM(TemplatedBackend(), CONFIG.replace(chat_template_kwargs=OPTIONS)) as llm:
+        assert llm.introspect("q").usage.prompt_tokens == llm.generate("q").usage.prompt_tokens == expected
+        assert llm.generate("q", chat_template_kwargs={}).usage.prompt_tokens < expected
+
+
+@pytest.mark.parametrize("name", ["messages", "add_generation_prompt", "bos_token", "tokenize", "self", "", "a b"])
+def test_template_options_of_names_that_are_not_free_are_refused(llm: IntrospectiveLLM, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"chat_template_kwargs is .*'{name}' is no option of a chat template"):
+        llm.generate("q", chat_template_kwargs={name: 1})
+
+
+def test_template_options_that_no_template_could_read_are_refused(llm: IntrospectiveLLM) -> None:
+    for call in (llm.generate, llm.introspect, llm.stream):
+        with pytest.raises(ConfigError, match="'enable_thinking', 'tools', but a simulated world has no chat template"):
+            call("q", chat_template_kwargs=OPTIONS)
+    with pytest.raises(ConfigError, match="'tools' is not JSON"):
+        llm.generate("q", chat_template_kwargs={"tools": [len]})
+
+
+def test_backends_that_know_no_template_options_go_on_working() -> None:
+    with IntrospectiveLLM(OlderBackend(), CONFIG) as llm:
+        assert llm.generate("q").text == IntrospectiveLLM(SimulatedBackend(), CONFIG).generate("q").text

@@ -312,14 +312,20 @@ class IntrospectiveLLM:
 
         return await in_thread(work, stop)
 
-    def introspect(self, prompt: Prompt, *, chat: bool = True) -> IntrospectionResult:
+    def introspect(
+        self, prompt: Prompt, *, config: GenerationConfig | None = None, chat: bool = True, **overrides: Any
+    ) -> IntrospectionResult:
         """What the model expects of itself at a prompt, before a token is generated: one forward pass.
+
+        Args:
+            config, chat, overrides: as `generate`; of the settings, `chat_template_kwargs` changes the prompt.
 
         Raises:
             PromptError: an empty prompt, or one longer than the context.
+            ConfigError: a bad setting.
             NonFiniteLogitsError: NaN or infinite logits.
         """
-        request = self._request(prompt, None, None, chat, None, {}).request
+        request = self._request(prompt, None, config, chat, None, overrides).request
         with self._turns.hold():
             self._check_open()
             ledger = Ledger(request.budget, len(request.tokens))
@@ -420,7 +426,10 @@ class IntrospectiveLLM:
         limits = Budget.of(budget)
         check_prompt(prompt)
         self._check_open()
-        request = search.Request(tuple(self.backend.encode(prompt, chat=chat)), settings, limits, hand_on)
+        options = settings.chat_template_kwargs
+        # Backends of others that know no options go on working for those who give none.
+        given = {"chat_template_kwargs": options} if options else {}
+        request = search.Request(tuple(self.backend.encode(prompt, chat=chat, **given)), settings, limits, hand_on)
         return search.check(request, self.info)
 
     def _requests(

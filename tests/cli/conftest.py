@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,4 +38,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
         transformers.Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     JointGrid.paper(VOCABULARY_SIZE - len(RESERVED), startup=16).save(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def thinking_model(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with a chat template that reads enable_thinking and a date."""
+    folder = tmp_path_factory.mktemp("thinking") / "model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "chat_template.jinja").write_text(
+        "{{ '<|system|>' + date if date is string else '' }}{% for message in messages %}<|user|>{{ message.content }}"
+        "<|end|>{% endfor %}<|assistant|>{% if enable_thinking is false %}no thinking: {% endif %}"
+    )
     return str(folder)

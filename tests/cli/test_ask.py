@@ -98,3 +98,39 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_1(
 
 def test_debug_shows_the_traceback(tiny_model: str) -> None:
     assert isinstance(ask(tiny_model, " ", "--debug").exception, PromptError)
+
+
+def test_options_reach_the_chat_template(thinking_model: str) -> None:
+    def prompt_tokens(*arguments: str) -> int:
+        count: int = asked(thinking_model, "1+1", *arguments)["usage"]["prompt_tokens"]
+        return count
+
+    with IntrospectiveLLM.from_pretrained(thinking_model) as llm:
+        for options, arguments in (
+            ({}, []),
+            ({"enable_thinking": True}, ["enable_thinking=true"]),
+            ({"enable_thinking": False}, ["enable_thinking=false"]),
+            ({"enable_thinking": "no"}, ["enable_thinking=no"]),
+            ({"date": "1 = 1", "enable_thinking": False}, ["date=1 = 1", "enable_thinking=false"]),
+            ({"date": "2024"}, ['date="2024"']),
+        ):
+            given = [part for argument in arguments for part in ("--template-option", argument)]
+            assert prompt_tokens(*given) == len(llm.backend.encode("1+1", chat_template_kwargs=options))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["enable_thinking"], "--template-option is 'enable_thinking'; expected NAME=VALUE"),
+        (["=1"], "expected NAME=VALUE"),
+        (["messages=[]"], "'messages' is no option of a chat template"),
+        (["a=1", "a=2"], "gives 'a' twice"),
+        (["a=NaN"], "'a' is not JSON"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_a_model_is_opened(options: list[str], reason: str) -> None:
+    given = [part for option in options for part in ("--template-option", option)]
+    result = ask("no-such-model", "1+1", *given)
+    assert result.exit_code == 1
+    assert reason in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from zip_introspect.calibration import FILE_NAME, Calibration
 from zip_introspect.cli.app import app
 from zip_introspect.demo.problems import held_out
-from zip_introspect.llm import DEMO_MODEL
+from zip_introspect.llm import DEMO_MODEL, IntrospectiveLLM
 
 pytest.importorskip("sklearn", reason="the extra eval is not installed")
 
@@ -104,3 +104,17 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     done = run(tmp_path / "none.jsonl")
     assert done.exit_code == 1
     assert "is not a file" in done.stderr
+
+
+def test_options_reach_the_chat_template(tmp_path: Path, thinking_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    batch = IntrospectiveLLM.batch
+
+    def watched(self: IntrospectiveLLM, prompts: Any, **settings: Any) -> Any:
+        seen.append(settings["chat_template_kwargs"])
+        return batch(self, prompts, max_new_tokens=4, **settings)
+
+    monkeypatch.setattr(IntrospectiveLLM, "batch", watched)
+    rows = written(tmp_path, [{"question": "1+1", "answer": 2}, {"question": "2+2", "answer": 4}])
+    run(rows, "--model", thinking_model, "--template-option", "enable_thinking=false")
+    assert seen == [{"enable_thinking": False}]

@@ -19,7 +19,9 @@ pytest.importorskip("tqdm", reason="the extra eval is not installed")
 
 from zip_introspect.cli.app import app
 from zip_introspect.demo.problems import held_out
-from zip_introspect.evaluation.rollouts import Rollouts
+from zip_introspect.evaluation.parts import Parts
+from zip_introspect.evaluation.rollouts import Problem, Rollouts
+from zip_introspect.llm import IntrospectiveLLM
 
 
 def run(*arguments: str | Path) -> Result:
@@ -146,3 +148,30 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, tiny_mode
         for name in ("out.parquet", "whole.parquet")
     ]
     assert samples[0] == samples[1]
+
+
+def test_a_run_goes_on_with_the_same_template_options_only(
+    tmp_path: Path, thinking_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = ["--limit", "4", "--samples", "1", "--max-new-tokens", "4", "--model", thinking_model]
+    command = ["abacus", tmp_path / "out.parquet", *limits]
+    option = ["--template-option", "enable_thinking=false"]
+
+    def interrupted(self: Parts, place: int, problem: Problem) -> None:
+        save(self, place, problem)
+        raise KeyboardInterrupt
+
+    save = Parts.save
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "save", interrupted)
+        assert run(*command, *option).exit_code == 130
+    other = run(*command)
+    assert other.exit_code == 1
+    assert "differs from this one in chat_template_kwargs, questions" in other.stderr
+    done = run(*command, *option)
+    assert done.exit_code == 0, done.stderr
+    assert "1 of 4 questions are taken over" in done.stderr
+    with IntrospectiveLLM.from_pretrained(thinking_model) as llm:
+        for problem in Rollouts.load(tmp_path / "out.parquet").problems:
+            expected = llm.backend.encode(problem.question.text, chat_template_kwargs={"enable_thinking": False})
+            assert list(problem.prompt_tokens) == expected != llm.backend.encode(problem.question.text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,7 +12,7 @@ from zip_introspect import strategies
 from zip_introspect.budget import Budget
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.seed import SEED_HELP, parse_seed
-from zip_introspect.cli.session import follow, open_llm
+from zip_introspect.cli.session import TemplateOptions, follow, open_llm, template_kwargs
 from zip_introspect.cli.summary import print_summary
 from zip_introspect.config import GenerationConfig
 
@@ -45,6 +45,7 @@ def ask(
         int | None,
         typer.Option(parser=parse_seed, metavar="INTEGER|random", help=SEED_HELP, rich_help_panel=_SAMPLING),
     ] = None,
+    template_option: TemplateOptions = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -59,8 +60,9 @@ def ask(
         "temperature": temperature,
         "seed": seed,
     }
-    given = {name: value for name, value in settings.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     with reporting(debug):
+        given["chat_template_kwargs"] = template_kwargs(template_option)
         question = sys.stdin.read().strip() if prompt == "-" else prompt
         console = None if as_json else Console()
         limits = Budget.of(budget)

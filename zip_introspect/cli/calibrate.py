@@ -15,7 +15,7 @@ from zip_introspect.answers import normalize
 from zip_introspect.calibration import FILE_NAME, Calibration
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.seed import parse_seed
-from zip_introspect.cli.session import open_llm
+from zip_introspect.cli.session import TemplateOptions, open_llm, template_kwargs
 from zip_introspect.errors import BackendNotInstalledError, CalibrationError
 
 _LONGEST_LINE = 1 << 20
@@ -45,6 +45,7 @@ def calibrate(
     seed: Annotated[
         int, typer.Option(parser=parse_seed, metavar="INTEGER|random", help="Fixes the answers; random draws one.")
     ] = 0,
+    template_option: TemplateOptions = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -53,11 +54,13 @@ def calibrate(
         calibrating = _calibrating()
         levels = level or calibrating.LEVELS
         calibrating.check(method, levels, delta)
+        settings: dict[str, Any] = {"seed": seed, "chat_template_kwargs": template_kwargs(template_option)}
         rows = list(_rows(results))
         if "confidence" in rows[0]:
             confidences, right = _labelled(rows, results)
         else:
-            confidences, right = _answered(rows, results, model, backend, strategy, seed)
+            settings |= {} if strategy is None else {"strategy": strategy}
+            confidences, right = _answered(rows, results, model, backend, settings)
         found = calibrating.fit(confidences, right, method, levels=levels, delta=delta)
         file = found.save(out or _beside(model, results))
         if as_json:
@@ -115,7 +118,7 @@ def _labelled(rows: list[dict[str, Any]], file: Path) -> tuple[list[float], list
 
 
 def _answered(
-    rows: list[dict[str, Any]], file: Path, model: str | None, backend: str | None, strategy: str | None, seed: int
+    rows: list[dict[str, Any]], file: Path, model: str | None, backend: str | None, settings: dict[str, Any]
 ) -> tuple[list[float], list[bool]]:
     """Let a model answer questions, and compare what it says with the answers that are known."""
     for number, row in enumerate(rows, 1):
@@ -124,8 +127,7 @@ def _answered(
                 f'question {number} of {file} is {json.dumps(row)[:200]}; expected "question", a text, and "answer"'
             )
     with open_llm(model, backend) as llm:
-        settings: dict[str, Any] = {} if strategy is None else {"strategy": strategy}
-        found = llm.batch([row["question"] for row in rows], seed=seed, **settings)
+        found = llm.batch([row["question"] for row in rows], **settings)
     right = [
         item.answer is not None and normalize(item.answer) == normalize(str(row["answer"]))
         for item, row in zip(found, rows, strict=True)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
-from zip_introspect.cli.session import open_llm
+from zip_introspect.cli.session import TemplateOptions, open_llm, template_kwargs
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendNotInstalledError, ConfigError, EvaluationDataError, PromptError
 
@@ -67,6 +67,7 @@ def rollouts(
     concurrency: Annotated[
         int, typer.Option(min=1, help="Samples that grow together.", rich_help_panel=_SAMPLING)
     ] = 256,
+    template_option: TemplateOptions = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -82,6 +83,7 @@ def rollouts(
         sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
         given = {name: value for name, value in sampling.items() if value is not None}
         SamplingParams(**given)  # settings are refused before a model is loaded for them
+        options = template_kwargs(template_option)
         questions = datasets.load(
             dataset,
             question_column=question_column,
@@ -92,7 +94,7 @@ def rollouts(
             seed=seed,
         )
         with open_llm(model, backend) as llm:
-            _check_fits(llm, questions)
+            _check_fits(llm, questions, options)
             found = collecting.collect_to_file(
                 llm,
                 questions,
@@ -102,6 +104,7 @@ def rollouts(
                 sampling=llm.config.sampling.replace(**given),
                 max_new_tokens=max_new_tokens,
                 concurrency=concurrency,
+                chat_template_kwargs=options,
                 say=partial(typer.echo, err=True),
             )
         summary = _summary(found)
@@ -130,11 +133,12 @@ def check_writable(out: Path) -> None:
         raise ConfigError(f"{out.parent} is not a directory that can be written to; make it, or name another")
 
 
-def _check_fits(llm: IntrospectiveLLM, questions: list[Question]) -> None:
+def _check_fits(llm: IntrospectiveLLM, questions: list[Question], options: dict[str, Any]) -> None:
     """Refuse a question that the context cannot hold before any is sampled, and two that the model reads as one."""
+    given: dict[str, Any] = {"chat_template_kwargs": options} if options else {}
     seen: dict[tuple[int, ...], int] = {}
     for number, question in enumerate(questions, 1):
-        tokens = tuple(llm.backend.encode(question.text))
+        tokens = tuple(llm.backend.encode(question.text, **given))
         if len(tokens) >= llm.info.max_context:
             raise PromptError(
                 f"question {number} has {len(tokens)} tokens, and the context of {llm.info.model} holds "

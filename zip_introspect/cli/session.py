@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.live import Live
 
 from zip_introspect.cli.live import SearchView
-from zip_introspect.errors import BackendError
+from zip_introspect.config import check_template_kwargs
+from zip_introspect.errors import BackendError, ConfigError
 from zip_introspect.events import SearchFinished
 
 if TYPE_CHECKING:
@@ -19,6 +22,36 @@ if TYPE_CHECKING:
     from zip_introspect.result import GenerationResult
 
 _FRAMES_PER_SECOND = 8
+
+TemplateOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-option",
+        metavar="NAME=VALUE",
+        help="For the chat template, such as enable_thinking=false; again for more. JSON where it is, else text.",
+    ),
+]
+
+
+def template_kwargs(given: list[str] | None) -> dict[str, Any]:
+    """What `--template-option` names, by name.
+
+    Raises:
+        ConfigError: no NAME=VALUE, a name twice, or one that is not free.
+    """
+    found: dict[str, Any] = {}
+    for item in given or []:
+        name, equals, value = item.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"--template-option is {item!r}; expected NAME=VALUE, such as enable_thinking=false")
+        if name in found:
+            raise ConfigError(f"--template-option gives {name!r} twice; expected each name once")
+        try:
+            found[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            found[name] = value
+    check_template_kwargs(found)
+    return found
 
 
 def open_llm(model: str | None, backend: str | None) -> IntrospectiveLLM:

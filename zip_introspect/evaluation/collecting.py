@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +66,7 @@ def collect_rollouts(
     sampling: SamplingParams | None = None,
     max_new_tokens: int | None = None,
     concurrency: int = 256,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Rollouts:
     """Sample every question, and keep what the model expected at every token, in memory.
 
@@ -75,12 +76,14 @@ def collect_rollouts(
         sampling: in place of the model's own. A seed of None in the model's own draws one for the run.
         max_new_tokens: in place of the model's own.
         concurrency: samples that grow together.
+        chat_template_kwargs: variables of the chat template, in place of the model's own settings.
 
     Raises:
         PromptError: a question that the model cannot read.
         TrainingDataError, BackendError: as `zip_introspect.training.rollouts.collect`.
     """
-    run = _Run(llm, questions, grader, samples, sampling or llm.config.sampling, max_new_tokens, concurrency)
+    drawn = sampling or llm.config.sampling
+    run = _Run(llm, questions, grader, samples, drawn, max_new_tokens, concurrency, chat_template_kwargs)
     if run.caution:
         _log.warning(run.caution)
     with closing(run.sample(range(len(questions)))) as stream:
@@ -98,6 +101,7 @@ def collect_to_file(
     sampling: SamplingParams | None = None,
     max_new_tokens: int | None = None,
     concurrency: int = 256,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = _log.warning,
 ) -> Collected:
     """Write the file that `collect_rollouts(...).save(file)` would, of more rollouts than memory holds.
@@ -119,7 +123,7 @@ def collect_to_file(
     if sampling is None:
         config = llm.config
         sampling = (config if config.seed is not None else config.replace(seed=seed_of(file))).sampling
-    run = _Run(llm, questions, grader, samples, sampling, max_new_tokens, concurrency)
+    run = _Run(llm, questions, grader, samples, sampling, max_new_tokens, concurrency, chat_template_kwargs)
     if run.caution:
         say(run.caution)
     parts = Parts(file, run.header, run.prompts, run.samples, run.settings())
@@ -167,6 +171,7 @@ class _Run:
         sampling: SamplingParams,
         max_new_tokens: int | None,
         concurrency: int,
+        chat_template_kwargs: Mapping[str, Any] | None,
     ) -> None:
         self.llm, self.questions, self.grader = llm, questions, grader
         self.sampling, self.concurrency = sampling, concurrency
@@ -176,7 +181,9 @@ class _Run:
             self.caution = (
                 f"all samples of a question are the same, as nothing is drawn: one is taken, and not {samples}"
             )
-        self.prompts = [tuple(llm.backend.encode(question.text)) for question in questions]
+        self.options = dict(llm.config.chat_template_kwargs if chat_template_kwargs is None else chat_template_kwargs)
+        given: dict[str, Any] = {"chat_template_kwargs": self.options} if self.options else {}
+        self.prompts = [tuple(llm.backend.encode(question.text, **given)) for question in questions]
         local = Path(llm.info.model)  # others need not know where it lies
         name = local.name if local.exists() else llm.info.model
         limit = max_new_tokens or llm.config.max_new_tokens
@@ -195,6 +202,7 @@ class _Run:
             "samples": self.samples,
             "max_new_tokens": self.header.max_new_tokens,
             "max_context": self.llm.info.max_context,
+            **({"chat_template_kwargs": self.options} if self.options else {}),
             **{name: getattr(self.sampling, name) for name in SamplingParams.model_fields},
         }
 
