@@ -21,6 +21,7 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.detokenization import TextStream, WindowStream
 from zip_introspect.errors import BackendNotInstalledError, ModelLoadError
 from zip_introspect.grid import JointGrid
+from zip_introspect.paths import expanded
 
 ENTRY_POINT_GROUP = "zip_introspect.backends"
 
@@ -219,6 +220,7 @@ class InstalledBackends:
             ModelLoadError: none does.
             BackendNotInstalledError: none is installed.
         """
+        model = expanded(model)
         missing: list[str] = []
         likely = "llama-cpp" if Path(model).suffix == ".gguf" else "transformers"  # loading another takes seconds
         for name in sorted(self.points, key=lambda name: name != likely):

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from zip_introspect.config import Settings
 from zip_introspect.errors import CalibrationError, ConfigError
+from zip_introspect.paths import expanded
 
 FILE_NAME = "zip_introspect_calibration.json"
 FORMAT_VERSION = 1
@@ -98,13 +99,13 @@ class Calibration(Settings):
         Raises:
             CalibrationError: as `load`.
         """
-        path = Path(model).expanduser()
+        path = expanded(Path(model))
         file = (path if path.is_dir() else path.parent) / FILE_NAME
         return cls.load(file) if path.exists() and file.is_file() else None
 
     def save(self, path: str | Path) -> Path:
         """Write it to a file, or into a directory under its usual name; the file."""
-        file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        file = _file_of(path)
         content = {"format_version": FORMAT_VERSION, **self.model_dump(mode="json")}
         file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         return file
@@ -116,7 +117,7 @@ class Calibration(Settings):
         Raises:
             CalibrationError: missing, too large, not JSON, of a newer version, or malformed.
         """
-        file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        file = _file_of(path)
         try:
             if file.stat().st_size > _MAX_FILE_BYTES:
                 raise CalibrationError(f"{file} is too large for a calibration; is it another file?")
@@ -130,3 +131,8 @@ class Calibration(Settings):
                 f"{file} is no calibration of format {FORMAT_VERSION}; fit it again, or upgrade zip-introspect"
             )
         return cls(**content)
+
+
+def _file_of(path: str | Path) -> Path:
+    path = expanded(Path(path))
+    return path / FILE_NAME if path.is_dir() else path

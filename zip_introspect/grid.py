@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
 
 from zip_introspect.errors import GridError, ReservedTokensError
+from zip_introspect.paths import expanded
 
 FILE_NAME = "zip_introspect.json"
 FORMAT = "zip_introspect.grid"
@@ -378,4 +379,5 @@ def _bins(values: ArrayLike, edges: NDArray[np.float64], what: str) -> NDArray[n
 
 
 def _file_of(path: Path) -> Path:
+    path = expanded(path)
     return path if path.is_file() or path.suffix == ".json" else path / FILE_NAME

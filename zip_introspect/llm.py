@@ -30,6 +30,7 @@ from zip_introspect.events import Event, SearchFailed, SearchFinished
 from zip_introspect.grid import JointGrid
 from zip_introspect.origin import DEMO_NAME, Origin
 from zip_introspect.outcomes import Outcome, merge, one_each, raise_first
+from zip_introspect.paths import expanded
 from zip_introspect.prompts import Prompt, check_batch, check_prompt
 from zip_introspect.request import HandOn
 from zip_introspect.result import GenerationResult, IntrospectionResult, Usage
@@ -110,13 +111,14 @@ class IntrospectiveLLM:
             GridError, ReservedTokensError: no grid, or one that does not fit the model.
             CalibrationError: a calibration beside the model that is malformed.
         """
+        model = expanded(model)
         calibration = Calibration.beside(model)
         if backend is None:
             backend = InstalledBackends().infer(model)
         elif isinstance(backend, str):
             backend = InstalledBackends().load(backend)
         llm = cls(backend.open(model, grid=grid, **options), config, extractor=extractor, calibration=calibration)
-        found = Path(model).expanduser()
+        found = Path(model)
         llm.origin = Origin(
             str(found.resolve() if found.exists() else model), backend, {"grid": grid, **options} if grid else options
         )

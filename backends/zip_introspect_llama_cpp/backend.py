@@ -21,6 +21,7 @@ from zip_introspect.detokenization import ByteStream, TextStream
 from zip_introspect.encoding import end_ids
 from zip_introspect.errors import NonFiniteLogitsError
 from zip_introspect.grid import JointGrid
+from zip_introspect.paths import expanded
 from zip_introspect.sequences import check_tokens
 from zip_introspect_llama_cpp import decoding, gguf_file
 from zip_introspect_llama_cpp.context import Context
@@ -66,7 +67,7 @@ class LlamaCppBackend(Backend):
     @classmethod
     def open(cls, model: str | Path, *, grid: JointGrid | None = None, **options: Any) -> Self:
         """Load a `.gguf` file; see `LlamaCppOptions` for the options."""
-        settings, path = LlamaCppOptions(**options), Path(model)
+        settings, path = LlamaCppOptions(**options), expanded(Path(model))
         reader = gguf_file.read(path)
         grid = grid or gguf_file.grid_of(reader, path)
         gguf_file.check(reader, path, grid)
@@ -79,7 +80,7 @@ class LlamaCppBackend(Backend):
 
     @classmethod
     def accepts(cls, model: str | Path) -> bool:
-        path = Path(model)
+        path = expanded(Path(model))
         if path.suffix == ".gguf":
             return True
         if not path.is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 from zip_introspect.errors import BackendNotInstalledError
 from zip_introspect.exporting import Description
 from zip_introspect.grid import JointGrid
+from zip_introspect.paths import expanded
 from zip_introspect_llama_cpp import gguf_file
 
 
@@ -25,16 +26,17 @@ class GgufExporter:
                 f'Install it with: pip install "zip-introspect[llama-cpp,transformers]"'
             ) from error
 
-        convert(model, target, kind, grid)
+        convert(expanded(model), expanded(target), kind, grid)
 
     def attach_grid(self, source: Path, grid: JointGrid, target: Path) -> None:
         """As `gguf_file.attach_grid`."""
-        gguf_file.attach_grid(source, grid, target)
+        gguf_file.attach_grid(expanded(source), grid, expanded(target))
 
     def describe(self, file: Path) -> Description:
         """As `gguf_file.describe`."""
-        return gguf_file.describe(file)
+        return gguf_file.describe(expanded(file))
 
     def grid(self, file: Path) -> JointGrid | None:
         """As `gguf_file.find_grid`."""
+        file = expanded(file)
         return gguf_file.find_grid(gguf_file.read(file), file)

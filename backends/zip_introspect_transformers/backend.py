@@ -23,6 +23,7 @@ from zip_introspect.detokenization import TextStream
 from zip_introspect.encoding import end_ids
 from zip_introspect.errors import NonFiniteLogitsError
 from zip_introspect.grid import JointGrid
+from zip_introspect.paths import expanded
 from zip_introspect.sequences import check_tokens, draws
 from zip_introspect_transformers.decoding import Decoder, Drawn, Span, computing_with
 from zip_introspect_transformers.loading import TransformersOptions, load, looks_openable
@@ -77,7 +78,7 @@ class TransformersBackend(Backend):
     @classmethod
     def open(cls, model: str | Path, *, grid: JointGrid | None = None, **options: Any) -> Self:
         """Load a directory of `save_pretrained` or a hub repository; see `TransformersOptions` for the options."""
-        settings = TransformersOptions(**options)
+        settings, model = TransformersOptions(**options), expanded(model)
         return cls(*load(model, grid, settings), settings, str(model))
 
     @classmethod

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from zip_introspect.config import Settings
 from zip_introspect.errors import GridError, ModelLoadError
 from zip_introspect.grid import FILE_NAME, JointGrid
+from zip_introspect.paths import expanded
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -61,7 +62,7 @@ class TransformersOptions(Settings):
 
 def looks_openable(model: str | Path) -> bool:
     """A directory with config.json, or something spelled like a hub id that is not a file here."""
-    path = Path(model)
+    path = expanded(Path(model))
     if path.exists():
         return path.is_dir() and (path / "config.json").is_file()
     return isinstance(model, str) and _HUB_ID.fullmatch(model) is not None and path.suffix != ".gguf"

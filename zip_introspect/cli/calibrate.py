@@ -13,6 +13,7 @@ from rich.table import Table
 
 from zip_introspect.answers import normalize
 from zip_introspect.calibration import FILE_NAME, Calibration
+from zip_introspect.cli.arguments import path
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.seed import parse_seed
 from zip_introspect.cli.session import TemplateOptions, open_llm, template_kwargs
@@ -24,7 +25,9 @@ _LONGEST_LINE = 1 << 20
 def calibrate(
     results: Annotated[
         Path,
-        typer.Argument(help='JSONL of {"confidence": 0.8, "right": true}, or of {"question": ..., "answer": ...}.'),
+        typer.Argument(
+            parser=path, help='JSONL of {"confidence": 0.8, "right": true}, or of {"question": ..., "answer": ...}.'
+        ),
     ],
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Answers the questions. (default: the embedded model)")
@@ -40,7 +43,8 @@ def calibrate(
     ] = None,
     delta: Annotated[float, typer.Option(help="Probability that a level does not hold.")] = 0.1,
     out: Annotated[
-        Path | None, typer.Option(help=f"File or directory. (default: {FILE_NAME} beside the model, or the results)")
+        Path | None,
+        typer.Option(parser=path, help=f"File or directory. (default: {FILE_NAME} beside the model, or the results)"),
     ] = None,
     seed: Annotated[
         int, typer.Option(parser=parse_seed, metavar="INTEGER|random", help="Fixes the answers; random draws one.")
@@ -70,8 +74,8 @@ def calibrate(
 
 
 def _beside(model: str | None, results: Path) -> Path:
-    path = Path(model or "").expanduser()
-    return path if model and path.is_dir() else path.parent if path.is_file() else results.parent
+    beside = path(model or "")
+    return beside if model and beside.is_dir() else beside.parent if beside.is_file() else results.parent
 
 
 def _calibrating() -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zip_introspect.cli.arguments import path
 from zip_introspect.cli.reporting import Debug, reporting
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import BackendNotInstalledError, ConfigError
@@ -17,18 +18,22 @@ if TYPE_CHECKING:
 
 Lite = Annotated[
     Path | None,
-    typer.Option(help="The same samples with ZIP-RC-Lite's joints (score --joints-of), to be set beside them."),
+    typer.Option(
+        parser=path, help="The same samples with ZIP-RC-Lite's joints (score --joints-of), to be set beside them."
+    ),
 ]
 Training = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=FILE", help="A training.json whose divergence is drawn; again for more."),
 ]
-RolloutsFile = Annotated[Path, typer.Argument(help="Stored rollouts, as zip-introspect rollouts writes them.")]
+RolloutsFile = Annotated[
+    Path, typer.Argument(parser=path, help="Stored rollouts, as zip-introspect rollouts writes them.")
+]
 
 
 def evaluate(
     rollouts: RolloutsFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for outcomes, tables and figures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", parser=path, help="Directory for outcomes, tables and figures.")],
     alpha: Annotated[
         list[float] | None, typer.Option(help="Compute against latency; again for more. (default: 0.1 1)")
     ] = None,
@@ -66,7 +71,7 @@ def evaluate(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Directory that zip-introspect evaluate wrote.")],
+    folder: Annotated[Path, typer.Argument(parser=path, help="Directory that zip-introspect evaluate wrote.")],
     rollouts: RolloutsFile,
     lite: Lite = None,
     training: Training = None,

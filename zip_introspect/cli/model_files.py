@@ -15,6 +15,7 @@ from zip_introspect.encoding import end_ids
 from zip_introspect.errors import BackendNotInstalledError, GridError, ModelLoadError, ReservedTokensError
 from zip_introspect.exporting import exporter
 from zip_introspect.grid import FILE_NAME, JointGrid
+from zip_introspect.paths import expanded
 
 MIN_BINS, MAX_BINS = 2, 8  # on each axis of a proposed grid; 8 x 8 is the paper's (A.1)
 
@@ -93,7 +94,7 @@ def locate(model: str) -> Path:
         ModelLoadError: no such directory, or the hub has no such model or cannot be reached.
         BackendNotInstalledError: a hub id without the package that asks the hub.
     """
-    path = Path(model).expanduser()
+    path = Path(expanded(model))
     if model and path.is_dir():
         return path
     if not _HUB_ID.fullmatch(model) or model.startswith("."):
@@ -121,7 +122,7 @@ def read(model: str) -> ModelFacts:
     Raises:
         ModelLoadError: no such model, or files that are no model's.
     """
-    file = Path(model).expanduser()
+    file = Path(expanded(model))
     if file.is_file():
         return _read_file(model, file)
     folder = locate(model)

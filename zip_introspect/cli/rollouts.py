@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from zip_introspect.cli.arguments import path
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.session import TemplateOptions, open_llm, template_kwargs
 from zip_introspect.config import SamplingParams
@@ -31,7 +32,7 @@ def rollouts(
     dataset: Annotated[
         str, typer.Argument(help="JSONL file, Hugging Face data set (name:configuration), abacus or abacus:TIER.")
     ],
-    out: Annotated[Path, typer.Argument(help="The .parquet file to write.")],
+    out: Annotated[Path, typer.Argument(parser=path, help="The .parquet file to write.")],
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Directory, .gguf file or hub id. (default: the embedded model)")
     ] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from zip_introspect.cli.arguments import path
 from zip_introspect.cli.evaluate import RolloutsFile
 from zip_introspect.cli.reporting import Debug, reporting
 from zip_introspect.cli.rollouts import check_writable
@@ -18,7 +19,7 @@ _JUDGE = "Judge"
 
 def score(
     rollouts: RolloutsFile,
-    out: Annotated[Path, typer.Argument(help="The .parquet file to write; may be the same.")],
+    out: Annotated[Path, typer.Argument(parser=path, help="The .parquet file to write; may be the same.")],
     reward_model: Annotated[
         str | None, typer.Option(help="A sequence classifier with one label, whose scores weigh votes.")
     ] = None,
@@ -26,7 +27,8 @@ def score(
         str | None, typer.Option(help="The model itself, asked after each sample whether it is right.")
     ] = None,
     joints_of: Annotated[
-        Path | None, typer.Option(help="A model with a grid, whose joints replace those of the samples' own.")
+        Path | None,
+        typer.Option(parser=path, help="A model with a grid, whose joints replace those of the samples' own."),
     ] = None,
     question: Annotated[
         str | None, typer.Option(help="(default: of judge.json beside it)", rich_help_panel=_JUDGE)

@@ -19,6 +19,7 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.evaluation.parts import Parts, seed_of
 from zip_introspect.evaluation.rollouts import Problem, Question, Rollouts, StoredRollout
 from zip_introspect.llm import IntrospectiveLLM
+from zip_introspect.paths import expanded
 from zip_introspect.training.rollouts import Rollout, collect
 
 Grader = Callable[[str, str], bool]
@@ -119,7 +120,7 @@ def collect_to_file(
         EvaluationDataError: the folder is that of a run with other settings; the message names them.
         PromptError, TrainingDataError, BackendError: as `collect_rollouts`.
     """
-    file = Path(file)
+    file = expanded(Path(file))
     if sampling is None:
         config = llm.config
         sampling = (config if config.seed is not None else config.replace(seed=seed_of(file))).sampling

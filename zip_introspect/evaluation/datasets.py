@@ -14,6 +14,7 @@ from zip_introspect.demo.equations import TIERS
 from zip_introspect.demo.problems import held_out
 from zip_introspect.errors import BackendNotInstalledError, EvaluationDataError
 from zip_introspect.evaluation.rollouts import Question
+from zip_introspect.paths import expanded
 
 QUESTION_COLUMNS = ("question", "problem", "prompt")
 ANSWER_COLUMNS = ("answer", "solution", "target")
@@ -65,7 +66,7 @@ def load(
     name, _, detail = str(source).partition(":")
     if name == _ABACUS:
         return _abacus(detail, limit, seed)
-    file = Path(source).expanduser()
+    file = Path(expanded(source))
     rows = _lines(file) if file.is_file() and file.suffix not in _BUILDERS else _table(str(source), file, split)
     return _questions(rows, str(source), question_column, answer_column, group_column, limit)
 

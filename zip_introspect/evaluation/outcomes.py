@@ -21,6 +21,7 @@ from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import EvaluationDataError
 from zip_introspect.evaluation.rollouts import Rollouts
 from zip_introspect.evaluation.strategies import Outcomes, Setting, sweep
+from zip_introspect.paths import expanded
 
 FILE_NAME, LITE_FILE_NAME = "outcomes.parquet", "outcomes_lite.parquet"
 _KEY = b"zip_introspect"
@@ -59,6 +60,7 @@ def evaluate_missing(
         ConfigError: as `sweep`.
     """
     source = {"rollouts": fingerprint(rollouts_file), "windows": windows}
+    folder = expanded(folder)
     file = folder / file_name
     done = _load(file, source) if file.exists() else []
     known = [outcome.setting for outcome in done]
@@ -77,7 +79,7 @@ def load_outcomes(rollouts_file: Path, folder: Path, file_name: str = FILE_NAME)
     Raises:
         EvaluationDataError: there are none, or they come from other rollouts.
     """
-    return _load(folder / file_name, {"rollouts": fingerprint(rollouts_file)})
+    return _load(expanded(folder) / file_name, {"rollouts": fingerprint(rollouts_file)})
 
 
 def fingerprint(file: Path) -> str:
@@ -87,7 +89,7 @@ def fingerprint(file: Path) -> str:
         EvaluationDataError: it cannot be read.
     """
     try:
-        with file.open("rb") as stream:
+        with expanded(file).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise EvaluationDataError(f"{file} cannot be read: {error.strerror}") from error

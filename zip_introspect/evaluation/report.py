@@ -26,6 +26,7 @@ from zip_introspect.evaluation.strategies import Outcomes
 from zip_introspect.evaluation.timeline import timeline
 from zip_introspect.evaluation.training_log import Record
 from zip_introspect.llm import IntrospectiveLLM
+from zip_introspect.paths import expanded
 from zip_introspect.result import GenerationResult
 
 _SHOWN = 20  # joints, as in figure 2
@@ -59,6 +60,7 @@ def write(
             f"there are outcomes of zip_rc at {len(alphas)} alphas, on {len(rollouts.problems)} questions; "
             "expected 1 or more, on 2 or more"
         )
+    folder = expanded(folder)
     folder.mkdir(parents=True, exist_ok=True)
     comparisons = [compare(rollouts, outcomes, alpha) for alpha in alphas]
     inside = groups(rollouts)

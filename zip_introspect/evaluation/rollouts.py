@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from zip_introspect import joint
 from zip_introspect.errors import EvaluationDataError, GridError
 from zip_introspect.grid import JointGrid
+from zip_introspect.paths import expanded
 
 FORMAT_VERSION = 1
 _KEY = b"zip_introspect"
@@ -119,7 +120,7 @@ class Rollouts:
         Args:
             problems: in place of its own; a stream of them is never in memory as a whole.
         """
-        file = Path(path)
+        file = expanded(Path(path))
         about = {
             "format_version": FORMAT_VERSION,
             "model": self.model,
@@ -149,7 +150,7 @@ class Rollouts:
             EvaluationDataError: missing, no Parquet, of another schema or a newer version, or with rows that contradict
                 each other.
         """
-        file = Path(path)
+        file = expanded(Path(path))
         try:
             table = pq.read_table(file, memory_map=True)
         except FileNotFoundError:

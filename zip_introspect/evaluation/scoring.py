@@ -23,6 +23,7 @@ from zip_introspect import joint
 from zip_introspect.errors import EvaluationDataError, ModelLoadError, TrainingDataError
 from zip_introspect.evaluation.rollouts import Problem, Rollouts, StoredRollout
 from zip_introspect.grid import JointGrid
+from zip_introspect.paths import expanded
 from zip_introspect.training.dataset import pad
 from zip_introspect.training.scorers import JudgeQuestion, judgement_score
 from zip_introspect_transformers import TokenText
@@ -47,6 +48,7 @@ def with_external_scores(rollouts: Rollouts, model: str | Path) -> Rollouts:
         ModelLoadError: no such model.
         EvaluationDataError: more labels than one, or another tokenizer.
     """
+    model = expanded(model)
     scorer = _open(AutoModelForSequenceClassification, model)
     if scorer.config.num_labels != 1:
         raise EvaluationDataError(f"{model} has {scorer.config.num_labels} labels; expected a reward model, with one")
@@ -77,6 +79,7 @@ def with_self_scores(rollouts: Rollouts, model: str | Path, **texts: str | None)
         ModelLoadError: no such model, or a `judge.json` that says nothing usable.
         EvaluationDataError: texts that are no question, or another tokenizer.
     """
+    model = expanded(model)
     judge = _open(AutoModelForCausalLM, model)
     asked = {**QUESTION, **_own_question(Path(model)), **{name: text for name, text in texts.items() if text}}
     try:
@@ -106,6 +109,7 @@ def with_joints_of(rollouts: Rollouts, model: str | Path) -> Rollouts:
         ModelLoadError, GridError: no such model, or one without a grid.
         EvaluationDataError: another tokenizer.
     """
+    model = expanded(model)
     grid = JointGrid.load(Path(model))
     head = _open(AutoModelForCausalLM, model)
     _check_tokens(rollouts, model, head)

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from zip_introspect.errors import EvaluationDataError
+from zip_introspect.paths import expanded
 
 
 class Record(BaseModel):
@@ -24,6 +25,7 @@ def load_history(file: Path) -> list[Record]:
     Raises:
         EvaluationDataError: missing, or without it.
     """
+    file = expanded(file)
     try:
         found = TypeAdapter(list[Record]).validate_json(file.read_bytes())
     except OSError as error:
