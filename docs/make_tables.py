@@ -26,8 +26,9 @@ _SYMBOLS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<
 def settings_table(settings: type[Settings]) -> str:
     """One row a field: name, type and range, default, meaning."""
     rows = [
-        f"| `{name}` | {_kind(field)} | `{field.get_default()!r}` | {_cell(field.description or '')} |"
+        f"| `{name}` | {_kind(field)} | `{default!r}` | {_cell(field.description or '')} |"
         for name, field in settings.model_fields.items()
+        for default in [field.get_default(call_default_factory=True)]
     ]
     return "\n".join(["| Field | Type | Default | Meaning |", "|---|---|---|---|", *rows])
 

@@ -41,7 +41,7 @@ class NonFiniteLogitsError(BackendError):
 
 
 class PromptError(ZipIntrospectError, ValueError):
-    """An empty prompt, one longer than the context, or messages that the chat template refuses."""
+    """An empty prompt, one longer than the context, or messages that the chat template refuses or leaves out."""
 
 
 class ConfigError(ZipIntrospectError, ValueError):

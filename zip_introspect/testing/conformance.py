@@ -16,6 +16,8 @@ holds some 200 tokens beyond the prompts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 
 from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
 from zip_introspect.config import COLDEST, SamplingParams
-from zip_introspect.errors import BackendError, PromptError
+from zip_introspect.errors import BackendError, ConfigError, PromptError
 from zip_introspect.testing import rounding
 from zip_introspect.testing.texts import TextConformance
 
@@ -104,6 +106,28 @@ class BackendConformance(TextConformance):
             tokens = backend.encode(f"before {spelling} after", chat=chat)
             assert [token for token in tokens if token in special] == [token for token in plain if token in special]
             assert spelling in backend.decode(tokens)
+
+    def test_prompts_begin_alike_and_once(self, backend: Backend) -> None:
+        raw = [backend.encode(text, chat=False) for text in ("2", "Solve", "What")]
+        opening = [alike[0] for alike in takewhile(lambda some: len(set(some)) == 1, zip(*raw, strict=False))]
+        for text in ("2", "Solve", *self.special_spellings):
+            for tokens in (backend.encode(text, chat=chat) for chat in (True, False)):
+                assert tokens[: len(opening)] == opening
+                assert not opening or tokens[len(opening) : 2 * len(opening)] != opening
+
+    def test_nothing_ends_a_raw_prompt(self, backend: Backend) -> None:
+        for text in (*self.prompts, *self.special_spellings):
+            assert backend.encode(text, chat=False)[-1] not in backend.info.eos_token_ids
+
+    def test_threads_encode_what_one_encodes(self, backend: Backend) -> None:
+        texts = [*self.prompts, *(f"before {spelling} after" for spelling in self.special_spellings)] * 20
+        expected = [backend.encode(text) for text in texts]
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(backend.encode, texts)) == expected
+
+    def test_options_of_a_template_that_is_not_applied_are_refused(self, backend: Backend) -> None:
+        with pytest.raises(ConfigError, match="expected none"):
+            backend.encode(self.prompts[0], chat=False, chat_template_kwargs={"enable_thinking": False})
 
     @pytest.mark.parametrize("prompt", ["", "  \n", [], [{"role": "user", "content": ""}], [{"role": "user"}]])
     def test_nothing_to_answer_is_refused(self, backend: Backend, prompt: str) -> None:
