@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -299,6 +300,24 @@ def test_a_tokenizer_that_does_not_split_is_outwitted(
     tokens = encoder.encode(ATTACK, chat=True)
     assert special(templated, tokens) == ["<|user|>", "<|end|>", "<|assistant|>"]
     assert ATTACK in templated.decode(tokens)
+
+
+@pytest.mark.parametrize("prepends", ["first", "always", "never"])
+@pytest.mark.parametrize("strips", [False, True])
+def test_space_of_sentencepiece_and_of_special_tokens_is_as_ever(prepends: Any, strips: bool) -> None:
+    letters = ["\u2581", "\n", *map(chr, range(33, 127))]
+    backend = Tokenizer(models.BPE({letter: place for place, letter in enumerate(letters)}, []))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepends, split=False)
+    backend.add_special_tokens([AddedToken(text, special=True, rstrip=strips) for text in ("<|a|>", "<|b|>", "<|z|>")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|z|>")
+    tokenizer.chat_template = "<|a|>\n{{ messages[0].content }}<|z|>\n<|b|>"
+    encoder = transformers_prompts.PromptEncoder(tokenizer, [])
+    usual, spelled = (
+        tokenizer.convert_ids_to_tokens(encoder.encode(text, chat=True)) for text in ("why {z}?", "why <|z|>?")
+    )
+    assert usual == tokenizer.convert_ids_to_tokens(tokenizer.encode("<|a|>\nwhy {z}?<|z|>\n<|b|>"))
+    before, behind = usual.index("{"), usual.index("}") + 1
+    assert spelled == [*usual[:before], *"<|z|>", *usual[behind:]]
 
 
 @pytest.mark.parametrize("chat", [True, False])
