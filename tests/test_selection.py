@@ -4,7 +4,9 @@ from collections import Counter
 
 import pytest
 
+from zip_introspect import IntrospectiveLLM
 from zip_introspect.selection import Candidate, Selection, select
+from zip_introspect.simulator import SimulatedBackend
 
 
 def candidates(*rows: tuple[float, str | None]) -> list[Candidate]:
@@ -43,6 +45,31 @@ def test_complete_samples_come_first(selection: Selection) -> None:
     chosen = select(rows, selection)
     assert chosen is not None
     assert chosen.number == 2
+
+
+@pytest.mark.parametrize("selection", ["majority", "weighted_majority"])
+def test_spellings_of_one_answer_vote_together(selection: Selection) -> None:
+    spellings = ["29", "$29.00", "029", r"\text{29}", r"\boxed{29}", "29, in total, so she pays that much"]
+    rows = candidates(*((0.2, spelling) for spelling in spellings), (0.9, "30"), (0.3, "$29"))
+    for seed in range(5):
+        chosen = select(rows, selection, seed)
+        assert chosen is not None
+        assert chosen.number == 7, "of the voters for 29 the one of the highest value stands for it"
+
+
+def test_answers_that_differ_do_not_vote_together() -> None:
+    chosen = select(candidates((0.9, "5,1"), (0.8, "5.1"), (0.1, "7"), (0.1, "7.0")), "majority")
+    assert chosen is not None
+    assert chosen.number == 2
+
+
+def test_votes_and_results_of_a_search_are_canonical() -> None:
+    spellings = ["29", "$29.00", "029", "**29**", "29 dollars in total"]
+    llm = IntrospectiveLLM(SimulatedBackend(), extractor=lambda text: spellings[len(text) % len(spellings)])
+    out = llm.generate("q", strategy="majority_vote", max_samples=8, seed=3)
+    assert out.answer == "29"
+    assert len({len(sample.text) % len(spellings) for sample in out.samples if sample.answer}) > 1
+    assert {sample.answer for sample in out.samples} <= {"29", None}
 
 
 def test_samples_without_an_answer_do_not_vote() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from zip_introspect.answers import AnswerExtractor, default_extractor
+from zip_introspect.answers import AnswerExtractor, canonical, default_extractor, extract
 from zip_introspect.calibration import Calibration
 from zip_introspect.config import Settings
 from zip_introspect.errors import CalibrationError, ConfigError, EscalationError
@@ -226,7 +226,11 @@ class Reply(Record):
         sure = reply.confidence
         if sure is not None and not (isinstance(sure, numbers.Real) and math.isfinite(sure)):
             raise EscalationError(f"it returned a confidence of {sure!r}; expected a finite number, or None")
-        return reply if reply.answer is not None else replace(reply, answer=extractor(reply.text))
+        answer = reply.answer
+        if answer is not None and not isinstance(answer, str):
+            raise EscalationError(f"it returned the answer {repr(answer)[:80]}; expected text, or None")
+        found = extract(extractor, reply.text) if answer is None else canonical(answer) or None
+        return replace(reply, answer=found)
 
     @classmethod
     def _of_result(cls, result: GenerationResult) -> Reply:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zip_introspect import joint
-from zip_introspect.answers import AnswerExtractor
+from zip_introspect.answers import AnswerExtractor, extract
 from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
 from zip_introspect.budget import Ledger
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
@@ -403,7 +403,7 @@ class PromptSearch:
         if finish != "length":
             value = self._outlook(self._trie.joint(sample)).value
         text = self._text(sample, finish)
-        answer = self._extractor(text) if finish != "length" else None
+        answer = extract(self._extractor, text) if finish != "length" else None
         self._endings[sample] = Ending(finish, value, text, answer)
         self._just_finished.append(sample)
         self._trie.set_status(sample, "finished")

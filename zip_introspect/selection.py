@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from zip_introspect.answers import key
+
 Selection = Literal["value", "majority", "weighted_majority"]
 
 
@@ -31,23 +33,24 @@ def select(candidates: Sequence[Candidate], selection: Selection, seed: int = 0)
     - majority: the answer with the most samples; ties are broken uniformly at random from `seed`, as in the paper.
     - weighted_majority: the answer with the largest sum of values; ties go to the lowest number.
 
-    Votes choose an answer; of its samples the one with the highest value stands for it. Samples without an answer
+    Votes choose an answer, whatever its spellings (`answers.key`); of its samples the one with the highest value stands
+    for it. Samples without an answer
     do not vote; where none votes, the choice is by value.
     """
     complete = [candidate for candidate in candidates if candidate.complete] or list(candidates)
     if not complete:
         return None
-    voters = [candidate for candidate in complete if candidate.answer is not None]
+    voters = [(key(candidate.answer), candidate) for candidate in complete if candidate.answer is not None]
     if selection == "value" or not voters:
         return max(complete, key=_by_value)
-    votes: dict[str | None, float] = {}
-    for candidate in voters:
+    votes: dict[str, float] = {}
+    for answer, candidate in voters:
         weight = 1.0 if selection == "majority" else candidate.value
-        votes[candidate.answer] = votes.get(candidate.answer, 0.0) + weight
+        votes[answer] = votes.get(answer, 0.0) + weight
     most = max(votes.values())
     tied = [answer for answer, count in votes.items() if count == most]
-    answer = random.Random(seed).choice(tied) if selection == "majority" else tied[0]
-    return max((candidate for candidate in voters if candidate.answer == answer), key=_by_value)
+    chosen = random.Random(seed).choice(tied) if selection == "majority" else tied[0]
+    return max((candidate for answer, candidate in voters if answer == chosen), key=_by_value)
 
 
 def _by_value(candidate: Candidate) -> tuple[float, int]:

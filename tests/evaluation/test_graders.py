@@ -6,6 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from fractions import Fraction
 
 import pytest
@@ -16,6 +17,7 @@ pytest.importorskip("math_verify", reason="the extra eval is not installed")
 pytest.importorskip("pyarrow", reason="the extra eval is not installed")
 pytest.importorskip("regex", reason="the extra eval is not installed")
 
+from tests.spellings import SPELLINGS, Spelling, numbers
 from zip_introspect.demo.problems import held_out
 from zip_introspect.errors import ConfigError
 from zip_introspect.evaluation import graders
@@ -30,7 +32,8 @@ get = functools.cache(graders.get)  # the process of math takes seconds to start
         ("exact", "so 7\n#### 7", "7", True),
         ("exact", "yes.", "yes", True),
         ("exact", "In 1990", "In 1990", True),
-        ("exact", "7.0", "7", False),
+        ("exact", "7.0", "7", True),
+        ("exact", "7.1", "7", False),
         ("exact", "", "7", False),
         ("numeric", "She pays $1,000.00 in total.", "1000", True),
         ("numeric", "The answer is 18 dollars.", "18", True),
@@ -49,6 +52,47 @@ get = functools.cache(graders.get)  # the process of math takes seconds to start
         ("numeric", "10000001", "10000000", False),
         ("numeric", "1/0", "1", False),
         ("numeric", "none", "1", False),
+        ("numeric", r"49\text{ cm}^2", r"36\text{ cm}^2", False),
+        ("numeric", r"\boxed{49\text{ cm}^2}", r"36\text{ cm}^2", False),
+        ("numeric", r"\boxed{18\text{ cm}^2}", "18", True),
+        ("numeric", r"\boxed{18\text{ cm}^2}", "18 square centimeters", True),
+        ("numeric", r"\boxed{18\text{ cm}^2}", r"18\text{ m}^2", False),
+        ("numeric", r"\boxed{10^{5}}", "5", False),
+        ("numeric", r"\boxed{10^{5}}", "100000", True),
+        ("numeric", r"\boxed{12\,000}", "0", False),
+        ("numeric", r"\boxed{12\,000}", "12000", True),
+        ("numeric", r"\boxed{2\sqrt{3}}", "3", False),
+        ("numeric", r"the area is $2\sqrt{3}$", "3", False),
+        ("numeric", "5,1", "0,1", False),
+        ("numeric", "#### 5,1", "1", False),
+        ("numeric", "#### 18 dollars for 9 eggs", "18", True),
+        ("numeric", "18 dollars for 9 eggs", "18", True),
+        ("numeric", "#### 18 dollars for 9 eggs", "9", False),
+        ("numeric", "- 3", "-3", True),
+        ("numeric", "- 3", "3", False),
+        ("numeric", r"\frac12", "0.5", True),
+        ("numeric", "The answer is (-3)", "-3", True),
+        ("numeric", "<think>Answer: 5? no.</think> The answer is 72.", "72", True),
+        ("numeric", "<think>Answer: 72", "72", False),
+        ("numeric", "Answer: She makes $18 every day at the market.", "18", True),
+        ("numeric", "Answer: The 3 friends each pay $12", "3", False),
+        ("numeric", "The answer is 5 or 6", "5", False),
+        ("numeric", "The answer is not 5", "5", False),
+        ("numeric", "The answer is 2 hours 30 minutes", "2", False),
+        ("numeric", "The answer is 3x", "3", False),
+        ("numeric", "The answer is 5 dozen", "5", False),
+        ("numeric", "#### March 5", "April 5", False),
+        ("numeric", "x = 3", "3", True),
+        ("numeric", "x = 3", "y = 3", False),
+        ("numeric", "1000000.5", "1000000", False),
+        ("numeric", "123456789.12", "123456789.13", False),
+        ("numeric", "10^{999999999}", "10^{999999998}", False),
+        ("exact", "The answer is: 29, in total, so she pays that much", "$29.00", True),
+        ("exact", "The capital is Paris. Answer: paris.", "Paris", True),
+        ("exact", r"\boxed{\text{(B)}}", "B", True),
+        ("exact", "#### 5,1", "5.1", False),
+        ("exact", "<think>#### 7", "7", False),
+        ("exact", "x<think>8</think>#### 7", "7", True),
         ("numeric:0.1", "109", "100", True),
         ("numeric:0.1", "120", "100", False),
         ("numeric:0", "0.5000001", "0.5", False),
@@ -58,11 +102,30 @@ get = functools.cache(graders.get)  # the process of math takes seconds to start
         ("math", "2+3 = $<<2+3=5>>5\n#### 1,005", "1005", True),
         ("math", "\\boxed{(1, 2)}", "(2, 1)", False),
         ("math", "", "1", False),
+        ("math", r"\boxed{6.6\times 10^{-34}}", r"1.6\times 10^{-19}", False),
+        ("math", r"\boxed{(6.6\times 10^{-34}, 2)}", r"(1.6\times 10^{-19}, 2)", False),
+        ("math", r"\boxed{10^{-20}x}", "10^{-21}x", False),
+        ("math", r"so it is 6.6\times 10^{-34}", r"1.6\times 10^{-19}", False),
+        ("math", "<think>Answer: 5? no.</think> The answer is 72.", "72", True),
+        ("math", "<think>Answer: 72", "72", False),
+        ("math", "The answer is (-3)", "-3", True),
+        ("math", r"The answer is $2\sqrt{3}$ meters.", r"\sqrt{12}", True),
+        ("math", "The answer is:\n\\[\n\\frac{\\sqrt{3}}{2}\n\\]", r"\frac{\sqrt{12}}{4}", True),
+        ("math", r"\frac{\sqrt{3}}{2}", r"\frac{\sqrt{12}}{4}", True),
+        ("math", r"2\sqrt{3}", "3", False),
+        ("math", r"\boxed{12\,000\pi}", r"12000\pi", True),
+        ("math", r"\boxed{12\,000\pi}", "0", False),
+        ("math", r"\boxed{\frac{1}{3}}", "0.333333", True),
+        ("math", r"\boxed{\sqrt{2}}", "1.414214", True),
+        ("math", r"\boxed{\sqrt{2}}", "1.4142", False),
+        ("math", "The answer is 29 dollars in total", "29", True),
         (r"regex:answer=(\w+)", "answer=a answer=b", "b", True),
         (r"regex:answer=(\w+)", "answer=a answer=b", "a", False),
         (r"regex:\d+", "1, then 22", "22", True),
         (r"regex:a|(b)", "a", "a", False),
         ("regex:x", "", "x", False),
+        (r"regex:\S+$", "it is $29.00", "29", True),
+        (r"regex:\d+", "<think>22", "22", False),
         ("abacus", "2x=20\nans 10", "10", True),
         ("abacus", "ans 10\n2x=20", "10", False),
         ("operator:eq", "a", "a", True),
@@ -78,6 +141,43 @@ def test_abacus_grades_as_its_task_does() -> None:
     for problem in held_out(0, 20):
         for text in (f"work\nans {problem.answer}", f"work\nans {problem.answer}1", f"ans {problem.answer}\n"):
             assert grade(text, problem.answer) == problem.grade(text)
+
+
+@pytest.mark.parametrize("spec", ["exact", "numeric", "math"])
+@given(
+    numbers(), st.sampled_from(SPELLINGS), st.sampled_from(SPELLINGS), st.sampled_from(["{}", "#### {}", "Answer: {}"])
+)
+def test_every_spelling_of_a_number_is_right_and_its_neighbours_are_wrong(
+    spec: str, number: Decimal, spelt: Spelling, otherwise: Spelling, sentence: str
+) -> None:
+    grade = get(spec)
+    assert grade(sentence.format(spelt(number)), otherwise(number))
+    for neighbour in (number + 1, number * 10, -number, number / 10):
+        if neighbour != number:
+            assert not grade(sentence.format(spelt(number)), otherwise(neighbour))
+            assert not grade(sentence.format(otherwise(neighbour)), spelt(number))
+
+
+CONCLUSIONS = (
+    r"29 $29 29% 0.29 5,1 0,1 5.1 2\sqrt{3} 3 \sqrt{12} 18\text{cm}^2 18\text{m}^2 18 18cm^2 10^{5} 100000 x=3 y=3 "
+    r"(1,2) [1,2) \{1,2\} 1,2 x+1 1+x 1<x<2 \frac12 0.5 6.6\times10^{-34} 1.6\times10^{-19} \text{Paris} paris B (B) "
+    r"3x 2x+z=1 1 3*6=18 75\% 3/4 \infty \frac{1}{0} 2516_8 2516_9 0.333333 1/3"
+)
+
+
+@pytest.mark.parametrize("spec", ["exact", "numeric", "numeric:0.01", "math"])
+def test_graders_are_symmetric_on_conclusions(spec: str) -> None:
+    grade, conclusions = get(spec), CONCLUSIONS.split()
+    right = {(a, b): grade(f"\\boxed{{{a}}}", b) for a in conclusions for b in conclusions}
+    assert [pair for pair, verdict in right.items() if verdict != right[pair[::-1]]] == []
+    assert all(right[a, a] for a in conclusions if a != r"\frac{1}{0}")
+
+
+@given(st.text(max_size=12), st.text(max_size=12))
+def test_exact_and_numeric_are_symmetric_on_any_conclusions(one: str, other: str) -> None:
+    for spec in ("exact", "numeric"):
+        verdicts = [get(spec)(f"#### {a}", f"#### {b}") for a, b in ((one, other), (other, one))]
+        assert verdicts[0] == verdicts[1]
 
 
 @given(st.integers(), st.integers(1, 999), st.sampled_from(["{}", "So it is ${}.", "\\boxed{{{}}}", "3 of 4\n#### {}"]))
@@ -99,6 +199,9 @@ HOSTILE = [
     "-" * 100_000,
     "#### " * 50_000,
     "the " * 50_000 + "answer" + "*" * 50_000,
+    " " * 200_000,
+    "1" + " " * 200_000 + "x",
+    "<think>" * 50_000,
     "#### 1e999999999",
     "\\boxed{9^{9^{9^{9}}}}",
     "\\boxed{(10^9)!}",

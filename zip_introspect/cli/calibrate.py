@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from zip_introspect.answers import normalize
+from zip_introspect.answers import conclusion, same
 from zip_introspect.calibration import FILE_NAME, Calibration
 from zip_introspect.cli.arguments import path
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
@@ -132,10 +132,8 @@ def _answered(
             )
     with open_llm(model, backend) as llm:
         found = llm.batch([row["question"] for row in rows], **settings)
-    right = [
-        item.answer is not None and normalize(item.answer) == normalize(str(row["answer"]))
-        for item, row in zip(found, rows, strict=True)
-    ]
+    known = [conclusion(str(row["answer"])) or str(row["answer"]) for row in rows]
+    right = [same(item.answer, answer) for item, answer in zip(found, known, strict=True)]
     return [item.confidence for item in found], right
 
 

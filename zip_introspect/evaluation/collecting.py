@@ -15,6 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from zip_introspect import joint
+from zip_introspect.answers import extract
 from zip_introspect.config import SamplingParams
 from zip_introspect.evaluation.parts import Parts, seed_of
 from zip_introspect.evaluation.rollouts import Problem, Question, Rollouts, StoredRollout
@@ -239,7 +240,7 @@ class _Run:
         if not rollout.finished:
             return replace(rollout, answer=None, right=False)
         right = self.grader(rollout.text, self.questions[place].expected)
-        return replace(rollout, answer=self.llm.extractor(rollout.text), right=right)
+        return replace(rollout, answer=extract(self.llm.extractor, rollout.text), right=right)
 
     def _stored(self, rollout: Rollout) -> StoredRollout:
         joints = joint.from_logits(rollout.reserved_logits, self.llm.grid)

@@ -1,6 +1,8 @@
-"""Graders: whether the text of a sample gives the expected answer. Each is given the whole text.
+"""Graders: whether the text of a sample gives the expected answer.
 
-What a grader cannot decide, such as a text that takes it too long, is wrong.
+Each is given the whole text. Ours leave its thinking out and read one and the same conclusion, `answers.conclusion`; of
+a text that has none, the last number counts. What a grader cannot decide, such as a text that takes it too long, is
+wrong.
 """
 
 from __future__ import annotations
@@ -23,36 +25,30 @@ from typing import Any
 
 import regex
 
-from zip_introspect.answers import boxed, default_extractor, first_of, hashes, marked, normalize
+from zip_introspect import units
+from zip_introspect.answers import conclusion, last_number, same, without_thinking
 from zip_introspect.errors import BackendNotInstalledError, ConfigError
 from zip_introspect.evaluation.collecting import Grader
+from zip_introspect.quantities import Quantity, last_unit, pair
 
 SPECIFICATIONS = "exact, numeric, numeric:TOLERANCE, math, regex:PATTERN, abacus, or package.module:function"
 
 _REGEX_SECONDS = 1.0
 _MATH_SECONDS = 5.0
 _TOLERANCE = Fraction(1, 10**6)
-_LONGEST_NUMBER = 1000
 
-_NUMERAL = re.compile(
-    r"(?<![\w.])(?P<sign>[-+−]?)\$?"
-    r"(?:(?:(?P<whole>\d+)\s+)?(?P<above>\d+)\s*/\s*(?P<below>\d+)"
-    r"|(?P<decimal>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\d))?|\.\d+))"
-    r"(?P<percent>\s*(?:\\?%|percent\b))?"
-)
-_conclusion = first_of(boxed, hashes, marked)
 _log = logging.getLogger(__name__)
 
 
 def get(spec: str) -> Grader:
     r"""The grader of a name.
 
-    - `exact`: the answer that the default extractor finds, or the whole text, equals the expected one, both normalised;
-    - `numeric`: the last number of the conclusion (or of the text, where there is none) equals the expected one: whole
-      numbers exactly, others within 1e-6 of the larger; `numeric:0.01` holds all to that. It reads `1,000`, `3/4`,
-      `1 1/2`, `\frac{3}{4}` and `75%`; a percentage equals a number with or without the hundredth;
-    - `math`: the same mathematics, by the math-verify package, in 5 seconds;
-    - `regex:PATTERN`: the first group, or all, of the pattern's last match equals the expected answer, both normalised;
+    - `exact`: the conclusion, or a text without one, is the expected answer in some spelling (`answers.key`);
+    - `numeric`: the first number of the conclusion equals the expected one: whole numbers exactly, others within 1e-6
+      (below 1, of the larger); `numeric:0.01` allows that share of the larger. A percentage equals a number with or
+      without the hundredth. Two different units, or what cannot be read as one number for sure, are wrong;
+    - `math`: the same number, or else the same mathematics, by the math-verify package, in 5 seconds;
+    - `regex:PATTERN`: the first group, or all, of the pattern's last match is the expected answer in some spelling;
     - `abacus`: the last line is `ans` and the expected answer;
     - `package.module:function`: yours; it takes the text and the expected answer and gives True or False.
 
@@ -106,7 +102,15 @@ class _Lenient:
 
 
 def _exact(text: str, expected: str) -> bool:
-    return normalize(expected) in (normalize(default_extractor(text) or ""), normalize(text))
+    given, wanted = conclusion(text), _wanted(expected)
+    if given is not None:
+        return same(given, wanted)
+    return same(without_thinking(text), wanted) or same(last_number(text), wanted)
+
+
+def _wanted(expected: str) -> str:
+    """The conclusion of what is expected, where that is a whole solution."""
+    return conclusion(expected) or expected
 
 
 def _abacus(text: str, expected: str) -> bool:
@@ -118,39 +122,30 @@ class _Numeric:
     tolerance: Fraction | None = None
 
     def __call__(self, text: str, expected: str) -> bool:
-        wanted, given = _number(expected), _number(text)
-        if wanted is None or given is None:
-            return False
-        (right, right_percent), (found, found_percent) = wanted, given
-        if right_percent == found_percent:
-            return self._equal(found, right)
-        scale = Fraction(1, 100) if found_percent else Fraction(100)
-        return self._equal(found, right) or self._equal(found * scale, right)
+        given, wanted = conclusion(text), _wanted(expected)
+        if same(given, wanted):
+            return True
+        read = pair(given if given is not None else last_number(text) or "", wanted)
+        return read is not None and self.equal(*read)
+
+    def equal(self, found: Quantity, right: Quantity) -> bool:
+        """Whether two quantities are one, as far as both say what they are."""
+        shares = (found.unit == "%") + (right.unit == "%")
+        if shares == 1:
+            found, right = (found, right) if found.unit else (right, found)
+            return not right.unit and any(self._equal(found.value * scale, right.value) for scale in _SCALES)
+        return not found.conflicts(right) and self._equal(found.value, right.value)
 
     def _equal(self, a: Fraction, b: Fraction) -> bool:
-        if self.tolerance is None and a.denominator == b.denominator == 1:
-            return a == b
-        tolerance = _TOLERANCE if self.tolerance is None else self.tolerance
-        return abs(a - b) <= tolerance * max(abs(a), abs(b))
+        larger = max(abs(a), abs(b))
+        if self.tolerance is not None:
+            return abs(a - b) <= self.tolerance * larger
+        return a == b or (
+            not a.denominator == b.denominator == 1 and abs(a - b) <= _TOLERANCE * min(Fraction(1), larger)
+        )
 
 
-def _number(text: str) -> tuple[Fraction, bool] | None:
-    """The last number of a text's conclusion, and whether it is a percentage."""
-    plain = (_conclusion(text) or text).replace("\\!", "").replace("{,}", ",")
-    plain = re.sub(r"(?<=\d)(?=\\[dt]?frac)", " ", plain)
-    plain = re.sub(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}", r"\1/\2", plain)
-    match = None
-    for match in _NUMERAL.finditer(plain):  # noqa: B007 - the last one is wanted
-        pass
-    if match is None or len(match[0]) > _LONGEST_NUMBER:
-        return None
-    if match["decimal"]:
-        value = Fraction(match["decimal"].replace(",", ""))
-    elif int(match["below"]):
-        value = int(match["whole"] or 0) + Fraction(int(match["above"]), int(match["below"]))
-    else:
-        return None
-    return (-value if match["sign"] in ("-", "−") else value), match["percent"] is not None
+_SCALES = (Fraction(1), Fraction(1, 100))
 
 
 def _tolerance(text: str) -> Fraction:
@@ -169,12 +164,12 @@ class _Pattern:
 
     def __call__(self, text: str, expected: str) -> bool:
         match = None
-        for match in self.pattern.finditer(text, timeout=_REGEX_SECONDS):  # noqa: B007 - the last one is wanted
+        for match in self.pattern.finditer(without_thinking(text), timeout=_REGEX_SECONDS):  # noqa: B007 - the last one is wanted
             pass
         if match is None:
             return False
         found = match[1] if self.pattern.groups else match[0]
-        return found is not None and normalize(found) == normalize(expected)
+        return same(found, _wanted(expected))
 
 
 def _compiled(pattern: str) -> regex.Pattern[str]:
@@ -216,15 +211,28 @@ class _Math:
         self._process = self._start()
 
     def __call__(self, text: str, expected: str) -> bool:
-        if "\\boxed" not in text and (found := hashes(text)):  # a convention that math-verify does not know
-            text = f"\\boxed{{{found}}}"
+        given, wanted = conclusion(text), _wanted(expected)
+        if given is None:
+            if (read := pair(last_number(text) or "", wanted)) and _NUMERIC.equal(*read):
+                return True
+            told = without_thinking(text).strip()
+            return bool(told) and self._ask(_formula(told) if _BARE.fullmatch(told) else told, _formula(wanted))
+        if same(given, wanted):
+            return True
+        if read := pair(given, wanted):
+            return _NUMERIC.equal(*read)
+        if units.conflict(last_unit(given), last_unit(wanted)):
+            return False  # math-verify drops them
+        return self._ask(_formula(given), _formula(wanted))
+
+    def _ask(self, given: str, wanted: str) -> bool:
         with self._lock:
             if self._process.poll() is not None:
                 self._process = self._start()
             late = threading.Timer(_MATH_SECONDS, _end, [self._process])
             late.start()
             try:
-                self._process.stdin.write(json.dumps([text, expected]) + "\n")
+                self._process.stdin.write(json.dumps([given, wanted]) + "\n")
                 self._process.stdin.flush()
                 reply = self._process.stdout.readline()
             finally:
@@ -247,6 +255,20 @@ class _Math:
         if not process.stdout.readline():  # type: ignore[union-attr]
             raise ConfigError(f"math-verify does not start; see: {sys.executable} -c 'import math_verify'")
         return process
+
+
+_NUMERIC = _Numeric()
+
+
+_BARE = re.compile(r"(?:\\[A-Za-z]++|[^A-Za-z\\\n]|\\[^A-Za-z]|[A-Za-z](?![A-Za-z]))++")
+"""A formula without a word of prose."""
+_THOUSANDS = re.compile(r"(?<=\d)(?:\\[,;:! ]|\{,\}|~)(?=\d{3}(?!\d))")
+
+
+def _formula(answer: str) -> str:
+    """An answer as math-verify finds it, thousands together: it reads `12\\,000` as 12 times 0."""
+    answer = _THOUSANDS.sub("", answer)
+    return answer if re.search(r"\$.*\$|\\\(|\\\[|\\boxed", answer) else f"\\boxed{{{answer}}}"
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from zip_introspect.answers import key
+
 Rule = Callable[[Sequence["Scored"]], float]
 
 
@@ -24,13 +26,14 @@ class Scored:
 
 def majority_vote(samples: Sequence[Scored]) -> float:
     """The probability that the most frequent answer is right, ties broken uniformly at random."""
-    votes = Counter(sample.answer for sample in samples if sample.answer is not None)
+    answers = [(key(sample.answer), sample.right) for sample in samples if sample.answer is not None]
+    votes = Counter(answer for answer, _ in answers)
     if not votes:
         return 0.0
     best = max(votes.values())
-    right: defaultdict[str | None, bool] = defaultdict(bool)
-    for sample in samples:
-        right[sample.answer] |= sample.right
+    right: defaultdict[str, bool] = defaultdict(bool)
+    for answer, correct in answers:
+        right[answer] |= correct
     winners = [answer for answer, count in votes.items() if count == best]
     return sum(right[answer] for answer in winners) / len(winners)
 
