@@ -56,7 +56,7 @@ class IntrospectiveLLM:
     Args:
         backend: an open backend; `from_pretrained` opens one.
         config: the settings of calls that give none.
-        extractor: finds the short answer in a sample's text, for results and votes.
+        extractor: finds the short answer in a sample's text, for results and votes; they take its canonical form.
         calibration: what a confidence means; results then have a `calibrated_confidence`.
 
     One that `from_pretrained` or `demo` opened can be pickled: what is written is where it came from, and unpickling

@@ -221,7 +221,8 @@ class GenerationResult(Record):
     text: str
     """Of the chosen sample; "" where nothing was generated."""
     answer: str | None
-    """Extracted from the chosen sample's text; None where there is none, or where that sample is incomplete."""
+    """Extracted from the chosen sample's text, in canonical form (`answers.canonical`); None where there is
+    none, or where that sample is incomplete."""
     confidence: float
     """Final value of the chosen sample; the lowest reward where it is incomplete. Of a stronger model that reports no
     confidence: the reward expected of it. Where a ladder abstains: that of the best answer it does not give."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,12 @@ def test_questions_are_answered_by_the_model_and_the_map_lies_beside_it(tmp_path
     model = tmp_path / "model"
     shutil.copytree(DEMO_MODEL, model)
     problems = held_out(4, 40, tiers=(3, 5))
-    file = written(tmp_path, [{"question": problem.prompt, "answer": int(problem.answer)} for problem in problems])
+    known = [
+        spelt(problem.answer)
+        for problem, spelt in zip(problems, cycle([int, float, str, "so it is\n#### {}".format]), strict=False)
+    ]
+    rows = [{"question": problem.prompt, "answer": answer} for problem, answer in zip(problems, known, strict=True)]
+    file = written(tmp_path, rows)
     done = run(file, "--model", model, "--strategy", "single", "--method", "temperature")
     assert done.exit_code == 0, done.stderr
     found = Calibration.load(model)

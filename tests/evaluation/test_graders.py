@@ -159,9 +159,9 @@ def test_every_spelling_of_a_number_is_right_and_its_neighbours_are_wrong(
 
 
 CONCLUSIONS = (
-    r"29 $29 29% 0.29 5,1 0,1 5.1 2\sqrt{3} 3 \sqrt{12} 18\text{cm}^2 18\text{m}^2 18 18cm^2 10^{5} 100000 x=3 y=3 "
-    r"(1,2) [1,2) \{1,2\} 1,2 x+1 1+x 1<x<2 \frac12 0.5 6.6\times10^{-34} 1.6\times10^{-19} \text{Paris} paris B (B) "
-    r"3x 2x+z=1 1 3*6=18 75\% 3/4 \infty \frac{1}{0} 2516_8 2516_9 0.333333 1/3"
+    r"29 29% 0.29 5,1 5.1 2\sqrt{3} 3 \sqrt{12} 18\text{cm}^2 18\text{m}^2 18 10^{5} x=3 y=3 (1,2) \{1,2\} x+1 1+x "
+    r"1<x<2 \frac12 0.5 6.6\times10^{-34} 1.6\times10^{-19} \text{Paris} paris (B) 3x 2x+z=1 1 \frac{1}{0} "
+    r"2516_8 0.333333 1/3"
 )
 
 
