@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from zip_introspect import EscalationPolicy, GenerationResult, IntrospectiveLLM, Ladder, Reply, Rung, Usage
+from zip_introspect.answers import same
 from zip_introspect.asking import ask
 from zip_introspect.climb import Climb
 from zip_introspect.demo.problems import Problem, held_out
@@ -85,7 +86,7 @@ def _answered(name: str, problems: Sequence[Problem], outcomes: Sequence[Ended])
     pairs = zip(problems, outcomes, strict=True)
     columns = [
         (
-            problem.answer == answer,
+            same(problem.answer, answer),
             escalation is not None,
             usage.generated_tokens,
             usage.depth,

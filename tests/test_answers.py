@@ -192,6 +192,7 @@ APART = [
     ["Apollo 11", "Apollo 13", "11", "Soyuz 11"],
     ["Paris", "London", "CO", "Co", "A", "a", "B"],
     ["5!", "5", "120"],
+    ["0,123", "123", "0.123", "1230"],
     ["2 in the morning", "2 in the afternoon", "2"],
     ["12", "12 Angry Men", "12 monkeys"],
     ["5i", "5", "5 i", "-5"],

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from zip_introspect.errors import ConfigError
 from zip_introspect.quantities import LONGEST, begins_with_number, last, read
@@ -39,6 +40,8 @@ def without_thinking(text: str) -> str:
     that nothing opened is thinking too, since many chat templates open it within the prompt. A text that ends in
     thinking says nothing: "".
     """
+    if not any(mark in text for mark in "<[◁"):
+        return text
     said: list[str] = []
     place, thinking = 0, False
     for tag in _THINKING.finditer(text):
@@ -190,8 +193,11 @@ def canonical(answer: str) -> str:
     `canonical(a)`.
     """
     answer = answer.strip()
-    if len(answer) > LONGEST or "\n" in answer:
-        return answer
+    return answer if len(answer) > LONGEST or "\n" in answer else _form(answer)
+
+
+@lru_cache(maxsize=4096)  # few answers, many votes
+def _form(answer: str) -> str:
     answer = _trimmed(answer)
     quantity = read(answer)
     return answer if quantity is None else str(quantity)
@@ -204,8 +210,11 @@ def key(answer: str) -> str:
     `\frac`, `\left`, or the capital that begins a word: `Paris` is `paris`, but `CO` is not `Co`, and `A` is not `a`.
     """
     form = canonical(answer)
-    if len(form) > LONGEST or "\n" in form:
-        return form
+    return form if len(form) > LONGEST or "\n" in form else _folded(form)
+
+
+@lru_cache(maxsize=4096)
+def _folded(form: str) -> str:
     form = _SPACING.sub(" ", _FRACTION.sub(r"\\frac", form))
     within_brackets = "," if re.search(r"[(\[{]", form) else ""  # elsewhere `5,1` may be a number, and `5, 1` is two
     form = re.sub(rf" ?([{within_brackets};=+^_()\[\]{{}}]) ?", r"\1", re.sub(r"\s+", " ", form)).strip()
@@ -222,8 +231,8 @@ _FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _CAPITAL = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
 
 _AROUND = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ('"', '"'), ("“", "”"), ("'", "'"))
-_WRAPPED = re.compile(r"(?:\\(?:boxed|fbox|text|textrm|textbf|textit|mathrm|mathbf|mathit|mbox|displaystyle)\s*)?\{")
-_GROUPED = re.compile(r"[-−]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_WRAPPED = re.compile(r"(?:\\(?:boxed|fbox|text|textrm|textbf|textit|mathrm|mathbf|mathit|mbox)\s*)?\{")
+_GROUPED = re.compile(r"[-−]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 
 
 def _trimmed(answer: str) -> str:
