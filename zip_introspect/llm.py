@@ -39,7 +39,7 @@ from zip_introspect.turns import Turns, in_thread
 DEMO_MODEL = Path(__file__).parent / "demo" / "abacus"
 DEMO_GGUF = DEMO_MODEL / "abacus-q8_0.gguf"
 DEMO_CONFIG = GenerationConfig(max_new_tokens=640, beta=0.05)
-"""For its beta the embedded model is as accurate as for the default, at half the cost (its figures are in docs)."""
+"""The length that the embedded model was trained to; what it makes of other betas is in docs/results.md."""
 DEMO_EXTRACTOR = after_marker(r"(?m)\bans\s+")
 """The embedded model ends its working with `ans 10`; where it declines, there is no answer."""
 _DEMO_OPTIONS = {"threads": 1}
