@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zip_introspect import BackendError, IntrospectiveLLM, PromptError
+from zip_introspect import BackendError, ConfigError, GenerationConfig, IntrospectiveLLM, PromptError
 from zip_introspect.backend import Message
 from zip_introspect.counting import text_tokens
-from zip_introspect.prompts import check_prompt
+from zip_introspect.prompts import check_no_template, check_prompt
 from zip_introspect.simulator import SimulatedBackend
 
 START, FRAME, ANSWER = "^", "<>;", ">>"
@@ -27,8 +27,16 @@ class Templated(SimulatedBackend):
         super().__init__()
         self.template = template
 
-    def encode(self, prompt: str | Sequence[Message], *, chat: bool = True, **_: Any) -> list[int]:
+    def encode(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         check_prompt(prompt)
+        if self.template is None or not chat:
+            check_no_template(chat_template_kwargs, "none is applied")
         messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
         if self.template is None or not chat:
             if len(messages) > 1:
@@ -38,7 +46,8 @@ class Templated(SimulatedBackend):
         if self.template == "alternating" and roles != (["user", "assistant"] * len(roles))[: len(roles)]:
             raise PromptError("out of turn")
         turns = [f"{FRAME[0]}{message['content']}{FRAME[1:]}" for message in messages]
-        return list("".join([START, *turns, ANSWER]).encode())
+        options = [f"{name}={value}" for name, value in (chat_template_kwargs or {}).items()]
+        return list("".join([START, *options, *turns, ANSWER]).encode())
 
 
 def said(*turns: str) -> list[Message]:
@@ -103,6 +112,16 @@ def test_white_space_is_counted_for_what_it_adds(text: str) -> None:
         assert llm.count_tokens(text, chat=False) == len(text)
         assert text_tokens(llm.backend, text) == list(text.encode())
     assert ANY.count_tokens(text) == (len(START + FRAME + text + ANSWER) if text else 0)
+
+
+def test_what_the_template_is_told_counts_too() -> None:
+    talk, told = said("sbe brief", "uone", "atwo"), {"think": False}
+    plain, longer = ANY.count_tokens(talk), ANY.count_tokens(talk, chat_template_kwargs=told)
+    assert longer == plain + len("think=False")
+    assert ANY.count_tokens(talk, config=GenerationConfig(chat_template_kwargs=told)) == longer
+    assert ALTERNATING.count_tokens(talk, chat_template_kwargs=told) == ALTERNATING.count_tokens(talk) + 3 * 11
+    with pytest.raises(ConfigError, match="none is applied"):
+        BARE.count_tokens(talk, chat_template_kwargs=told)
 
 
 def test_a_closed_model_counts_nothing() -> None:

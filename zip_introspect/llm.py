@@ -360,15 +360,15 @@ class IntrospectiveLLM:
 
         Args:
             prompt: text, or messages.
-            config, chat, overrides: as `generate`.
+            config, chat, overrides: as `generate`; of the settings, `chat_template_kwargs` changes the count.
 
         Raises:
-            PromptError: what is neither.
             ConfigError: a bad setting.
             BackendError: the model is closed.
         """
+        settings = (config or self.config).replace(**overrides)
         self._check_open()
-        return counting.count(self.backend, prompt, chat=chat)
+        return counting.count(self.backend, prompt, chat=chat, options=settings.chat_template_kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is None:

@@ -112,6 +112,8 @@ class IntrospectiveSettings(BaseModel):
     """Fixes the answers. None is the seed that an `llm` was expressly given in its settings, or else a fresh one for
     each prompt; `introspection["seed"]` of the answer tells it. A call's None is always a fresh one."""
     stop: list[str] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the model's chat template, such as `{"enable_thinking": False}`."""
     budget: Budget | StrictInt | None = None
     """Hard limits for each prompt, or a number of generated tokens; a dict of `Budget`'s fields is taken too."""
     timeout: float | None = None

@@ -6,15 +6,20 @@ import copy
 import gc
 import json
 import pickle
+import shutil
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.load import dumps, loads
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, TextIntrospective
 from tests.scripted import FaultyBackend, out_of_memory
+from tests.test_counting import ANY
 from zip_introspect import Budget, BudgetError, ConfigError, GenerationConfig, IntrospectiveLLM, ModelLoadError
 from zip_introspect.llm import DEMO_MODEL
 from zip_introspect.simulator import SimulatedBackend
@@ -47,6 +52,7 @@ def test_every_setting_reaches_the_model(llm: IntrospectiveLLM) -> None:
         "min_p": 0.1,
         "seed": 4,
         "stop": ["x"],
+        "chat_template_kwargs": {"enable_thinking": False},
     }
     expected = GenerationConfig(**{("max_new_tokens" if n == "max_tokens" else n): v for n, v in given.items()})
     assert ChatIntrospective(llm=llm, **given).call(None, {}).config == expected
@@ -260,3 +266,56 @@ def test_a_model_that_was_closed_is_opened_again() -> None:
     again = ChatIntrospective(model="demo", backend="transformers", backend_options={"max_sequences": 33})
     assert again.call(None, {}).llm is not llm
     assert again.invoke("Solve 3*x+16=31", max_samples=1).text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_options_of_the_chat_template_reach_it_through_every_door(kind: type[Any]) -> None:
+    options = {"think": False}
+    llm = IntrospectiveLLM(ANY.backend, GenerationConfig(seed=0, interval=4))
+    chat: dict[str, Any] = {"chat": True} if kind is TextIntrospective else {}
+    model = kind(llm=llm, chat_template_kwargs=options, **chat)
+    expected = llm.generate("q", chat_template_kwargs=options).text
+    assert expected != llm.generate("q").text
+    bound = kind(llm=llm, **chat).bind(chat_template_kwargs=options)
+    for asked in (model, bound):
+        outputs = [asked.invoke("q"), await asked.ainvoke("q"), asked.batch(["q"])[0], (await asked.abatch(["q"]))[0]]
+        assert {output if isinstance(output, str) else output.text for output in outputs} == {expected}
+    given = IntrospectiveLLM(llm.backend, llm.config.replace(chat_template_kwargs=options))
+    assert kind(llm=given).call(None, {}).config.chat_template_kwargs == options
+    assert kind(llm=given).call(None, {"chat_template_kwargs": {}}).config.chat_template_kwargs == {}
+    with pytest.raises(ConfigError, match="messages"):
+        kind(llm=llm, chat_template_kwargs={"messages": []})
+
+
+def test_options_of_the_chat_template_are_counted_cached_and_written_with_the_other_settings() -> None:
+    llm = IntrospectiveLLM(ANY.backend, GenerationConfig(interval=4))
+    chat = ChatIntrospective(llm=llm, cache=InMemoryCache(), chat_template_kwargs={"think": True})
+    assert chat.identity["chat_template_kwargs"] == {"think": True}
+    assert chat._get_invocation_params(chat_template_kwargs={"think": 1})["chat_template_kwargs"] == {"think": 1}
+    asked = chat.get_num_tokens_from_messages([HumanMessage("q")])
+    used = chat.invoke("q").usage_metadata
+    assert used is not None
+    assert used["input_tokens"] == asked == len(llm.backend.encode("q")) + len("think=True")
+    other = chat.invoke("q", chat_template_kwargs={"think": False}).usage_metadata
+    assert other is not None
+    assert other["input_tokens"] == used["input_tokens"] + 1
+    escalating = chat.with_escalation(lambda _: "ans 42", min_confidence=0.0)
+    told_of = escalating.invoke("q", chat_template_kwargs={"think": False}).usage_metadata
+    assert told_of is not None
+    assert told_of["input_tokens"] == other["input_tokens"]
+
+
+def test_a_real_template_hears_of_its_options(tmp_path: Path) -> None:
+    model = shutil.copytree(DEMO_MODEL, tmp_path / "told")
+    file = model / "chat_template.jinja"
+    file.write_text(file.read_text() + "{% if enable_thinking is defined and not enable_thinking %}ok{% endif %}")
+    chat = ChatIntrospective(model=str(model), backend="transformers", max_samples=1, max_tokens=5)
+    quiet = chat.bind(chat_template_kwargs={"enable_thinking": False})
+    used, told_used = chat.invoke("Solve 3*x+16=31").usage_metadata, quiet.invoke("Solve 3*x+16=31").usage_metadata
+    assert used is not None
+    assert told_used is not None
+    assert told_used["input_tokens"] > used["input_tokens"]
+    asked = [HumanMessage("Solve 3*x+16=31")]
+    other = ChatIntrospective(model=str(model), backend="transformers", chat_template_kwargs={"enable_thinking": False})
+    assert other.get_num_tokens_from_messages(asked) == told_used["input_tokens"]
+    assert chat.get_num_tokens_from_messages(asked) == used["input_tokens"]
