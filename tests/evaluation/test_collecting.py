@@ -18,7 +18,8 @@ import pytest
 from tests.evaluation.stored import CONFIG
 from tests.scripted import FaultyBackend, out_of_memory
 from zip_introspect import IntrospectiveLLM
-from zip_introspect.backend import Prefilled
+from zip_introspect.backend import Prefilled, SequenceId
+from zip_introspect.config import SamplingParams
 from zip_introspect.demo.problems import held_out
 from zip_introspect.errors import EvaluationDataError, TrainingDataError
 from zip_introspect.evaluation.collecting import Collected, Grader, collect_rollouts, collect_to_file
@@ -30,9 +31,13 @@ SAMPLES, CONCURRENCY = 3, 12
 
 
 class CountingBackend(SimulatedBackend):
-    """Knows how many prompts it was given."""
+    """Knows how many prompts it was given, and how many samples it began."""
 
-    asked = 0
+    asked = begun = 0
+
+    def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
+        self.begun += len(samples)
+        return super().fork(sequence, samples, sampling)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
         self.asked += len(prompts)
@@ -111,14 +116,17 @@ def test_what_was_collected_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cold", [{"temperature": 0.0}, {"top_k": 1}])
 def test_one_sample_is_taken_where_all_are_the_same(cold: dict[str, Any], tmp_path: Path, caplog: Any) -> None:
     said: list[str] = []
-    found = run(tmp_path / "r.parquet", say=said.append, **cold)
-    assert "one is taken, and not 3" in said[0]
-    assert {counts.samples for counts in found.groups.values()} == {20}
+    backend = CountingBackend()
+    found = run(tmp_path / "r.parquet", backend, say=said.append, **cold)
+    assert "one is sampled, and stored 3 times" in said[0]
+    assert backend.begun == len(QUESTIONS)
+    assert {counts.samples for counts in found.groups.values()} == {SAMPLES * 20}
     stored = Rollouts.load(found.file)
-    assert {len(problem.rollouts) for problem in stored.problems} == {1}
+    assert {len(problem.rollouts) for problem in stored.problems} == {SAMPLES}
+    assert all(len({item.tokens.tobytes() for item in problem.rollouts}) == 1 for problem in stored.problems)
     llm = IntrospectiveLLM(SimulatedBackend(), CONFIG.replace(**cold))
     in_memory = collect_rollouts(llm, QUESTIONS, right, samples=SAMPLES, concurrency=CONCURRENCY)
-    assert "one is taken, and not 3" in caplog.text
+    assert "one is sampled, and stored 3 times" in caplog.text
     assert in_memory.save(tmp_path / "m.parquet").read_bytes() == found.file.read_bytes()
     live = [result.samples[0].token_ids for result in llm.batch([question.text for question in QUESTIONS])]
     assert [tuple(problem.rollouts[0].tokens.tolist()) for problem in stored.problems] == live

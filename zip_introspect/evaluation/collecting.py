@@ -74,7 +74,8 @@ def collect_rollouts(
 
     Args:
         grader: is given the text of a sample and the expected answer; samples that were cut are wrong.
-        samples: of each question; one where all are the same (`SamplingParams.greedy`), and a warning is logged.
+        samples: of each question. Where all are the same (`SamplingParams.greedy`), one is sampled and stored so many
+            times, and a warning is logged.
         sampling: in place of the model's own. A seed of None in the model's own draws one for the run.
         max_new_tokens: in place of the model's own.
         concurrency: samples that grow together.
@@ -114,8 +115,8 @@ def collect_to_file(
     graded anew, so the grader may have been mended. Arguments are those of `collect_rollouts`, and
 
     Args:
-        say: is told, a line each, what is taken over, what is kept where the run is ended, and where one sample is
-            enough.
+        say: is told, a line each, what is taken over, what is kept where the run is ended, and where all samples of a
+            question are the same.
 
     Raises:
         EvaluationDataError: the folder is that of a run with other settings; the message names them.
@@ -128,7 +129,7 @@ def collect_to_file(
     run = _Run(llm, questions, grader, samples, sampling, max_new_tokens, concurrency, chat_template_kwargs)
     if run.caution:
         say(run.caution)
-    parts = Parts(file, run.header, run.prompts, run.samples, run.settings())
+    parts = Parts(file, run.header, run.prompts, samples, run.settings())
     if parts.damaged:
         say(f"{parts.damaged} files in {parts.folder} are damaged; their questions are sampled anew")
     if parts.done:
@@ -177,11 +178,12 @@ class _Run:
     ) -> None:
         self.llm, self.questions, self.grader = llm, questions, grader
         self.sampling, self.concurrency = sampling, concurrency
-        self.samples, self.caution = samples, ""
+        self.samples, self.copies, self.caution = samples, 1, ""
         if sampling.greedy and samples > 1:
-            self.samples = 1
+            self.samples, self.copies = 1, samples
             self.caution = (
-                f"all samples of a question are the same, as nothing is drawn: one is taken, and not {samples}"
+                f"nothing is drawn, so all {samples} samples of a question are the same: one is sampled, and stored "
+                f"{samples} times"
             )
         self.options = dict(llm.config.chat_template_kwargs if chat_template_kwargs is None else chat_template_kwargs)
         given: dict[str, Any] = {"chat_template_kwargs": self.options} if self.options else {}
@@ -201,7 +203,7 @@ class _Run:
             "dtype": self.llm.info.dtype,
             "grid": self.llm.grid.to_metadata(),
             "questions": {"count": len(asked), "sha256": hashlib.sha256(json.dumps(asked).encode()).hexdigest()},
-            "samples": self.samples,
+            "samples": self.samples * self.copies,
             "max_new_tokens": self.header.max_new_tokens,
             "max_context": self.llm.info.max_context,
             **({"chat_template_kwargs": self.options} if self.options else {}),
@@ -228,7 +230,7 @@ class _Run:
                 bar.update()
                 if len(group) == self.samples:
                     del begun[place]
-                    ordered = tuple(group[sample] for sample in sorted(group))
+                    ordered = tuple(group[sample] for sample in sorted(group)) * self.copies
                     yield place, Problem(self.questions[place], self.prompts[place], ordered)
 
     def graded_anew(self, place: int, problem: Problem) -> Problem:
