@@ -73,6 +73,13 @@ def test_grids_calibrations_and_rollouts_are_kept_there(home: Path) -> None:
     assert type(rollouts).load("~/out.parquet").model == rollouts.model
 
 
+def test_training_rows_are_kept_there(home: Path) -> None:
+    dataset = pytest.importorskip("zip_introspect.training.dataset", reason="the extra train is not installed")
+    dataset.save([dataset.row([2], [3, 1], 1.0)], Path("~/rows.parquet"))
+    assert (home / "rows.parquet").is_file()
+    assert dataset.load(Path("~/rows.parquet"))["input_ids"][:] == [[2, 3, 1]]
+
+
 def test_the_command_line_reads_and_writes_there(home: Path) -> None:
     pytest.importorskip("sklearn", reason="the extra eval is not installed")
     rows = [{"confidence": place / 50, "right": place % 3 > 0} for place in range(50)]

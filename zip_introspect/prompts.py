@@ -16,23 +16,37 @@ def check_prompt(prompt: Prompt) -> None:
     """Refuse what holds no question.
 
     Raises:
-        PromptError: empty or blank text, messages of another shape, or a last one that is not the user's.
+        PromptError: empty or blank text, text that is not Unicode, messages of another shape, or a last one that is not
+            the user's.
     """
     if isinstance(prompt, str):
         if not prompt.strip():
             raise PromptError(f"the prompt is {prompt!r}, empty or only white space; expected text to answer")
+        _check_unicode(prompt, "the prompt")
         return
     if not isinstance(prompt, (list, tuple)) or not prompt:
         raise PromptError(f"the prompt is {prompt!r}; expected a string, or a list of messages with role and content")
     for place, message in enumerate(prompt):
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise PromptError(f"message {place} is {message!r}; expected {{'role': ..., 'content': ...}}, both strings")
+        _check_unicode(message["content"], f"message {place}")
     if prompt[-1]["role"] != "user":
         raise PromptError(
             f"the last message is from {prompt[-1]['role']!r}; expected the user's: there is no question to answer"
         )
     if not prompt[-1]["content"].strip():
         raise PromptError("the last message has no content; expected text to answer")
+
+
+def _check_unicode(text: str, what: str) -> None:
+    """Refuse half a surrogate pair, as it comes of files that are read with another encoding than theirs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{what} holds {text[error.start]!r} at character {error.start}, half of a surrogate pair; expected Unicode "
+            f"text. Read its source in the encoding that it was written in."
+        ) from None
 
 
 def check_batch(prompts: Sequence[Prompt]) -> None:

@@ -16,6 +16,7 @@ from zip_introspect.backend import InstalledBackends
 from zip_introspect.errors import BackendNotInstalledError, ModelLoadError
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.origin import DEMO_NAME, Origin
+from zip_introspect.paths import expanded
 
 Key = tuple[Any, ...]
 
@@ -31,7 +32,7 @@ class Wanted:
     @property
     def key(self) -> Key:
         """Equal for those that may share one open model."""
-        path = Path(self.origin.model).expanduser()
+        path = Path(expanded(self.origin.model))
         with contextlib.suppress(OSError):
             path = path.resolve() if path.exists() else path
         options = (f"{name}={value!r}" for name, value in sorted(self.origin.options.items()))

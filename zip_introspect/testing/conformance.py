@@ -134,6 +134,12 @@ class BackendConformance(TextConformance):
         with pytest.raises(PromptError, match="expected"):
             backend.encode(prompt)
 
+    @pytest.mark.parametrize("chat", [True, False])
+    def test_text_that_is_not_unicode_is_refused(self, backend: Backend, chat: bool) -> None:
+        for text in ("half a \ud83d pair", "\udc80 of a byte"):
+            with pytest.raises(PromptError, match="surrogate pair; expected Unicode"):
+                backend.encode([{"role": "user", "content": text}], chat=chat)
+
     # Prompts
 
     def test_prefill_gives_the_joint_of_the_prompt(self, backend: Backend, prefilled: list[Prefilled]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from zip_introspect.errors import TrainingDataError
 from zip_introspect.grid import JointGrid
+from zip_introspect.paths import expanded
 
 IGNORED = -100
 COLUMNS = {"input_ids", "prompt_length", "length", "reward"}
@@ -27,7 +28,7 @@ def row(prompt_tokens: Sequence[int], tokens: Sequence[int], reward: float, **ex
 
 def save(rows: Iterable[Mapping[str, Any]], path: Path) -> Dataset:
     """Write rows to a Parquet file, whole or not at all."""
-    dataset = Dataset.from_list([dict(item) for item in rows])
+    path, dataset = expanded(path), Dataset.from_list([dict(item) for item in rows])
     partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.to_parquet(partial)
@@ -42,7 +43,7 @@ def load(path: Path) -> Dataset:
         TrainingDataError: not Parquet, a column missing, a reward outside [0, 1], or a prompt without a completion.
     """
     try:
-        dataset = load_dataset("parquet", data_files=str(path), split="train")
+        dataset = load_dataset("parquet", data_files=str(expanded(path)), split="train")
     except Exception as error:  # pyarrow, datasets and the file system each raise their own
         raise TrainingDataError(
             f"{path} is not a readable Parquet file: {error}. Collect the rollouts again."
