@@ -44,8 +44,8 @@ def _check_unicode(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise PromptError(
-            f"{what} holds {text[error.start]!r} at character {error.start}, half of a surrogate pair; expected Unicode "
-            f"text. Read its source in the encoding that it was written in."
+            f"{what} holds {text[error.start]!r} at character {error.start}, half of a surrogate pair; expected "
+            f"Unicode text. Read its source in the encoding that it was written in."
         ) from None
 
 
