@@ -10,11 +10,12 @@ import sys
 from typing import Any
 
 from math_verify import grader, parse, verify
-from sympy import Float, MatrixBase, Rational, simplify
+from sympy import Float, MatrixBase, Rational, S, simplify
 
 _MEMORY = 8 << 30
 _TOLERANCE = 1e-6  # of a decimal, which may be a rounded number; the grader numeric allows the same
 _DIGITS = 30
+_NOT_FINITE = (S.Infinity, S.NegativeInfinity, S.ComplexInfinity, S.NaN)
 
 _of_matrices = grader.sympy_numeric_eq
 
@@ -42,13 +43,16 @@ def _equal(a: Any, b: Any, float_rounding: int, numeric_precision: int) -> bool:
 def _same(a: Any, b: Any) -> bool:
     rounded = a.has(Float) or b.has(Float)
     a, b = _exact(a).doit(), _exact(b).doit()
+    if a.has(*_NOT_FINITE) or b.has(*_NOT_FINITE):
+        return bool(a == b)  # a difference of infinities says nothing
     difference = a - b
     if difference == 0 or not (a.is_number and b.is_number):
         return bool(simplify(difference) == 0)
-    larger = max(abs(side.evalf(_DIGITS)) for side in (a, b))
     if rounded and not (a.is_Integer and b.is_Integer):
+        larger = max(abs(side.evalf(_DIGITS)) for side in (a, b))
         return bool(abs(difference.evalf(_DIGITS)) <= _TOLERANCE * min(1, larger))
-    return bool(abs(difference.evalf(_DIGITS)) <= larger * 10.0 ** (2 - _DIGITS))
+    # Numbers without a decimal are exact: however many digits are the same, the next one may differ.
+    return not difference.is_Rational and bool(difference.equals(0))
 
 
 def _exact(expression: Any) -> Any:
