@@ -245,6 +245,13 @@ async def test_a_cancelled_call_does_not_wait_for_its_turn(way: str) -> None:
     assert backend.held == 0
 
 
+def test_one_stop_string_needs_no_list(llm: IntrospectiveLLM) -> None:
+    one, listed = (llm.generate("2", stop=stop, max_samples=1) for stop in ("7", ["7"]))
+    assert one.samples == listed.samples
+    with pytest.raises(ConfigError, match="stop holds an empty string"):
+        llm.generate("2", stop="")
+
+
 def test_threads_share_one_model(llm: IntrospectiveLLM, backend: SimulatedBackend) -> None:
     expected = {text: llm.generate(text).text for text in "abcdefgh"}
     found: dict[str, str] = {}

@@ -116,7 +116,7 @@ class GenerationConfig(_Filters):
     selection: Literal["value", "majority", "weighted_majority"] | None = Field(
         None, description="How the answer is chosen; None is the strategy's own way."
     )
-    stop: tuple[str, ...] = Field((), description="Strings that end a sample; they are not part of its text.")
+    stop: tuple[str, ...] = Field((), description="Strings that end a sample, or one; not part of its text.")
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Variables for the chat template, such as enable_thinking; JSON."
     )
@@ -126,6 +126,11 @@ class GenerationConfig(_Filters):
     def _free_names(cls, options: dict[str, Any]) -> dict[str, Any]:
         check_template_kwargs(options)
         return options
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_many(cls, stop: Any) -> Any:
+        return (stop,) if isinstance(stop, str) else stop
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

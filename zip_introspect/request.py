@@ -91,6 +91,6 @@ def check(request: Request, info: BackendInfo) -> Checked:
     if not config.greedy or asked <= 1:
         return checked
     cause = f"top_k is {config.top_k}" if config.top_k == 1 else f"the temperature is {config.temperature:g}"
-    warning = f"{cause}, so all samples are the same: one was taken, where {config.strategy} takes up to {asked}"
+    warning = f"{cause}, so all samples are the same, and one was taken"
     alone = strategies.get(config.strategy)(config.replace(max_samples=1))  # what it says of itself is then right, too
     return replace(checked, strategy=alone, most=1, warnings=(warning,))

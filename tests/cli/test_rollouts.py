@@ -63,7 +63,7 @@ def test_a_file_a_grader_and_settings_are_the_callers(tmp_path: Path, monkeypatc
         first, second = problem.rollouts
         assert first.text == second.text, "greedy"
         assert first.right == first.finished, "the grader says so of all that ended"
-    for text in ("mine", "MB written to out.parquet"):
+    for text in ("mine", "kB written to out.parquet"):
         assert text in done.stdout
     assert "one is sampled, and stored 2 times" in done.stderr
 

@@ -29,7 +29,7 @@ def ask(
         int | None, typer.Option(help="Generated tokens of all samples together, at most.", rich_help_panel=_SEARCH)
     ] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="zip_rc, majority_vote, best_of_n or single.", rich_help_panel=_SEARCH)
+        str | None, typer.Option(help=f"One of {', '.join(strategies.names())}.", rich_help_panel=_SEARCH)
     ] = None,
     max_samples: Annotated[int | None, typer.Option(help="Samples, at most.", rich_help_panel=_SEARCH)] = None,
     alpha: Annotated[

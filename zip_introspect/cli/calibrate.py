@@ -101,7 +101,9 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise CalibrationError(f"line {number} of {file} is not JSON: {error}") from error
+                raise CalibrationError(
+                    f"line {number} of {file} is not JSON: {error}. Expected JSONL, one result or question a line."
+                ) from error
             if not isinstance(row, dict):
                 raise CalibrationError(f"line {number} of {file} is a {type(row).__name__}; expected an object")
             empty = False

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import filesize
 from rich.console import Console
 from rich.table import Table
 
@@ -176,4 +177,5 @@ def _print(console: Console, summary: dict[str, Any]) -> None:
             f"{counts['tokens'] / samples:.1f}",
         )
     console.print(table)
-    console.print(f"{summary['bytes'] / 1e6:,.1f} MB written to {summary['file']}", soft_wrap=True, markup=False)
+    size = filesize.decimal(summary["bytes"])
+    console.print(f"{size} written to {summary['file']}", soft_wrap=True, markup=False)

@@ -45,8 +45,8 @@ def print_summary(console: Console, result: GenerationResult, *, working: bool =
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
-    answer = "none" if result.answer is None else printable(result.answer)
-    facts.add_row("answer", Text(answer, style="bold"))
+    found = Text("no answer", style="dim") if result.answer is None else Text(printable(result.answer), style="bold")
+    facts.add_row("answer", found)
     confidence = Table.grid(padding=(0, 1))
     style = confidence_style(result.confidence)
     confidence.add_row(

@@ -131,6 +131,12 @@ class Strategy(ABC):
         return self.samples_at_most()
 
 
+def all_finished(samples: int) -> MetaAction:
+    """The end of a search with so many samples."""
+    said = f"all {samples} samples are finished" if samples > 1 else "the only sample is finished"
+    return MetaAction(stop="finished", reason=said)
+
+
 def dropping(action: MetaAction, samples: tuple[int, ...], reason: str) -> MetaAction:
     """A meta-action that drops samples, where it would have continued them."""
     if not samples or action.stop is not None:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from zip_introspect.config import Settings
 from zip_introspect.selection import Selection
-from zip_introspect.strategies.base import Leaf, MetaAction, MetaState, Strategy, register
+from zip_introspect.strategies.base import Leaf, MetaAction, MetaState, Strategy, all_finished, register
 
 
 class BeamSearchOptions(Settings):
@@ -42,7 +42,7 @@ class BeamSearch(Strategy):
             new = min(self.options.width, state.room)
             return MetaAction(new=new, reason=f"a beam of {new} begins")
         if not state.leaves:
-            return MetaAction(stop="finished", reason=f"the beam's {len(state.finished)} samples are finished")
+            return all_finished(len(state.finished))
         ranked = sorted(state.leaves, key=_promise)
         turns = min(self.options.drop, len(ranked) // 2, state.room)
         kept, weak = ranked[: len(ranked) - turns], ranked[len(ranked) - turns :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from zip_introspect.selection import Selection
-from zip_introspect.strategies.base import MetaAction, MetaState, Strategy, register
+from zip_introspect.strategies.base import MetaAction, MetaState, Strategy, all_finished, register
 
 
 @register
@@ -20,5 +20,5 @@ class BestOfN(Strategy):
         new = min(self.samples_at_most() - state.started, state.room)
         run = tuple(leaf.sample for leaf in state.leaves)
         if not run and new <= 0:
-            return MetaAction(stop="finished", reason=f"all {state.started} samples are finished")
+            return all_finished(state.started)
         return MetaAction(run=run, new=new, reason=f"{self.samples_at_most()} samples run to their ends")

@@ -14,7 +14,7 @@ from zip_introspect import joint, meta_actions
 from zip_introspect.grid import JointGrid
 from zip_introspect.result import UtilityReport
 from zip_introspect.selection import Selection
-from zip_introspect.strategies.base import Leaf, MetaAction, MetaState, Strategy, register
+from zip_introspect.strategies.base import Leaf, MetaAction, MetaState, Strategy, all_finished, register
 from zip_introspect.utility import TOLERANCE
 
 OWED = "no sample is complete yet"
@@ -52,7 +52,7 @@ class ZipRC(Strategy):
         if not state.leaves and not state.room:
             if hand_on:
                 return MetaAction(stop="handed_on", reason=_worth_more(state), tokens_saved=0.0)
-            return MetaAction(stop="finished", reason=f"all {state.started} samples are finished")
+            return all_finished(state.started)
         answered = bool(answers)
         reachable = self._reachable(state, state.tokens_left)
         debt = None if answered or state.hand_on is not None else self._debt(state, reachable)
