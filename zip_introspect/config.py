@@ -44,7 +44,7 @@ def check_template_kwargs(options: Mapping[str, Any]) -> None:
 class Settings(BaseModel):
     """Immutable settings whose validation errors are ours: one line that names field, value and expectation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
 
     def __init__(self, **data: Any) -> None:
         try:
