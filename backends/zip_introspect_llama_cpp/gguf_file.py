@@ -20,7 +20,7 @@ from zip_introspect.grid import FILE_NAME, JointGrid
 MAGIC = b"GGUF"
 _MOST_LAYERS = 512  # llama.cpp's own limit
 _GRID_PREFIX = "zip_introspect."
-_ENDS = (Keys.Tokenizer.EOS_ID, Keys.Tokenizer.EOT_ID, Keys.Tokenizer.EOM_ID)
+ENDS = (Keys.Tokenizer.EOS_ID, Keys.Tokenizer.EOT_ID, Keys.Tokenizer.EOM_ID)
 # Architectures whose graphs in llama.cpp assert that positions rotate whole heads.
 _ROTATE_WHOLE_HEADS = frozenset(
     "apertus arcee arctic baichuan chameleon codeshell cogvlm dbrx deci deepseek dots1 dream ernie4_5 ernie4_5-moe "  # noqa: SIM905
@@ -172,7 +172,7 @@ def check(reader: GGUFReader, path: Path, grid: JointGrid) -> None:
     if not isinstance(layers, int) or not 0 < layers <= _MOST_LAYERS:
         raise ModelLoadError(f"{path} has {layers} layers; expected 1 to {_MOST_LAYERS}")
     _check_attention(reader, path, architecture)
-    for key in (*_ENDS, Keys.Tokenizer.BOS_ID):  # llama.cpp takes others in place of those that it cannot use
+    for key in (*ENDS, Keys.Tokenizer.BOS_ID):  # llama.cpp takes others in place of those that it cannot use
         found = value(reader, key)
         if found is not None and not (isinstance(found, int) and 0 <= found < len(tokens)):
             raise ModelLoadError(
@@ -195,7 +195,7 @@ def check_text_model(reader: GGUFReader, path: Path) -> tuple[str, list[str]]:
 
 def _ends(reader: GGUFReader) -> tuple[int, ...]:
     """The ids that end a sequence, as far as the file names them."""
-    found = (value(reader, key) for key in _ENDS)
+    found = (value(reader, key) for key in ENDS)
     return tuple(dict.fromkeys(end for end in found if isinstance(end, int)))
 
 

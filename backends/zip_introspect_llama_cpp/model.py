@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp
-from gguf import GGUFReader
+from gguf import GGUFReader, TokenType
 from gguf.constants import Keys
 
 from zip_introspect.detokenization import text_of
 from zip_introspect.errors import BackendError, ModelLoadError
+from zip_introspect_llama_cpp import gguf_file
 from zip_introspect_llama_cpp.gguf_file import value
 from zip_introspect_llama_cpp.options import LlamaCppOptions
 
@@ -93,11 +94,12 @@ class Model:
         self.eos = int(llama_cpp.llama_vocab_eos(self.vocab)) if named_eos else -1
         self.bos = int(llama_cpp.llama_vocab_bos(self.vocab)) if named_bos else -1
         assumed = -1 if named_eos else int(llama_cpp.llama_vocab_eos(self.vocab))
-        self.eos_ids = tuple(
+        taken = [
             token
             for token in range(self.vocab_size)
             if token != assumed and llama_cpp.llama_vocab_is_eog(self.vocab, token)
-        )
+        ]
+        self.eos_ids = self._meant(taken)
         begins = bool(llama_cpp.llama_vocab_get_add_bos(self.vocab))
         assumed_bos = int(llama_cpp.llama_vocab_bos(self.vocab))
         kinds = [int(llama_cpp.llama_vocab_get_attr(self.vocab, token)) for token in range(self.vocab_size)]
@@ -110,6 +112,21 @@ class Model:
         self.opening = (self.bos,) if begins and self.bos >= 0 else ()
         self.device = "gpu" if options.gpu_layers and llama_cpp.llama_supports_gpu_offload() else "cpu"
         self._pieces: dict[int, bytes] = {}
+
+    def _meant(self, ends: list[int]) -> tuple[int, ...]:
+        """Those of llama.cpp's ends that are some in the file: it guesses by spelling, HTML's `</s>` among others.
+
+        Control tokens are, tokens that the file names, and those that the chat template writes.
+        """
+        kinds = value(self._reader, Keys.Tokenizer.TOKEN_TYPE)
+        named = {value(self._reader, key) for key in gguf_file.ENDS}
+        template = self.template or ""
+        meant = (
+            token
+            for token in ends
+            if kinds is None or kinds[token] == TokenType.CONTROL or token in named or self.spelling(token) in template
+        )
+        return tuple(meant) or tuple(ends)
 
     @property
     def architecture(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -326,6 +327,25 @@ def test_the_token_that_closes_an_answer_ends_it(checkpoint: Path, tokenizer: An
     assert backend._model.eos_ids == (tokenizer.eos_token_id,)
     assert set(backend.info.eos_token_ids) == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|system|>")}
     assert backend.info.eos_token_ids == TransformersBackend.open(checkpoint).info.eos_token_ids
+    backend.close()
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_token_that_only_looks_like_an_end_is_none(checkpoint: Path, tokenizer: Any, written: bool) -> None:
+    special = set(tokenizer.all_special_tokens)
+    text = next(text for text, _ in sorted(tokenizer.get_vocab().items()) if re.fullmatch("[a-z]{4}", text))
+    assert text not in special
+    if written:
+        template = "{% for m in messages %}<|user|>{{ m.content }}</s>{% endfor %}<|assistant|>"
+        (checkpoint / "chat_template.jinja").write_text(template)
+    GgufExporter().export(checkpoint, checkpoint / "out.gguf", "f32")
+    whole = (checkpoint / "out.gguf").read_bytes()
+    length = struct.pack("<Q", 4)
+    assert whole.count(length + text.encode()) == 1
+    (checkpoint / "out.gguf").write_bytes(whole.replace(length + text.encode(), length + b"</s>"))
+    backend = LlamaCppBackend.open(checkpoint / "out.gguf", cells=256)
+    html = {tokenizer.convert_tokens_to_ids(text)} if written else set()
+    assert set(backend.info.eos_token_ids) == {tokenizer.eos_token_id} | html
     backend.close()
 
 
