@@ -56,8 +56,7 @@ class FusedStep:
         self._layers = [self._layer(layer) for layer in inner.layers]
         self._embedding, self._norm = inner.embed_tokens.weight, inner.norm.weight
         self._head = model.lm_head.weight
-        self._frequencies: Tensor = inner.rotary_emb.inv_freq.float()
-        self._scaling = float(inner.rotary_emb.attention_scaling)
+        self._rotary = inner.rotary_emb
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self | None:
@@ -73,8 +72,9 @@ class FusedStep:
             mask: (rows, columns) bool, true at real columns, the new one counted in; None where all are.
         """
         allowed = None if mask is None else mask[:, None, None, :]
-        angles = positions.float() * self._frequencies
-        cos, sin = angles.cos() * self._scaling, angles.sin() * self._scaling
+        # Read anew at each step: whoever stretches a model's context replaces them.
+        angles, scaling = positions.float() * self._rotary.inv_freq.float(), self._rotary.attention_scaling
+        cos, sin = angles.cos() * scaling, angles.sin() * scaling
         x = functional.embedding(ids[:, 0], self._embedding)
         cos = torch.cat((cos, cos), -1).to(x.dtype)[:, None]
         sin = torch.cat((-sin, sin), -1).to(x.dtype)[:, None]
@@ -161,12 +161,17 @@ def _fits(model: PreTrainedModel) -> bool:
     )
     unpacked = all(type(weight.data) is Tensor for weight in model.parameters())  # not so where they are quantised
     weights = {(weight.device, weight.dtype) for weight in model.parameters()}
+    heads = [layer.self_attn for layer in model.model.layers]
+    usual = all(
+        head.layer_idx == place and head.scaling == head.head_dim**-0.5 for place, head in enumerate(heads)
+    ) and {vars(own).get("variance_epsilon", config.rms_norm_eps) for own in model.modules()} == {config.rms_norm_eps}
     return (
         plain
         and not Snapshot(model).hooked
         and not any("forward" in vars(module) for module in model.modules())  # replaced, as accelerate does
         and type(model.model.embed_tokens) is nn.Embedding
         and unpacked
+        and usual
         and len(weights) == 1
         and next(iter(weights))[1].is_floating_point
         and all(type(module) is nn.Linear and module.bias is None for module in _linears(model))

@@ -8,6 +8,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
+_NUMBERS = ("variance_epsilon", "layer_idx", "scaling")
+"""Attributes that modules compute with, and that nothing changes but a user."""
+
 
 class Snapshot:
     """Which modules compute a model, and where its weights lie, at one moment.
@@ -22,7 +25,7 @@ class Snapshot:
 
     @property
     def changed(self) -> bool:
-        """Whether a module was added, taken or replaced, or a weight moved, cast or replaced.
+        """Whether a module was added, taken or replaced, a weight moved, cast or replaced, or a number changed.
 
         Weights that were changed where they lie are not noticed.
         """
@@ -41,10 +44,11 @@ class Snapshot:
 
 
 def _made_of(owned: list[dict[str, Any]]) -> tuple[list[Any], ...]:
-    """Modules: replaced forwards, as accelerate does it, and children. Weights: who they are and where they lie."""
+    """Modules: replaced forwards, as accelerate does it, numbers, children. Weights: which, and where they lie."""
     weights = [weight for own in owned for weight in own["_parameters"].values() if weight is not None]
     return (
         ["forward" in own for own in owned],
+        [own[number] for own in owned for number in _NUMBERS if number in own],
         [len(own["_modules"]) for own in owned],
         [id(child) for own in owned for child in own["_modules"].values()],
         [id(weight) for weight in weights],

@@ -126,6 +126,10 @@ def test_what_it_does_not_know_keeps_its_modules(config: PreTrainedConfig) -> No
 
 def test_models_that_were_changed_keep_their_modules() -> None:
     hooked, replaced, mixed, quantised, wrapped, behind, other, curved = (build(KNOWN["qwen3"]) for _ in range(8))
+    swapped, coarse, sharp = (build(KNOWN["qwen3"]) for _ in range(3))
+    swapped.model.layers = torch.nn.ModuleList(reversed(swapped.model.layers))
+    coarse.model.layers[1].post_attention_layernorm.variance_epsilon = 0.1
+    sharp.model.layers[0].self_attn.scaling = 1.0
     hooked.model.layers[0].register_forward_hook(lambda *arguments: None)
     replaced.model.layers[0].mlp.forward = lambda x: x
     mixed.lm_head.to(torch.bfloat16)
@@ -149,8 +153,22 @@ def test_models_that_were_changed_keep_their_modules() -> None:
 
     other.model.layers[0].mlp.__class__ = Doubled
     curved.model.layers[1].mlp.act_fn = torch.nn.GELU()
-    for model in (hooked, replaced, mixed, quantised, wrapped, behind, other, curved):
+    for model in (hooked, replaced, mixed, quantised, wrapped, behind, other, curved, swapped, coarse, sharp):
         assert FusedStep.of(model) is None
+
+
+@torch.inference_mode()
+def test_a_stretched_context_is_followed() -> None:
+    model, other = build(KNOWN["qwen3"]), build(KNOWN["qwen3"])
+    step = FusedStep.of(model)
+    assert step is not None
+    for one in (model, other):
+        one.model.rotary_emb.inv_freq = one.model.rotary_emb.inv_freq / 4
+    caches = [new_cache(one.config) for one in (model, other)]
+    for token, at in ((torch.tensor([[5]]), torch.tensor([[3]])), (torch.tensor([[9]]), torch.tensor([[70]]))):
+        found = step(token, caches[0], None, at)
+        expected = other(input_ids=token, position_ids=at, past_key_values=caches[1], use_cache=True).logits[:, -1]
+    torch.testing.assert_close(found, expected, atol=tolerance(expected, SMALL_MODEL), rtol=0)
 
 
 @torch.inference_mode()

@@ -55,7 +55,17 @@ def take(model: Any) -> None:
     model.model.layers = torch.nn.ModuleList(list(model.model.layers))
 
 
+def swap(model: Any) -> None:
+    model.model.layers = torch.nn.ModuleList(reversed(model.model.layers))
+
+
+def coarsen(model: Any) -> None:
+    model.model.norm.variance_epsilon = 0.1
+
+
 CHANGES: dict[str, Change] = {
+    "swap": swap,
+    "coarsen": coarsen,
     "assign": assign,
     "move one": move_one,
     "wrap": wrap,
