@@ -5,7 +5,7 @@ as it is written, space and emphasis aside; they are plain data, so that models 
 default tries the conventions of the field in order of how deliberate they are: `\\boxed{}`, `####`, a last `ans ...` or
 `answer: ...`, a text that is nothing but a number, then the last number.
 
-`canonical` is the one form of an answer: what results show. `key` is what votes and graders compare: answers are equal
+`canonical` is the form of an answer that results show. `key` is what votes and graders compare: answers are equal
 where their keys are. What cannot be read for sure stays as it is written, and distinct.
 """
 
@@ -16,14 +16,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from zip_introspect.conclusions import first_sentence
 from zip_introspect.errors import ConfigError
-from zip_introspect.quantities import LONGEST, begins_with_number, last, read
+from zip_introspect.quantities import LONGEST, begins_with_number, read
+from zip_introspect.sentences import last
+from zip_introspect.units import words
 
 AnswerExtractor = Callable[[str], str | None]
 
 _MARKER = (
     r"(?im)(?:^|(?<=[\s.;,*]))(?:the\s++)?(?:final\s++)?"
-    r"(?:ans\b\**\s*(?:is\b\s*[:=]?|:|=)?|answer\b\**\s*(?:is\b\s*[:=]?|:|=))\s*\**"
+    r"(?:ans\b\**\s*(?:is\b\s*[:=]?|:|=)?|answer\b\**\s*(?:is\b\s*[:=]?|:|=))"
+    r"(?:\*{1,3}(?=\s|\Z))?\s*"
 )
 _THINKING = re.compile(
     r"(?P<close></(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>)"
@@ -70,6 +74,8 @@ def last_number(text: str) -> str | None:
 @dataclass(frozen=True)
 class _AfterMarker:
     pattern: str
+    sentence: bool = False
+    """Whether the end of a sentence ends the answer, as the end of a line does."""
 
     def __call__(self, text: str) -> str | None:
         text = without_thinking(text)
@@ -79,8 +85,19 @@ class _AfterMarker:
         if match is None:
             return None
         rest = text[match.end() :]
-        formula = _DISPLAYED.match(rest)
-        return _on_one_line(formula[0] if formula else rest.split("\n", 1)[0]) or None
+        if formula := _DISPLAYED.match(rest):
+            return _on_one_line(formula[0]) or None
+        line = rest.split("\n", 1)[0]
+        if self.sentence:
+            line = _without_emphasis(text[: match.start()], first_sentence(line))
+        return _trimmed(line) or None
+
+
+def _without_emphasis(before: str, said: str) -> str:
+    """What is said, without the end of emphasis that began before its marker: `**Answer: 42**`."""
+    opened = before[len(before.rstrip("*")) :]
+    said = said.rstrip(" .") if opened and said.rstrip(" .").endswith(opened) else said
+    return said.removesuffix(opened) if opened and said.count(opened) % 2 == 1 else said
 
 
 _DISPLAYED = re.compile(r"\$\$[^$]*+\$\$|\\\[(?:[^\\]|\\(?!\]))*+\\\]")
@@ -140,11 +157,11 @@ def bare(text: str) -> str | None:
 
 _STORY = re.compile(r"\b(?:is|are|was|were|equals?|makes?|gives?|costs?|pays?|leaves?|has|have|had)\b|=.*=|[.,;] .*\d")
 
-hashes = after_marker(r"####\s*")
-"""What follows the last `####`, as GSM8K writes it."""
+hashes = _AfterMarker(r"####\s*", sentence=True)
+"""What follows the last `####`, as GSM8K writes it, up to the end of its sentence or line."""
 
-marked = after_marker(_MARKER)
-"""What follows the last `ans`, `answer:`, `the answer is` and the like."""
+marked = _AfterMarker(_MARKER, sentence=True)
+"""What follows the last `ans`, `answer:`, `the answer is` and the like, up to the end of its sentence or line."""
 
 
 def first_of(*extractors: AnswerExtractor) -> AnswerExtractor:
@@ -185,12 +202,12 @@ def extract(extractor: AnswerExtractor, text: str) -> str | None:
 
 
 def canonical(answer: str) -> str:
-    r"""The one form of an answer: `29` for `029`, `$29.00`, `\text{29}` and `29, in total`; `0.5` for `\frac12`.
+    r"""The form in which an answer is shown: `29` for `029`, `$29.00`, `\text{29}` and `29, in total`.
 
-    A quantity is written one way, its unit and name kept (`18 cm^2`, `75%`, `x = 3`), dollars aside. Any other answer
-    is trimmed: space, emphasis, quotes and LaTeX around the whole of it, a final period, the brackets of `(B)`. An
-    answer of several lines, or of more than 1000 characters, is stripped of space alone. `canonical(canonical(a))` is
-    `canonical(a)`.
+    A quantity is written one way, its unit and name kept (`18 cm^2`, `75%`, `x = 3`), dollars aside; but `12/5` and
+    `5.30`, which may be a date and a time, stay as they are. Any other answer is trimmed: space, emphasis, quotes and
+    LaTeX around the whole of it, a final period, the brackets of `(B)`. An answer of several lines, or of more than
+    1000 characters, is stripped of space alone. `canonical(canonical(a))` is `canonical(a)`.
     """
     answer = answer.strip()
     return answer if len(answer) > LONGEST or "\n" in answer else _form(answer)
@@ -206,19 +223,35 @@ def _form(answer: str) -> str:
 def key(answer: str) -> str:
     r"""What two spellings of one answer have in common beyond the canonical form, for comparing.
 
-    Space beside brackets, the commas within them, and `=` does not count, nor does LaTeX's spacing, `\dfrac` for
-    `\frac`, `\left`, or the capital that begins a word: `Paris` is `paris`, but `CO` is not `Co`, and `A` is not `a`.
+    Equal numbers have one key (`12/5` and `2.4`). Space beside brackets, the commas within them, `=` and operators does
+    not count, nor does LaTeX's spacing, `\dfrac` for `\frac`, `\left`, or the capital that begins a word of four
+    letters or more, or `Yes`, `No`, `All`: `Paris` is `paris`, but `Co` is not `co`, and `A` is not `a`, in brackets or
+    not. Units, code and what stands in quotes are compared letter for letter.
     """
     form = canonical(answer)
-    return form if len(form) > LONGEST or "\n" in form else _folded(form)
+    return form if len(form) > LONGEST or "\n" in form else _key(form)
 
 
 @lru_cache(maxsize=4096)
+def _key(form: str) -> str:
+    quantity = read(form)
+    if quantity is not None:
+        return quantity.exactly()
+    return form if _QUOTED.search(form) else _folded(form)
+
+
 def _folded(form: str) -> str:
     form = _SPACING.sub(" ", _FRACTION.sub(r"\\frac", form))
     within_brackets = "," if re.search(r"[(\[{]", form) else ""  # elsewhere `5,1` may be a number, and `5, 1` is two
     form = re.sub(rf" ?([{within_brackets};=+^_()\[\]{{}}]) ?", r"\1", re.sub(r"\s+", " ", form)).strip()
-    return _CAPITAL.sub(lambda word: word[0].lower() if word[0][1:].islower() else word[0], form)
+    form = _OPERATOR.sub(r"\1", form)
+    if _CODE.search(form):
+        return form
+    return _CAPITAL.sub(lambda word: word[0].lower() if _is_prose(word[0]) else word[0], form)
+
+
+def _is_prose(word: str) -> bool:
+    return word[1:].islower() and (len(word) >= 4 or word.lower() in _SHORT_WORDS)
 
 
 def same(one: str | None, other: str | None) -> bool:
@@ -226,11 +259,28 @@ def same(one: str | None, other: str | None) -> bool:
     return one is not None and other is not None and key(one) == key(other)
 
 
-_SPACING = re.compile(r"\\[!,;: ]|~|\\(?:left|right|displaystyle)(?![A-Za-z])|\\q?quad\b")
+_SPACING = re.compile(r"\\[!,;: ]|(?<=[\w{}])~(?=[\w\\])|\\(?:left|right|displaystyle)(?![A-Za-z])|\\q?quad\b")
 _FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_OPERATOR = re.compile(r"(?<=[\w)\]}])(?<![^\W\d_]{2}) ([-*]) (?=[\w(\[{\\])(?![^\W\d_]{2})")
+_QUOTED = re.compile(r"[\"`]|(?<!\w)'[^']*'")
+_CODE = re.compile(r"[^\W\d]\(|[A-Za-z]\.[A-Za-z]{2}|[^\W\d]{2,}_|_[^\W\d_]{2,}|[=<>*]")
+_SHORT_WORDS = words("yes no all one two six ten the not and new")
 _CAPITAL = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
 
-_AROUND = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ('"', '"'), ("“", "”"), ("'", "'"))
+_AROUND = (
+    ("$$", "$$"),
+    ("$", "$"),
+    ("\\(", "\\)"),
+    ("\\[", "\\]"),
+    ("**", "**"),
+    ("*", "*"),
+    ("```", "```"),
+    ("`", "`"),
+    ('"', '"'),
+    ("“", "”"),
+    ("'", "'"),
+)
+_KEEPS_PERIOD = re.compile(r"(?:[^\W\d_]\.[^\W\d_]{1,3}|\.|\A[^\w]*)\.\Z")  # `U.S.`, `0.3...`
 _WRAPPED = re.compile(r"(?:\\(?:boxed|fbox|text|textrm|textbf|textit|mathrm|mathbf|mathit|mbox)\s*)?\{")
 _GROUPED = re.compile(r"[-−]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 
@@ -243,7 +293,7 @@ def _trimmed(answer: str) -> str:
     before = None
     while answer != before:
         before, answer = answer, _peeled(answer).strip()
-    if re.fullmatch(r"\+[\d.,]+", answer):
+    if re.fullmatch(r"\+(?!\d{7})[\d.,]+", answer):
         answer = answer[1:]
     return answer.replace(",", "") if _GROUPED.fullmatch(answer) else answer
 
@@ -255,15 +305,19 @@ def _on_one_line(answer: str) -> str:
 def _peeled(answer: str) -> str:
     if (marker := re.match(_MARKER, answer)) and answer[marker.end() :].strip():
         answer = answer[marker.end() :]
-    answer = answer.strip("*` \t").rstrip(",;:")
-    if answer.endswith(".") and "." not in answer.split()[-1][:-1]:  # `U.S.` keeps its own
+    answer = answer.strip().rstrip(",;:")
+    if answer.endswith(".") and not _KEEPS_PERIOD.search(answer):
         answer = answer[:-1]
     for opening, closing in _AROUND:
         inner = answer[len(opening) : -len(closing)]
-        if answer == opening + inner + closing and opening not in inner and closing not in inner:
+        if answer != opening + inner + closing or opening in inner or closing in inner:
+            continue
+        if inner or opening[0] not in "*`":  # `**` is an answer
             return inner
     if (wrapper := _WRAPPED.match(answer)) and _closing(answer, wrapper.end()) == len(answer) - 1:
-        return answer[wrapper.end() : -1]
+        inner = answer[wrapper.end() : -1]
+        if wrapper[0] != "{" or "," not in inner:  # `{1,234}` is a set
+            return inner
     if re.fullmatch(r"\([A-Za-z]\)", answer):
         return answer[1:-1]
     if answer.endswith("$") and answer.count("$") == 1:

@@ -1,7 +1,8 @@
 """Numbers as people and models write them, read exactly or not at all.
 
-Digits may be grouped (`12,000`, `12 000`, `12\\,000`, `12{,}000`, `12'000`, `12_000`), and a number may be a decimal, a
-fraction (`3/4`, `\\frac34`), a mixed number (`1 1/2`), a power (`10^{5}`) or scientific (`6.6\\times 10^{-34}`, `1e5`).
+Digits may be grouped (`12,000`, `12\\,000`, `12{,}000`, `12'000`, `12_000`, or by a thin or unbreakable space), and a
+number may be a decimal, a fraction (`3/4`, `\\frac34`), a mixed number (`1 1/2`), a power (`10^{5}`) or scientific
+(`6.6\\times 10^{-34}`, `1e5`). A plain space does not group: `2 300` are two numbers.
 A comma between digits groups thousands and is never a decimal point: `5,1` is no number. What would have more than a
 thousand digits is no number either, so that no text makes its reader work or wait. All patterns are linear.
 """
@@ -29,18 +30,21 @@ _CHARACTERS = {
     **{ord(mark): "°" for mark in "º˚"},
     **{ord(mark): "/" for mark in "⁄∕"},
     **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # fullwidth
-    **{ord(mark): " " + unicodedata.normalize("NFKC", mark).replace("⁄", "/") for mark in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"},
+    **{ord(mark): " " + unicodedata.normalize("NFKC", mark).replace("⁄", "/") + " " for mark in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"},
     ord("٫"): ".",
     ord("٬"): ",",
     ord("٪"): "%",
 }
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _LATEX = re.compile(
-    r"\\[!]|(?P<comma>\{,\})|(?P<space>\\[,;: ]|~|\\thinspace\b|\\q?quad\b)|(?P<sign>\\[$%#])"
+    r"\\[!]|(?P<comma>\{,\})|(?P<space>\\[,;: ]|(?<=[\w{}])~(?=[\w\\])|\\thinspace\b|\\q?quad\b)|(?P<sign>\\[$%#])"
     r"|(?P<times>\\(?:times|cdot|ast)(?![A-Za-z]))|\\(?:left|right|displaystyle)(?![A-Za-z])"
     r"|(?P<frac>\\[dtc]frac(?![A-Za-z]))|(?P<degree>\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z]))"
 )
 
+_TEXTUAL_SCALE = re.compile(
+    r"\\(?:text|textrm|mathrm|mbox)\s*\{\s*(hundred|thousand|million|billion|trillion)\b([^{}]*)\}", re.IGNORECASE
+)
 _CALCULATION = re.compile(r"<<[^<>]*+>>")  # GSM8K's notes within a solution
 
 
@@ -52,6 +56,8 @@ def plain(text: str) -> str:
         text = "".join(str(unicodedata.decimal(mark)) if mark.isdecimal() else mark for mark in text)
     if "<<" in text:
         text = _CALCULATION.sub("", text)
+    if "\\" in text:
+        text = _TEXTUAL_SCALE.sub(r" \1 \\text{\2}", text)
     return _LATEX.sub(_simpler, text) if "\\" in text or "{" in text or "~" in text else text
 
 
@@ -60,12 +66,11 @@ def _simpler(match: re.Match[str]) -> str:
     return match[0][1:] if match.lastgroup == "sign" else to.get(match.lastgroup or "", "")
 
 
-def pattern(groups: str) -> str:
-    """What a number without its sign looks like in plain text; `groups` are the spaces that may part its thousands."""
-    whole = rf"(?:[1-9]\d{{0,2}}(?:(?:,\d{{3}})++|(?:[{groups}]\d{{3}})++|(?:['_]\d{{3}})++)(?!\d)|\d++)"
+def _pattern() -> str:
+    whole = rf"(?:[1-9]\d{{0,2}}(?:(?:,\d{{3}})++|(?:{THIN}\d{{3}})++|(?:['_]\d{{3}})++)(?!\d)|\d++)"
     decimal = rf"(?:{whole}(?:\.\d++)?|\.\d++)"
     return (
-        rf"(?:(?:(?P<factor>{decimal})\s*[×*x]\s*(?=10\s*[\^*]))?(?P<base>\d++)\s*(?:\^|\*\*)\s*"
+        rf"(?P<number>(?:(?P<factor>{decimal})\s*[×*x]\s*(?=10\s*[\^*]))?(?P<base>\d++)\s*(?:\^|\*\*)\s*"
         rf"(?:\{{\s*(?P<braced>[-+]?\s*\d{{1,9}})\s*\}}|\((?P<within>[-+]?\d{{1,9}})\)|(?P<bare>[-+]?\d{{1,9}}(?!\d)))"
         rf"|(?:(?P<before>\d++)\s*)?\\frac\s*(?:\{{\s*(?P<top>-?{decimal})\s*\}}|(?P<top1>\d))"
         rf"\s*(?:\{{\s*(?P<bottom>-?{decimal})\s*\}}|(?P<bottom1>\d))"
@@ -75,11 +80,14 @@ def pattern(groups: str) -> str:
     )
 
 
+PATTERN = _pattern()
+"""What a number without its sign looks like in plain text."""
+
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 
 def value(match: re.Match[str]) -> Fraction | None:
-    """The number that `pattern` found, or None where it is too long or none: `1/0`, `1 3/2`."""
+    """The number that `PATTERN` found, or None where it is too long or none: `1/0`, `1 3/2`."""
     if len(match[0]) > MOST_DIGITS:
         return None
     found = _unscaled(match)

@@ -1,15 +1,14 @@
 """What an answer says as a quantity: one exact number, the unit it is of, and the name it is given.
 
-Three ways to read, from strict to lenient: a whole answer (`read`), the first number of a sentence (`first`), and the
-last number of a text (`last`). What may mean something else is no quantity in any of them: `5,1`, `2\\sqrt{3}`,
-`3x`, `5 or 6`, `2 hours 30 minutes`.
+A whole answer is read strictly (`read`): beside the number and its unit it may only say so again. What begins an answer
+is read leniently (`begins`): a comment on the number may follow. What may mean something else is no quantity in either:
+`5,1`, `2\\sqrt{3}`, `3x`, `5 or 6`, `2 hours 30 minutes`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from zip_introspect import numerals, units
@@ -28,10 +27,18 @@ class Quantity:
     """As written: `%`, `cm^2`, `apples`, `_8` for a base; `$` for every spelling of dollars."""
     name: str = ""
     """`x` of `x = 3`."""
+    shown: str = field(default="", compare=False)
+    """The number as written, where its value shows less: `12/5` may be a date, and `5.30` a time."""
 
     def __str__(self) -> str:
-        """The one way in which it is shown. A dollar sign is left out: LaTeX writes plain numbers between them too."""
-        number = numerals.written(self.value)
+        """As it is shown. A dollar sign is left out: LaTeX writes plain numbers between them too."""
+        return self._said(self.shown or numerals.written(self.value))
+
+    def exactly(self) -> str:
+        """The one way to write all that is equal to it."""
+        return self._said(numerals.written(self.value))
+
+    def _said(self, number: str) -> str:
         if self.unit in units.SIGNS:
             number = self.unit + number if self.value >= 0 else f"-{self.unit}{number[1:]}"
         elif self.unit and self.unit != "$":
@@ -45,50 +52,67 @@ class Quantity:
 
 
 _SIGN = r"(?:(?P<sign>[-+]|(?:minus|negative)\b)\s*)?(?P<money>(?:US)?\$|[€£¥₹])?\s*(?P<inner>[-+])?\s*"
-_WHOLE = re.compile(rf"(?i:{_SIGN})" + numerals.pattern(f" {THIN}"))
-_WITHIN = re.compile(
-    r"(?P<sign>(?<![\w.])[-+])?(?P<money>[$€£¥₹])?(?P<inner>(?<=[$€£¥₹])[-+])?(?<![\w.])"
-    rf"{numerals.pattern(THIN)}(?P<percent>\s*(?:%|percent\b))?"
+_WHOLE = re.compile(rf"(?i:{_SIGN}){numerals.PATTERN}")
+UNIT_POWER = re.compile(
+    rf"\s*(?:\\(?:text|mathrm|mbox)\s*\{{[A-Za-z {THIN}/]{{1,30}}\}}|[A-Za-z]{{2,12}}|m)\s*\^\s*\{{?\s*"
 )
-
+"""A unit up to its power: `cm^`."""
 _TEXTUAL = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathit|mbox|operatorname|rm)\s*\{([^{}]*)\}")
 _EXPONENT = re.compile(r"\s*\^\s*(?:\{\s*(-?\d)\s*\}|(-?\d)(?!\d))")
 _BASE = re.compile(r"_(?:\{(\d{1,2})\}|(\d{1,2}))(?!\d)")
-_WORD = re.compile(
+WORD = re.compile(
     r"[^\W\d_]+(?:[-'][^\W\d_]+)*(?:\^-?\d)?(?:[ ]?[/×][ ]?[^\W\d_]+(?:\^-?\d)?)*|°(?:[CF]\b)?|[%$¢€£¥₹]",
 )
 _ARITHMETIC = re.compile(r"(?=[^\d]*\d[^-+*/×÷^]*[-+*/×÷^])[-+*/×÷^().,$%{}\d\s]+")
 _NAME = re.compile(r"\s*(\\?[A-Za-z]\w*(?:_\{\w+\})?)\s*")
-_LEAD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*(?:[\s,:=*]+|\Z)")
 
-# After these words nothing says another answer any more, only why or of what this is one.
 _COMMENT = units.words(
     "in for because since so as when after if which that thus therefore hence total altogether overall every each at "
     "on with from is was are were of this these those he she it they we you his her its their the a an where while "
-    "then making meaning given using per"
+    "then making meaning given using per has had will would can until before during within without among across into "
+    "near upon via not isn't but only also again too"
 )
-_ENDING = units.words("total altogether overall every each")
-_REASONS = units.words("because since so as when after if which that thus therefore hence making meaning given")
-# A number beside one of these is not the number that is meant.
-_ALTERING = units.words(
-    "or and to through thru plus minus x by over under below more less fewer most least out mod modulo squared "
+"""Words that are no unit: they begin a comment."""
+_REASONS = units.words("because since when after if which that making meaning given using")
+ALTERING = units.words(
+    "or and to through thru plus minus x by over under below above more less fewer most least out mod modulo squared "
     "cubed factorial dozen dozens half halves third thirds quarter fourth fourths fifth fifths sixth sixths "
     "seventh sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths millionth "
-    "millionths hundreds thousands millions billions trillions pi sqrt root point not than k bn"
+    "millionths hundreds thousands millions billions trillions pi sqrt root point not than k bn mil mln bil mn tn "
+    "lakh lakhs crore crores grand gross score scores doz tens ten doubled tripled quadrupled halved choose one two "
+    "three four five six seven eight nine eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen "
+    "twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion trillion "
+    "quadrillion zillion"
 )
-_ALTERING_BEFORE = _ALTERING - {"to", "and"} | units.words(
-    "no either neither nor between from double triple twice thrice log ln sin cos tan per two three four five six "
-    "seven eight nine ten eleven twelve hundred thousand million billion negative"
+"""A number beside one of these is not the number that is meant."""
+_ANOTHER = re.compile(
+    r"\b(?:or|and)\b\W*\d|\b(?:so|thus|therefore|hence|then|but)\b[\W_]*\d|[$€£¥₹]\s*\d"
+    r"|\b(?:morning|afternoon|evening|noon|midnight|binary|octal|hex(?:adecimal)?|decimal|base|wait|actually|wrong|false"
+    r"|incorrect|invalid|impossible|never|not|cannot|no|least|most|correction|mistake|oops|sorry|rather|instead)\b|n't\b",
+    re.IGNORECASE,
 )
-_ALTERING_LAST = _ALTERING - units.words("or and to more less fewer by over under below out not than point")
-_ANOTHER = re.compile(r"\b(?:(?:or|and)\b\W*\d|(?:morning|afternoon|evening|noon|midnight)\b)", re.IGNORECASE)
+"""It says another number, or takes back the one that was said."""
 _TIMES = re.compile(r"\s*(?:the|as|that|what|more|of|\W*\d)")
 _FIRST_IDEOGRAPH = 0x2E80
+_ALL = re.compile(r"[\s$)]*(?:,?\s*(?:in (?:total|all)|total|altogether|overall)\b)?[\s$)]*")
+_WHY = re.compile(
+    r"[,.;]?\s*because\b|(?:[,.;]\s*(?:since|so|thus|therefore|hence|making)"
+    r"|\.\s+(?:She|He|They|We|I|Hope|So|Thus|Therefore|Hence|Because|Since|Thanks))\b(?!.*\d)"
+)
+_CODE = re.compile(r"\s*(?:0\d{4,}|\+\d{7,})(?![\d,.])")
+_LITERAL = re.compile(r"\d+/\d+|(?:0|[1-9]\d*)\.\d*[1-9]0+")
 
 
 def read(text: str) -> Quantity | None:
     """The quantity that a whole answer is, for sure; what follows it may say why (`29, in total, so she pays that`)."""
-    return _read(plain(text)) if len(text) <= LONGEST else None
+    return _read(plain(text)) if len(text) <= LONGEST and not _CODE.fullmatch(text) else None
+
+
+def begins(text: str) -> Quantity | None:
+    """The quantity that an answer begins with, where what follows comments on it (`18 dollars for 9 eggs`)."""
+    if len(text) > LONGEST:
+        return None
+    return read(text) or _number(plain(text), lenient=True)
 
 
 def begins_with_number(text: str) -> bool:
@@ -96,93 +120,9 @@ def begins_with_number(text: str) -> bool:
     return len(text) <= LONGEST and _WHOLE.match(plain(text).lstrip()) is not None
 
 
-def first(text: str) -> Quantity | None:
-    """The first number of a sentence that says its conclusion, where no other can be meant (`She makes $18 a day`)."""
-    if len(text) > LONGEST:
-        return None
-    text = plain(text)
-    found = _read(text)
-    if found is None:
-        found = _number(text, lenient=True)
-    if found is not None:
-        return found
-    place, words = 0, 0
-    while match := _LEAD.match(text, place):
-        if match[0].rstrip(" ,:=*\t\n").lower() in _ALTERING_BEFORE:
-            return None
-        place, words = match.end(), words + 1
-    rest = text[place:]
-    alone = len(re.findall(r"(?<![\w.^{,])\d", rest)) == 1 or len(_WITHIN.findall(rest)) == 1
-    return _number(rest, lenient=True) if words and alone else None
-
-
-def pair(one: str, other: str) -> tuple[Quantity, Quantity] | None:
-    """Two conclusions as quantities, where both are and at least one is nothing else: `March 5` is not `April 5`."""
-    found = first(one), first(other)
-    if found[0] is None or found[1] is None or (read(one) is None and read(other) is None):
-        return None
-    return found[0], found[1]
-
-
-def last(text: str) -> str | None:
-    """The last number of a text, as written there; None where there is none, or where it may be part of another."""
-    text = plain(text)
-    matches = deque(_WITHIN.finditer(text), maxlen=_NEAR_THE_END)
-    while matches:
-        match = matches.pop()
-        before, behind = _around(text, match)
-        if _ORDINAL.match(behind):
-            continue  # `3rd` and `24-hour` are no quantities
-        if matches and _UNIT_POWER.fullmatch(text[matches[-1].end() : match.start()][:_NEAR]):
-            match = matches.pop()
-            before, behind = _around(text, match)
-        if _stands_alone(before, behind, match):
-            return re.sub(rf"[$€£¥₹]|(?<=\d){THIN}(?=\d{{3}}(?!\d))", "", match[0])
-        return None
-    return None
-
-
-_NEAR, _NEAR_THE_END = 60, 64
-_ORDINAL = re.compile(r"(?:st|nd|rd|th)\b|-[A-Za-z]")
-_UNIT_POWER = re.compile(
-    rf"\s*(?:\\(?:text|mathrm|mbox)\s*\{{[A-Za-z {THIN}/]{{1,30}}\}}|[A-Za-z]{{2,12}}|m)\s*\^\s*\{{?\s*"
-)
-_OPEN = re.compile(
-    r"(?:[\^_√±]|(?<!\\text)(?<!\\boxed)(?<!\\mbox)\{|\\[A-Za-z]+|[\w)\]}%]\s*[-+*/×÷]|[=(]\s*[-+]|\d\s*[,;:]|\d\s)\s*\Z"
-)
-_GOES_ON = re.compile(
-    r"\s*(?:[×*÷^_!√±]|/(?![A-Za-z]{2})|\+\s*[\w(\\]|-\s*(?:[\d(\\]|[A-Za-z]\b)|\\(?!text|mathrm|mbox|[)\]])|\{)|[,:]\d|\("
-)
-
-
-def _around(text: str, match: re.Match[str]) -> tuple[str, str]:
-    return text[max(0, match.start() - _NEAR) : match.start()], text[match.end() : match.end() + _NEAR]
-
-
-def _stands_alone(before: str, behind: str, match: re.Match[str]) -> bool:
-    """Whether a number within a text is no part of an expression, a list or a range."""
-    if _OPEN.search(before) or numerals.value(match) is None:
-        return False
-    if match["percent"]:
-        return True
-    word = _WORD.match(behind)
-    if word is not None and not _may_be_unit(word[0], glued=True):
-        return False
-    power = _UNIT_POWER.match(behind)
-    word = _WORD.match(behind.lstrip())
-    altered = word is not None and (word[0].lower() in _ALTERING_LAST or not _may_be_word(word[0]))
-    return power is not None or not (altered or _GOES_ON.match(behind))
-
-
-def _may_be_word(word: str) -> bool:
-    return (
-        len(re.split(r"[\^/]", word)[0]) > 1 or word[0] in units.LETTERS or word in ("a", "I") or not word[0].isalpha()
-    )
-
-
 def last_unit(text: str) -> str:
     """The unit that an expression ends with, set as text (`5\\sqrt{2}\\text{ cm}`); "" for none."""
-    found = _UNIT_AT_END.search(plain(text)[-_NEAR:])
+    found = _UNIT_AT_END.search(plain(text)[-60:])
     return "" if found is None else (_unit(found[0], lenient=False) or "")
 
 
@@ -191,7 +131,7 @@ _UNIT_AT_END = re.compile(rf"(?<=[\w)}}])\s*{_TEXTUAL.pattern}(?:{_EXPONENT.patt
 
 def _read(text: str) -> Quantity | None:
     text = text.strip()
-    if re.fullmatch(r"\([^()$]*\)", text):
+    if re.fullmatch(r"\([^()$,]*\)", text):
         text = text[1:-1].strip()
     spellings = re.split(r"=|\bor\b", text)
     if len(spellings) > 1 and len(found := {_number(spelling) for spelling in spellings}) == 1:
@@ -221,7 +161,9 @@ def _number(text: str, *, lenient: bool = False) -> Quantity | None:
             return None
         unit = money
     sign = (match["sign"] or match["inner"] or "").lower()
-    return Quantity(-number if sign not in ("", "+") else number, unit)
+    negative = sign not in ("", "+")
+    shown = "-" * negative + match["number"] if _LITERAL.fullmatch(match["number"]) else ""
+    return Quantity(-number if negative else number, unit, shown=shown)
 
 
 def _unit(tail: str, lenient: bool) -> str | None:
@@ -235,13 +177,20 @@ def _unit(tail: str, lenient: bool) -> str | None:
     tail = re.sub(r"\s+", " ", re.sub(r"\s+(?=[\^/])|(?<=/)\s+|(?<=°)\s+(?=[CF]\b)", "", tail))
     glued, tail = not tail.startswith(" ") and not textual, tail.lstrip()
     words: list[str] = []
-    while match := _WORD.match(tail):
+    while match := WORD.match(tail):
         word = match[0].lower()
+        if words and word == "$":
+            break
         if word in _COMMENT and not textual and not (words and word == "per"):
             break
-        if word in _ALTERING or len(words) == 3 or (word == "times" and _TIMES.match(tail[match.end() :])):
+        if (
+            (units.is_name(match[0]) and not lenient)
+            or word in ALTERING
+            or len(words) == 3
+            or (word == "times" and _TIMES.match(tail[match.end() :]))
+        ):
             return None
-        if not words and not textual and not _may_be_unit(match[0], glued):
+        if not words and not (units.may_be_text(match[0]) if textual else may_be_unit(match[0], glued)):
             return None
         words.append(match[0])
         tail = tail[match.end() :].lstrip()
@@ -253,21 +202,27 @@ def _unit(tail: str, lenient: bool) -> str | None:
     return units.unit(words) if _ends(tail, bool(words), lenient) else None
 
 
-def _may_be_unit(word: str, glued: bool) -> bool:
+def may_be_unit(word: str, glued: bool) -> bool:
+    """Whether it may stand behind a number as its unit; glued to it only some may."""
     if glued and word[0].isalpha():
         return units.may_be_glued(re.split(r"[\^/]", word)[0]) or all(ord(mark) >= _FIRST_IDEOGRAPH for mark in word)
-    return _may_be_word(word) and word not in ("a", "I")
+    return may_be_word(word) and word not in ("a", "I")
 
 
 def _ends(rest: str, has_unit: bool, lenient: bool) -> bool:
-    """Whether what follows a number and its unit is nothing, or a comment on it."""
+    """Whether what follows a number and its unit is nothing, says it again, or (leniently) comments on it."""
+    behind = rest[_ALL.match(rest).end() :]  # type: ignore[union-attr]
+    if re.fullmatch(r"[.,;:。，；]?[\s$)]*", behind):
+        return True
     if _ANOTHER.search(rest):
         return False
-    mark = re.match(r"[\s,;:.)。，;*$]*\(?\s*", rest)
+    return _WHY.match(behind) is not None or (lenient and _comments(rest, has_unit))
+
+
+def _comments(rest: str, has_unit: bool) -> bool:
+    mark = re.match(r"[\s,;:.!)。，;*$]*\(?\s*", rest)
     assert mark is not None
     behind = rest[mark.end() :]
-    if not behind:
-        return "(" not in mark[0]
     word = re.match(r"[^\W\d_]+", behind)
     if word is None:
         return False
@@ -276,6 +231,13 @@ def _ends(rest: str, has_unit: bool, lenient: bool) -> bool:
         more = behind[word.end() :]
         if re.match(r"\W*\d", more):
             return said in _REASONS or (said != "of" and (has_unit or bool(mark[0].strip())))
-        return said in _ENDING or re.search(r"[^\W\d_]{2}", more) is not None
+        return said in ("every", "each") or re.search(r"[^\W\d_]{2}", more) is not None
     plain_words = not re.search(r"[=<>+*^\\/]", behind)
-    return lenient and bool(mark[0].strip()) and len(said) > 1 and said not in _ALTERING and plain_words
+    return bool(mark[0].strip()) and len(said) > 1 and said not in ALTERING and plain_words
+
+
+def may_be_word(word: str) -> bool:
+    """Whether it is longer than a variable."""
+    return (
+        len(re.split(r"[\^/]", word)[0]) > 1 or word[0] in units.LETTERS or word in ("a", "I") or not word[0].isalpha()
+    )

@@ -21,6 +21,9 @@ _GLUED = words(
     "KB MB GB TB kB Hz kHz MHz GHz kW kWh"
 )
 
+_CAPITALISED = words("Hz Pa Wh Ah Wb Gy Sv Bq Celsius Fahrenheit Kelvin Joules Newtons Watts")
+_SYMBOLS = LETTERS | frozenset("NWAVJC")
+
 _PHRASES = {
     **dict.fromkeys(("$", "us$", "dollar", "dollars", "usd", "us dollar", "us dollars"), "$"),
     **dict.fromkeys(("cent", "cents", "¢"), "¢"),
@@ -54,6 +57,19 @@ def may_be_glued(word: str) -> bool:
     return word in _GLUED or (len(word) > 2 and word.lower() in _WORDS)
 
 
+def is_name(word: str) -> bool:
+    """Whether a capital makes a word part of a name and no unit: `12 Years`, `8 Mile`, `50 Cent`."""
+    return word[:1].isupper() and word[1:2].islower() and word not in _GLUED and word not in _CAPITALISED
+
+
+def may_be_text(word: str) -> bool:
+    """Whether LaTeX's upright text behind a number may be a unit: `\\text{cm}` and `\\text{N}`, not `\\text{th}`."""
+    return word in _SYMBOLS if len(word) == 1 and word.isalpha() else word not in _SUFFIXES
+
+
+_SUFFIXES = words("st nd rd th")
+
+
 def unit(phrase: list[str]) -> str:
     """One spelling of the words, `square` and `cubic` and powers included."""
     found: list[str] = []
@@ -62,10 +78,16 @@ def unit(phrase: list[str]) -> str:
         if word.lower() in _POWERS and word != phrase[-1]:
             power = _POWERS[word.lower()]
             continue
-        found.append(re.sub(r"[^\W\d_]+", lambda part: _WORDS.get(part[0].lower(), part[0]), word) + power)
+        found.append(re.sub(r"[^\W\d_]+", _spelt, word) + power)
         power = ""
     said = " ".join(found)
     return _PHRASES.get(said.lower(), said)
+
+
+def _spelt(part: re.Match[str]) -> str:
+    """Long words in any case, symbols as they are: `ML` is not `ml`."""
+    word = part[0] if len(part[0]) < 4 else part[0].lower()
+    return _WORDS.get(word, part[0])
 
 
 def conflict(one: str, other: str) -> bool:
@@ -74,4 +96,5 @@ def conflict(one: str, other: str) -> bool:
 
 
 def _singular(phrase: str) -> str:
-    return re.sub(r"(?<=[^\W\d_]{3})s\b", "", phrase.lower())
+    phrase = re.sub(r"[^\W\d_]{4,}", lambda word: word[0].lower(), phrase)
+    return re.sub(r"(?<=[^\W\d_]{3})s\b", "", phrase)

@@ -59,6 +59,8 @@ get = functools.cache(graders.get)  # the process of math takes seconds to start
         ("numeric", r"\boxed{18\text{ cm}^2}", r"18\text{ m}^2", False),
         ("numeric", r"\boxed{10^{5}}", "5", False),
         ("numeric", r"\boxed{10^{5}}", "100000", True),
+        ("exact", "The answer is B. I hope it is correct.", "B", True),
+        ("exact", "The answer is Paris. It is the capital.", "Paris", True),
         ("numeric", r"\boxed{12\,000}", "0", False),
         ("numeric", r"\boxed{12\,000}", "12000", True),
         ("numeric", r"\boxed{2\sqrt{3}}", "3", False),
@@ -141,6 +143,63 @@ def test_abacus_grades_as_its_task_does() -> None:
     for problem in held_out(0, 20):
         for text in (f"work\nans {problem.answer}", f"work\nans {problem.answer}1", f"ans {problem.answer}\n"):
             assert grade(text, problem.answer) == problem.grade(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("Final Answer: The final answer is $5$. I hope it is correct.", "5"),
+        ("The answer is 18! Great.", "18"),
+        ("The answer is 7. I hope it is 100% correct.", "7"),
+        ("The answer is x = 5. We check: 2*5=10.", "5"),
+        ("18 dollars for 9 eggs", "18"),
+        ("The answer is 5 (in Paris)", "5"),
+        ("The answer is 5 pages a day", "5"),
+        ("Answer: Janet makes $18 every day.", "18"),
+        ("Answer: therefore the total cost is 5 dollars", "5"),
+        (r"\boxed{5\text{ million}}", "5000000"),
+        ("So it adds up to 5", "5"),
+        ("For a total of $5.", "5"),
+        ("So they have 5 in total.", "5"),
+        ("So she has **5** apples.", "5"),
+        ("Answer: **5** apples", "5"),
+        ("Answer: The number of red apples is 5", "5"),
+        ("So they sold 5 pairs of shoes.", "5"),
+        ("So 5 incorrect answers.", "5"),
+    ],
+)
+def test_a_comment_on_a_number_leaves_it(text: str, number: str) -> None:
+    assert get("numeric")(text, number) is True
+
+
+WRONG = [
+    *[(text, "5") for text in (
+        "5 is wrong", "5 is not the answer", "5, wait, it is 6", "5. Actually it is 6", "5 at least",
+        *(rf"\boxed{{5\text{{{word}}}}}" for word in ("th", "st", "nd", "rd", "k", "e", "i", " million", "x")),
+        *(f"The answer is 5 {words}" for words in (
+            "mil", "mln", "bil", "lakh", "crore", "grand", "gross", "score", "doz", "tens", "doubled", "tripled",
+            "choose two", "times six", "hours thirty minutes", "feet six inches", "is wrong", "is not right", "or 6",
+        )),
+        *(f"{begin} {words} 5" for begin in ("The answer is", "So it is") for words in (
+            "the square of", "the cube of", "the reciprocal of", "the opposite of", "the absolute value of", "all but",
+            "never", "not", "up to", "the first prime after", "10 choose", "undefined at", "the loss of", "twenty",
+            "less than", "impossible since she has",
+        )),
+        *(f"Answer: it {words} 5" for words in ("isn't", "exceeds", "never is")),
+        *(f"So x {words} 5" for words in ("isn't", "exceeds", "never is")),
+        "The answer is March 5", "The answer is Apollo 5", "So it is |-5|.", "It is -(-5)",
+    )],
+    ("12 so 13", "12"), ("101 in binary", "101"), ("20 in base 3", "20"), (r"\boxed{3\mathrm{i}}", "3"),
+    ("So it is 1.500.000.", "1.5"), ("The value is 10^3.5.", "1000"), ("On 5.12.2020", "5.12"),
+    ("192.168.1.1", "192.168"), ("version is 3.10.2", "3.1"), ("It is |-5|", "-5"), ("It is -(-5)", "-5"),
+    ("It is (3,500)", "3500"), (r"\boxed{(3,500)}", "3500"), ("5 mg", "5 Mg"), ("5 ms", "5 Ms"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "number"), WRONG)
+def test_what_may_be_another_number_is_wrong(text: str, number: str) -> None:
+    assert get("numeric")(text, number) is False
+    assert get("exact")(text, number) is False
 
 
 @pytest.mark.parametrize("spec", ["exact", "numeric", "math"])

@@ -29,7 +29,8 @@ from zip_introspect import units
 from zip_introspect.answers import conclusion, last_number, same, without_thinking
 from zip_introspect.errors import BackendNotInstalledError, ConfigError
 from zip_introspect.evaluation.collecting import Grader
-from zip_introspect.quantities import Quantity, last_unit, pair
+from zip_introspect.quantities import Quantity, last_unit
+from zip_introspect.sentences import pair
 
 SPECIFICATIONS = "exact, numeric, numeric:TOLERANCE, math, regex:PATTERN, abacus, or package.module:function"
 
