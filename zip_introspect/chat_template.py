@@ -1,22 +1,28 @@
 """Chat templates as what they are: programs of somebody else's, which see the contents and may do anything with them.
 
-A template is shown the contents as they are. What it made of them is then checked: that the last user message can be
-heard in the text, and which of the text's special tokens the template itself wrote. The others are a user's spelling.
+A template is shown the messages as they are, whatever keys they have. What it made of them is then checked: that the
+last user message can be heard in the text, and which of the text's special tokens the template itself wrote. The others
+are a user's spelling.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, Protocol, cast
 
 from zip_introspect.backend import Message
 from zip_introspect.errors import PromptError
+from zip_introspect.spellings import Spellings
 
 _PROBES = ("quartzsphinx", "vexingjudge")
 """Texts that a template can write in capitals or trim, but not make by itself."""
+_TURNS = [Message(role=role, content=text) for role, text in zip(("user", "assistant"), _PROBES, strict=True)]
+_CHANGING = re.compile(r"strftime_now|\brandom\b")
+"""What templates write that is another thing the next time."""
+_TRIES = 3
 _PRIVATE = 0xE000
 """Where Unicode's private use begins: letters of no language, in no case."""
 
@@ -38,49 +44,6 @@ class Rendered:
     """Begin and end of each special token that the template wrote, in order; what else spells one is a user's."""
 
 
-class Spellings:
-    """The texts that tokenizers take for special tokens."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        longest_first = sorted({text for text in texts if text}, key=lambda text: (-len(text), text))
-        pattern = "|".join(map(re.escape, longest_first)) or r"(?!)"
-        self.exact, self._any_case = re.compile(pattern), re.compile(pattern, re.IGNORECASE)
-        self._first = frozenset("".join(text[0].lower() + text[0].upper() for text in longest_first))
-        self._harmless = next(letter for letter in map(chr, range(ord("x"), 0x10FFFF)) if letter not in self._first)
-
-    def names(self, text: str) -> list[str]:
-        """The special tokens that a text spells, in order."""
-        return self.exact.findall(text)
-
-    def begun(self, text: str) -> bool:
-        """Whether a text holds a character with which a special token begins."""
-        return not self._first.isdisjoint(text)
-
-    def without(self, text: str) -> str:
-        """A text of the same length in which no special token begins."""
-        return "".join(self._harmless if letter in self._first else letter for letter in text)
-
-    def found(self, text: str) -> Iterable[tuple[int, str]]:
-        """Place and kind of every spelling in a text, in small or capital letters, those within others too."""
-        start = 0
-        while match := self._any_case.search(text, start):
-            yield match.start(), match.group().casefold()
-            start = match.start() + 1
-
-    def halves(self, text: str) -> list[str]:
-        """A text cut within every spelling."""
-        ends = [0]
-        while match := self.exact.search(text, ends[-1]):
-            ends.append(match.start() + 1)
-        return [text[start:end] for start, end in pairwise([*ends, len(text)]) if start < end]
-
-    def broken(self, text: str, mark: str, kinds: set[str]) -> str:
-        """A text with a mark within every spelling of these kinds."""
-        places = [place + 1 for place, kind in self.found(text) if kind in kinds]
-        ends = [0, *places, len(text)]
-        return mark.join(text[start:end] for start, end in pairwise(ends))
-
-
 class ChatTemplate:
     """One model's template.
 
@@ -92,6 +55,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, render: Render, spellings: Spellings) -> None:
         self._source, self._call, self._spellings = source, render, spellings
+        self._changes = bool(_CHANGING.search(source))
         self._parted: dict[str, bool] = {}
 
     def render(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Rendered:
@@ -101,15 +65,34 @@ class ChatTemplate:
             PromptError: the template refuses the messages, leaves the last one out, or makes such use of a text that
                 spells a special token that the template's own cannot be told from it.
         """
+        self._check_names(messages, options)
+        rendered, fault = self._attempt(messages, options)
+        if not self._changes:
+            return _result(rendered, fault)
+        for _ in range(_TRIES):  # what is compared has to be of one moment
+            if self._text(messages, options) == rendered.text:
+                return _result(rendered, fault)
+            rendered, fault = self._attempt(messages, options)
+        if fault is not None:
+            raise PromptError(
+                f"the model's chat template writes another text at every call, as with a clock, so that nothing can be "
+                f"compared: {fault}"
+            ) from fault
+        return rendered
+
+    def _attempt(self, messages: Sequence[Message], options: Mapping[str, Any]) -> tuple[Rendered, PromptError | None]:
+        """A rendering, and what speaks against it."""
         text = self._text(messages, options)
-        self._check_heard(messages, options, text)
-        spans = tuple(match.span() for match in self._spellings.exact.finditer(text))
-        if not any(map(self._spellings.begun, [message["content"] for message in messages] + _texts(options))):
-            return Rendered(text, spans)
-        own = self._spellings.names(self._changed(messages, options, self._spellings.without))
-        if self._spellings.names(text) == own:
-            return Rendered(text, spans)
-        return self._told_apart(messages, options, text, own)
+        rendered = Rendered(text, tuple(match.span() for match in self._spellings.exact.finditer(text)))
+        try:
+            self._check_heard(messages, options, text)
+            if any(map(self._spellings.begun, _texts([*messages, options]))):
+                own = self._spellings.names(self._changed(messages, options, self._spellings.without))
+                if self._spellings.names(text) != own:
+                    rendered = self._told_apart(messages, options, text, own)
+        except PromptError as fault:
+            return rendered, fault
+        return rendered, None
 
     def closing(self) -> str | None:
         """The special token that follows an assistant's words at once; None where none does, or where it opens turns.
@@ -117,19 +100,32 @@ class ChatTemplate:
         With it the model was taught to end its answers, whatever else its files say.
         """
         question, answer = _PROBES
-        turns = [Message(role="user", content=question), Message(role="assistant", content=answer)]
         try:
-            shut, opened = (self._text(turns, {}, add_generation_prompt=more) for more in (False, True))
+            shut, opened = (self._text(_TURNS, {}, add_generation_prompt=more) for more in (False, True))
         except PromptError:
             return None
         before, _, rest = shut.partition(question)
         between, said, after = rest.partition(answer)
-        found = self._spellings.exact.match(after)
+        found = self._spellings.exact.match(after.lstrip())
         if not said or found is None:
             return None
-        openers = {*self._spellings.names(before)[-1:], *self._spellings.names(between)[-1:]}
-        openers.update(self._spellings.names(opened.removeprefix(shut)) if opened.startswith(shut) else ())
-        return None if found.group() in openers else found.group()
+        names = self._spellings.names
+        prompted = opened.removeprefix(shut) if opened.startswith(shut) else ""
+        openers = {*names(before)[-1:], *names(between)[-1:]}
+        if shuts := self._spellings.exact.match(between.lstrip()):  # what closes the user's turn opens none
+            has_header = between.lstrip()[shuts.end() :].strip()
+            openers -= {shuts.group()} if has_header and (prompted or shuts.group() not in names(before)) else set()
+        return None if found.group() in openers.union(names(prompted)) else found.group()
+
+    def written(self) -> str:
+        """What the template may write: its source, and what it makes of one question with and without an answer."""
+        made = [self._source]
+        for turns, prompted in ((_TURNS[:1], True), (_TURNS, False), (_TURNS, True)):
+            try:
+                made.append(self._text(turns, {}, add_generation_prompt=prompted))
+            except PromptError:  # a template that takes no such turns is looked at as it stands
+                continue
+        return "\n".join(made)
 
     def _text(
         self, messages: Sequence[Message], options: Mapping[str, Any], *, add_generation_prompt: bool = True
@@ -177,24 +173,29 @@ class ChatTemplate:
             letter if letter.isspace() else "y" if letter in "xX" else "x" for letter in last["content"]
         )  # as long, and with the same space: what only counts characters hears nothing
         try:
-            unheard = self._text([*before, Message(role=last["role"], content=other)], options) == text
+            heard = self._text([*before, _with_content(last, other)], options)
+            unheard = heard == text
+            if len(heard) != len(text):  # it has cut something away: perhaps all of it
+                nothing = self._text([*before, _with_content(last, "")], options)
+                unheard = nothing.split() == text.split()
         except PromptError:
             return  # another content is refused, so this one was looked at
         if unheard:
             raise PromptError(
-                f"the model's chat template leaves the last user message out: {last['content'][:80]!r} or any other "
-                f"text gives the same prompt. Expected a template that writes the content of user messages; open the "
-                f"model with a template that does, or pass chat=False."
+                f"the model's chat template leaves the last user message out: {last['content'][:80]!r} gives "
+                f"the same prompt as another text, or as none. Expected a template that writes the content of user "
+                f"messages; open the model with a template that does, or pass chat=False."
             )
 
     def _told_apart(
         self, messages: Sequence[Message], options: Mapping[str, Any], text: str, own: list[str]
     ) -> Rendered:
         """Find the template's own special tokens: a mark within each of the others does not change what it writes."""
-        contents = [message["content"] for message in messages] + _texts(options)
+        contents = _texts([*messages, options])
         taken = set("".join([self._source, text, *contents]))
         mark = next(mark for mark in map(chr, range(_PRIVATE, 0x110000)) if mark not in taken)
-        kinds = {kind for content in contents for _, kind in self._spellings.found(content)}
+        spelled = {kind for content in contents for _, kind in self._spellings.found(content)}
+        kinds = spelled.intersection(kind for _, kind in self._spellings.found(text))
 
         def marked(kinds: set[str]) -> str | None:
             try:
@@ -205,22 +206,54 @@ class ChatTemplate:
 
         broken = marked(kinds)
         if broken is None:  # the template looks for one of them itself, such as the end of an answer's reasoning
-            broken = marked({kind for kind in kinds if marked({kind}) is not None})
+            mine = {kind for _, kind in self._spellings.found(self._written)}
+            broken = marked(kinds - {kind for kind in kinds & mine if marked({kind}) is None})
         if broken is None or self._spellings.names(broken) != own:
             raise PromptError(
-                f"a message spells a special token of the model ({', '.join(sorted(kinds)) or 'after a change'}), and "
-                f"the chat template changes it so that it cannot be told from the template's own. Write it differently."
+                f"a message spells a special token of the model ({', '.join(sorted(spelled)) or 'after a change'}), "
+                f"and the chat template changes it so that it cannot be told from the template's own. Write it "
+                f"differently."
             )
-        spans = tuple(
-            (match.start() - before, match.end() - before)
-            for match in self._spellings.exact.finditer(broken)
-            for before in [broken.count(mark, 0, match.start())]
-        )
-        return Rendered(text, spans)
+        return Rendered(text, tuple(_without_marks(broken, mark, self._spellings)))
+
+    @cached_property
+    def _written(self) -> str:
+        return self.written()
 
     def _changed(self, messages: Sequence[Message], options: Mapping[str, Any], change: Callable[[str], str]) -> str:
-        changed = [Message(role=message["role"], content=change(message["content"])) for message in messages]
-        return self._text(changed, {name: _mapped(value, change) for name, value in options.items()})
+        changed = [cast("Message", {**_mapped(dict(message), change), "role": message["role"]}) for message in messages]
+        return self._text(changed, _mapped(options, change))
+
+    def _check_names(self, messages: Sequence[Message], options: Mapping[str, Any]) -> None:
+        """Refuse what cannot be changed to see what becomes of it, since templates know things by it."""
+        for what, names in (
+            ("role", [message["role"] for message in messages]),
+            ("key", _names([*messages, options])),
+        ):
+            for name in names:
+                if self._spellings.threatens(name):
+                    raise PromptError(
+                        f"the {what} {name[:80]!r} spells a special token of the model, or begins one; expected a name "
+                        f"without. Only what stands in texts can be kept apart from the chat template's own."
+                    )
+
+
+def _result(rendered: Rendered, fault: PromptError | None) -> Rendered:
+    if fault is not None:
+        raise fault
+    return rendered
+
+
+def _without_marks(text: str, mark: str, spellings: Spellings) -> Iterator[tuple[int, int]]:
+    """Begin and end of the special tokens in a text, where they are once the marks are taken out."""
+    marks = last = 0
+    for match in spellings.exact.finditer(text):
+        marks, last = marks + text.count(mark, last, match.start()), match.start()
+        yield match.start() - marks, match.end() - marks
+
+
+def _with_content(message: Message, content: str) -> Message:
+    return cast("Message", {**message, "content": content})
 
 
 def _formed(content: str, parts: bool) -> Any:
@@ -246,3 +279,11 @@ def _texts(value: Any) -> list[str]:
 
     _mapped(value, take)
     return found
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of JSON."""
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+        yield from _names(item)
+    if isinstance(value, Mapping):
+        yield from map(str, value)

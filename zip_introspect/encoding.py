@@ -12,15 +12,19 @@ the one that closes an assistant's turn in the chat template.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from zip_introspect.backend import Message
-from zip_introspect.chat_template import ChatTemplate, Rendered, Spellings
+from zip_introspect.chat_template import ChatTemplate, Rendered
 from zip_introspect.config import check_template_kwargs
 from zip_introspect.errors import ModelLoadError, PromptError
 from zip_introspect.prompts import check_no_template, check_prompt
+from zip_introspect.spellings import Spellings
+
+_RARE = "\U0010fffd\ue0b7\U00013000\U0001fae8"
+"""Characters that a tokenizer is likely not to know, if there are any."""
 
 
 class PromptEncoder(ABC):
@@ -34,7 +38,9 @@ class PromptEncoder(ABC):
         never: further ids that never come out of a user's text.
         opening: the ids that the tokenizer puts before a text.
         bos: the begin-of-sequence token's id, which a template may write where the tokenizer puts nothing.
-        unknown: the id of what the tokenizer does not know, which is in no text's power to avoid.
+        ends: the ids that the tokenizer names as an end of sequence.
+        unknown: the id of what the tokenizer does not know. Where there is such a thing, it is in no text's power to
+            avoid; it never comes out of a text where it begins or ends sequences too.
     """
 
     def __init__(
@@ -45,11 +51,16 @@ class PromptEncoder(ABC):
         never: Collection[int] = (),
         opening: Sequence[int] = (),
         bos: int | None = None,
+        ends: Collection[int] = (),
         unknown: int | None = None,
     ) -> None:
         self.opening, self.bos = tuple(opening), bos
         self._specials = {text: token for text, token in specials.items() if text}
-        self._forbidden = frozenset((*specials.values(), *never)) - {unknown}
+        if template:
+            self._specials |= self._markers(ChatTemplate(template, self.render, Spellings([])).written())
+        self._forbidden = frozenset((*self._specials.values(), *specials.values(), *never))
+        if unknown not in {bos, *ends} and unknown in self.with_specials(_RARE):
+            self._forbidden -= {unknown}
         self._spellings = Spellings(self._specials)
         self._strips: dict[str, tuple[bool, bool]] = {}
         self.template = ChatTemplate(template, self.render, self._spellings) if template else None
@@ -71,6 +82,10 @@ class PromptEncoder(ABC):
     @abstractmethod
     def plain(self, text: str) -> list[int]:
         """As `with_specials`, but nothing in it is special, as far as the tokenizer can be told so."""
+
+    @abstractmethod
+    def added(self, tokens: Collection[int]) -> dict[str, int]:
+        """Those of some tokens that the tokenizer takes whole out of any text and does not call special."""
 
     def encode(
         self,
@@ -117,7 +132,8 @@ class PromptEncoder(ABC):
             return ids
         ids = self.plain(text)
         if not self._forbidden.isdisjoint(ids):  # for tokenizers that would not listen: half a spelling is no token's
-            ids = [token for half in self._spellings.halves(text) for token in self.plain(half)]
+            first, *others = self._spellings.halves(text)
+            ids = [*self.plain(first), *(token for half in others for token in self._behind(half, self.plain))]
         self._check_specials(ids, [])
         return ids
 
@@ -142,11 +158,15 @@ class PromptEncoder(ABC):
         text = text.rstrip() if behind and self._strips_around(behind)[0] else text
         if not text or not before or not self._differs_at_the_start:
             return self.as_text(text) if text else []
+        return self._behind(text, self.as_text)
+
+    def _behind(self, text: str, encode: Callable[[str], list[int]]) -> list[int]:
+        """A text as it is encoded where it is not the beginning."""
         for guard in "\n", "a", "0":  # what only a beginning gets, such as SentencePiece's space, goes to the guard
-            around, ids = self.as_text(guard), self.as_text(guard + text)
+            around, ids = encode(guard), encode(guard + text)
             if ids[: len(around)] == around:
                 return ids[len(around) :]
-        return self.as_text(text)
+        return encode(text)
 
     def _strips_around(self, special: str) -> tuple[bool, bool]:
         """Whether a special token swallows the space to its left and right, as those of some tokenizers do."""
@@ -161,6 +181,19 @@ class PromptEncoder(ABC):
         """Whether a text has other tokens behind a special token than it has alone."""
         special = next(iter(self._specials), "")
         return bool(special) and self.with_specials(f"{special}a")[1:] != self.with_specials("a")
+
+    def _markers(self, written: str) -> dict[str, int]:
+        """The added tokens by which a template marks turns, though the tokenizer does not call them special.
+
+        Not those that come in pairs such as <think> and </think>: they mark a piece of somebody's words, and histories
+        hold them as the model wrote them.
+        """
+        found = self.added(set(self.with_specials(written)))
+        return {
+            text: token
+            for text, token in found.items()
+            if _is_mark(text) and (other := _partner(text)) not in self.added(self.with_specials(other))
+        }
 
     def _begun(self, ids: list[int]) -> list[int]:
         """The rule of beginning."""
@@ -185,6 +218,17 @@ class PromptEncoder(ABC):
                 "the tokenizer takes a part of the prompt for a special token, and there is no way to tell it that it "
                 "is text. Write that part differently."
             )
+
+
+def _is_mark(text: str) -> bool:
+    """Whether a text is no word and no space, but a name in brackets of any kind."""
+    bare = len(text) > 2 and not any(letter.isalnum() or letter.isspace() for letter in (text[0], text[-1]))
+    return bare and any(map(str.isalnum, text))
+
+
+def _partner(text: str) -> str:
+    """</x> of <x>, and <x> of </x>."""
+    return text[0] + text[2:] if text[1] == "/" else f"{text[0]}/{text[1:]}"
 
 
 def end_ids(named: Mapping[str, Any], vocab_size: int) -> tuple[int, ...]:

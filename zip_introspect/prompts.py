@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,13 +30,26 @@ def check_prompt(prompt: Prompt) -> None:
     for place, message in enumerate(prompt):
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise PromptError(f"message {place} is {message!r}; expected {{'role': ..., 'content': ...}}, both strings")
-        _check_unicode(message["content"], f"message {place}")
+        for name, value in message.items():
+            _check_unicode(_as_json(name, value, place), f"{name!r} of message {place}")
     if prompt[-1]["role"] != "user":
         raise PromptError(
             f"the last message is from {prompt[-1]['role']!r}; expected the user's: there is no question to answer"
         )
     if not prompt[-1]["content"].strip():
         raise PromptError("the last message has no content; expected text to answer")
+
+
+def _as_json(name: Any, value: Any, place: int) -> str:
+    """A key of a message and its value, as chat templates take them."""
+    try:
+        if not isinstance(name, str):
+            raise TypeError(f"a key is {name!r}")
+        return name + (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PromptError(
+            f"{name!r} of message {place} is not JSON ({error}); expected texts, numbers, booleans, lists and objects"
+        ) from error
 
 
 def _check_unicode(text: str, what: str) -> None:

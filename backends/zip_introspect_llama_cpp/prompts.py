@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, NoReturn
 
+import llama_cpp
 from jinja2 import Template
 from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension, loopcontrols
@@ -15,8 +17,11 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from zip_introspect import encoding
+from zip_introspect.backend import Message
 from zip_introspect.errors import ModelLoadError
 from zip_introspect_llama_cpp.model import Model
+
+_NOW: ContextVar[datetime | None] = ContextVar("the time of the prompt being encoded", default=None)
 
 
 class PromptEncoder(encoding.PromptEncoder):
@@ -37,8 +42,23 @@ class PromptEncoder(encoding.PromptEncoder):
             never={*special, *model.unused_ids},
             opening=model.opening,
             bos=model.bos if model.bos >= 0 else None,
+            ends=model.eos_ids,
             unknown=model.unknown,
         )
+
+    def encode(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat: bool,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """As `encoding.PromptEncoder.encode`; the template's clock stands still."""
+        before = _NOW.set(datetime.now())
+        try:
+            return super().encode(prompt, chat=chat, chat_template_kwargs=chat_template_kwargs)
+        finally:
+            _NOW.reset(before)
 
     def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool, options: Mapping[str, Any]) -> str:
         given = {"tools": None, "documents": None, **options}
@@ -49,6 +69,14 @@ class PromptEncoder(encoding.PromptEncoder):
 
     def plain(self, text: str) -> list[int]:
         return self._model.tokenize(text, parse_special=False)
+
+    def added(self, tokens: Collection[int]) -> dict[str, int]:
+        attribute, vocab = llama_cpp.llama_vocab_get_attr, self._model.vocab
+        return {
+            self._model.spelling(token): token
+            for token in tokens
+            if attribute(vocab, token) & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        }
 
 
 class _Generation(Extension):
@@ -89,7 +117,7 @@ def _tojson(
 
 
 def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
+    return (_NOW.get() or datetime.now()).strftime(pattern)
 
 
 def _raise(message: str) -> NoReturn:

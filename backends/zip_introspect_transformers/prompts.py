@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from zip_introspect import encoding
@@ -30,7 +31,7 @@ class PromptEncoder(encoding.PromptEncoder):
         spelled = {str(tokenizer.convert_ids_to_tokens(item) or ""): item for item in sorted(special)}
         template = tokenizer.chat_template
         around, alone = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
-        self._special, self._make_plain = _calls(tokenizer)
+        self._special = _calling(tokenizer)
         self._plain: Encode | None = None
         self._making = threading.Lock()
         super().__init__(
@@ -38,6 +39,7 @@ class PromptEncoder(encoding.PromptEncoder):
             spelled,
             opening=_before(around, alone),
             bos=tokenizer.bos_token_id,
+            ends=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
             unknown=tokenizer.unk_token_id,
         )
 
@@ -52,13 +54,22 @@ class PromptEncoder(encoding.PromptEncoder):
         return self._special(text)
 
     def plain(self, text: str) -> list[int]:
-        with self._making:  # few prompts need it, and of a large vocabulary it takes a second
-            self._plain = self._plain or self._make_plain()
+        with self._making:  # few prompts need it
+            self._plain = self._plain or self._calling_plain()
         return self._plain(text)
 
+    def added(self, tokens: Collection[int]) -> dict[str, int]:
+        known = self._tokenizer.added_tokens_decoder
+        return {known[token].content: token for token in tokens if token in known and not known[token].special}
 
-def _calls(tokenizer: PreTrainedTokenizerBase) -> tuple[Encode, Callable[[], Encode]]:
-    """How to encode with special tokens, and how to come by what encodes without; neither is changed by a call."""
+    def _calling_plain(self) -> Encode:
+        if not self._tokenizer.is_fast:
+            return lambda text: self._special(text, split_special_tokens=True)
+        return _encoding(_plain_twin(self._tokenizer.backend_tokenizer, self._forbidden))
+
+
+def _calling(tokenizer: PreTrainedTokenizerBase) -> Callable[..., list[int]]:
+    """How to encode with special tokens; a call changes nothing."""
     if not tokenizer.is_fast:
         lock = threading.Lock()  # nobody knows what tokenizers in Python keep
 
@@ -66,21 +77,34 @@ def _calls(tokenizer: PreTrainedTokenizerBase) -> tuple[Encode, Callable[[], Enc
             with lock:
                 return list(tokenizer.encode(text, add_special_tokens=False, **settings))
 
-        return slow, lambda: lambda text: slow(text, split_special_tokens=True)
-
-    def calling(backend: Any) -> Encode:
-        return lambda text: list(backend.encode(text, add_special_tokens=False).ids)
-
-    def plain() -> Encode:
-        other = copy.deepcopy(fast)
-        other.encode_special_tokens = True
-        return calling(other)
-
+        return slow
     fast = tokenizer.backend_tokenizer
     fast.no_truncation()
     fast.no_padding()
     fast.encode_special_tokens = False
-    return calling(fast), plain
+    return _encoding(fast)
+
+
+def _encoding(backend: Tokenizer) -> Encode:
+    return lambda text: list(backend.encode(text, add_special_tokens=False).ids)
+
+
+def _plain_twin(fast: Tokenizer, special: Collection[int]) -> Tokenizer:
+    """A tokenizer to which these tokens are text. It shares the vocabulary, of which a copy takes a second or more."""
+    added = fast.get_added_tokens_decoder()
+    twin = Tokenizer(fast.model)
+    for part in ("normalizer", "pre_tokenizer"):
+        if (shared := getattr(fast, part)) is not None:
+            setattr(twin, part, shared)
+    for token, known in sorted(added.items()):
+        if token in special:
+            twin.add_special_tokens([known])
+        else:
+            twin.add_tokens([known])
+    if any(twin.token_to_id(known.content) != token for token, known in added.items()):  # numbered with gaps
+        twin = copy.deepcopy(fast)
+    twin.encode_special_tokens = True
+    return twin
 
 
 def _before(around: list[int], text: list[int]) -> list[int]:

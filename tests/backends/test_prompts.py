@@ -25,6 +25,10 @@ from zip_introspect_transformers import prompts as transformers_prompts
 
 BOS = "<|system|>"
 TURN = "<|user|>{{ message.role }}\n"
+HEADERS = (  # Zephyr with a tokenizer that does not know its headers
+    "{% for message in messages %}### {{ message.role }}\n{{ message.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}### assistant\n{% endif %}"
+)
 
 # How the chat templates of well-known families are made, over the tokens of the tests' tokenizer.
 TEMPLATES = {
@@ -199,7 +203,9 @@ def test_each_role_gets_the_form_that_its_part_of_the_template_takes(
 
 @pytest.mark.parametrize("name", DEAF)
 def test_a_template_that_leaves_the_question_out_is_refused(encoder: MakeEncoder, name: str) -> None:
-    with pytest.raises(PromptError, match=r"leaves the last user message out: 'tell me more' or any other.*chat=False"):
+    with pytest.raises(
+        PromptError, match=r"leaves the last user message out: 'tell me more' gives the same prompt.*chat=False"
+    ):
         encoder(DEAF[name]).encode(conversation("Hello", "Yes?", "tell me more"), chat=True)
 
 
@@ -423,6 +429,12 @@ def test_options_that_nobody_would_read_are_refused(encoder: MakeEncoder) -> Non
         ("{% for message in messages %}<|user|>{{ message.content }}\n{% endfor %}", None),
         ("{% for message in messages %}{{ message.content }}<|user|>{% endfor %}", None),
         ("{% for message in messages %}<|user|>{{ message.content }}<|reserved_2|>{% endfor %}", "<|reserved_2|>"),
+        (HEADERS, "<|end|>"),
+        ("{% if messages[0].role != 'system' %}### system\nhi<|end|>\n{% endif %}" + HEADERS, "<|end|>"),
+        ("{% for message in messages %}" + TURN + "{{ message.content }} <|end|>\n{% endfor %}", "<|end|>"),
+        ("{% for message in messages %}" + TURN + "{{ message.content }}\n\n<|end|>\n{% endfor %}", "<|end|>"),
+        ("{% for message in messages %}" + TURN + "{{ message.content }}\n{% endfor %}" + TURN[:9], None),
+        ("{% for message in messages %}{{ message.content }}<|assistant|>{% endfor %}", None),
         ("<|user|>{{ messages[0].content }}<|end|>", None),
         ("{{ raise_exception('not today') }}", None),
         ("{{ 1 / 0 }}", None),
