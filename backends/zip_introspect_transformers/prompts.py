@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Collection, Mapping
+from itertools import groupby
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -96,11 +97,8 @@ def _plain_twin(fast: Tokenizer, special: Collection[int]) -> Tokenizer:
     for part in ("normalizer", "pre_tokenizer"):
         if (shared := getattr(fast, part)) is not None:
             setattr(twin, part, shared)
-    for token, known in sorted(added.items()):
-        if token in special:
-            twin.add_special_tokens([known])
-        else:
-            twin.add_tokens([known])
+    for is_text, run in groupby(sorted(added), special.__contains__):  # in runs: every call sorts all of them anew
+        (twin.add_special_tokens if is_text else twin.add_tokens)([added[token] for token in run])
     if any(twin.token_to_id(known.content) != token for token, known in added.items()):  # numbered with gaps
         twin = copy.deepcopy(fast)
     twin.encode_special_tokens = True
