@@ -177,7 +177,7 @@ class ChatTemplate:
             unheard = heard == text
             if len(heard) != len(text):  # it has cut something away: perhaps all of it
                 nothing = self._text([*before, _with_content(last, "")], options)
-                unheard = nothing.split() == text.split()
+                unheard = "".join(nothing.split()) == "".join(text.split())
         except PromptError:
             return  # another content is refused, so this one was looked at
         if unheard:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import ArrayLike
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -23,10 +26,13 @@ from transformers import (
     Qwen3NextConfig,
 )
 
+from tests.backends.templates import BOS, MakeEncoder, with_added
 from zip_introspect.demo.corpus import examples
 from zip_introspect.demo.tokenizer import train_tokenizer
+from zip_introspect.encoding import PromptEncoder
 from zip_introspect.grid import JointGrid
 from zip_introspect.testing.rounding import SMALL_MODEL, tolerance
+from zip_introspect_transformers import prompts as transformers_prompts
 
 WINDOW = 9  # far below the lengths that the tests reach
 
@@ -75,22 +81,80 @@ def exported(
     tokenizer: PreTrainedTokenizerFast,
     grid: JointGrid,
 ) -> Exported:
-    """A GGUF file of a small model of an architecture, by its name and type."""
+    """A GGUF file of a small model of an architecture, by its name, its type, and the special tokens not called so."""
     from zip_introspect_llama_cpp.export import GgufExporter
 
     root = tmp_path_factory.mktemp("gguf")
 
-    def export(architecture: str = "qwen3", kind: str = "f32") -> Path:
-        folder, target = root / architecture, root / f"{architecture}-{kind}.gguf"
+    def export(architecture: str = "qwen3", kind: str = "f32", added: tuple[str, ...] = ()) -> Path:
+        name = "-".join((architecture, *("added" for _ in added[:1])))
+        folder, target = root / name, root / f"{name}-{kind}.gguf"
         if not folder.exists():
             make_model(architecture).save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            (with_added(tokenizer, *added) if added else tokenizer).save_pretrained(folder)
             grid.save(folder)
         if not target.exists():
             GgufExporter().export(folder, target, kind)
         return target
 
     return export
+
+
+@pytest.fixture(scope="session")
+def gguf_model(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """A model in a GGUF file, open, by the special tokens that its file does not call so."""
+    pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
+    from zip_introspect_llama_cpp import gguf_file
+    from zip_introspect_llama_cpp.model import Model
+    from zip_introspect_llama_cpp.options import LlamaCppOptions
+
+    @cache
+    def opened(added: tuple[str, ...] = ()) -> Model:
+        path: Path = request.getfixturevalue("exported")(added=added)
+        return Model(path, gguf_file.read(path), LlamaCppOptions())
+
+    return opened
+
+
+@pytest.fixture(params=["transformers", "llama-cpp"])
+def encoder(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast, grid: JointGrid) -> MakeEncoder:
+    bos = tokenizer.convert_tokens_to_ids(BOS)
+
+    def of_transformers(
+        template: str | None, *, begins: bool = False, ends: bool = False, added: tuple[str, ...] = ()
+    ) -> PromptEncoder:
+        ours = with_added(tokenizer, *added) if added else copy.deepcopy(tokenizer)
+        ours.chat_template = template
+        ours.bos_token = BOS
+        around = [f"{BOS} " * begins + "$A" + f" {ours.eos_token}" * ends]
+        ours.backend_tokenizer.post_processor = TemplateProcessing(
+            single=around[0], special_tokens=[(BOS, bos), (ours.eos_token, ours.eos_token_id)]
+        )
+        return transformers_prompts.PromptEncoder(ours, grid.reserved_token_ids)
+
+    def of_llama_cpp(
+        template: str | None, *, begins: bool = False, ends: bool = False, added: tuple[str, ...] = ()
+    ) -> PromptEncoder:
+        from zip_introspect_llama_cpp.model import Model
+        from zip_introspect_llama_cpp.prompts import PromptEncoder as Encoder
+
+        class Templated(Model):
+            """The file's model with another template."""
+
+            def __init__(self) -> None:
+                self.__dict__.update(request.getfixturevalue("gguf_model")(added).__dict__)
+                self.bos, self.opening = bos, (bos,) * begins
+
+            @property
+            def template(self) -> str | None:
+                return template
+
+        return Encoder(Templated(), grid.reserved_token_ids)
+
+    if request.param == "llama-cpp":
+        request.getfixturevalue("gguf_model")
+        return of_llama_cpp
+    return of_transformers
 
 
 def config(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
