@@ -194,19 +194,22 @@ class ChatTemplate:
         contents = _texts([*messages, options])
         taken = set("".join([self._source, text, *contents]))
         mark = next(mark for mark in map(chr, range(_PRIVATE, 0x110000)) if mark not in taken)
-        spelled = {kind for content in contents for _, kind in self._spellings.found(content)}
-        kinds = spelled.intersection(kind for _, kind in self._spellings.found(text))
+        spelled = set[str]().union(*map(self._spellings.kinds, contents))
+        kinds = spelled & self._spellings.kinds(text)
 
-        def marked(kinds: set[str]) -> str | None:
+        def marked(kinds: set[str], *, late: bool = False) -> str | None:
+            def change(content: str) -> str:
+                return self._spellings.broken(content, mark, kinds, late=late)
+
             try:
-                found = self._changed(messages, options, lambda content: self._spellings.broken(content, mark, kinds))
+                found = self._changed(messages, options, change)
             except PromptError:
                 return None
             return found if found.replace(mark, "") == text else None
 
-        broken = marked(kinds)
+        broken = marked(kinds) or marked(kinds, late=True)
         if broken is None:  # the template looks for one of them itself, such as the end of an answer's reasoning
-            mine = {kind for _, kind in self._spellings.found(self._written)}
+            mine = self._spellings.kinds(self._written)
             broken = marked(kinds - {kind for kind in kinds & mine if marked({kind}) is None})
         if broken is None or self._spellings.names(broken) != own:
             raise PromptError(

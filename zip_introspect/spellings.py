@@ -42,11 +42,14 @@ class Spellings:
         """A text of the same length in which no special token begins."""
         return "".join(self._harmless if letter in self._first else letter for letter in text)
 
-    def found(self, text: str) -> Iterable[tuple[int, str]]:
-        """Place and kind of every spelling in a text, in small or capital letters, those within others too."""
+    def kinds(self, text: str) -> set[str]:
+        """What a text spells, in small or capital letters, within others too; all in small ones."""
+        return {match.group().casefold() for match in self._found(text)}
+
+    def _found(self, text: str) -> Iterable[re.Match[str]]:
         start = 0
         while match := self._any_case.search(text, start):
-            yield match.start(), match.group().casefold()
+            yield match
             start = match.start() + 1
 
     def halves(self, text: str) -> list[str]:
@@ -56,11 +59,11 @@ class Spellings:
             ends.append(match.start() + 1)
         return [text[start:end] for start, end in pairwise([*ends, len(text)]) if start < end]
 
-    def broken(self, text: str, mark: str, kinds: set[str]) -> str:
-        """A text with a mark within every spelling of these kinds."""
-        places = [place + 1 for place, kind in self.found(text) if kind in kinds] if kinds else []
-        ends = [0, *places, len(text)]
-        return mark.join(text[start:end] for start, end in pairwise(ends))
+    def broken(self, text: str, mark: str, kinds: set[str], *, late: bool) -> str:
+        """A text with a mark within every spelling of these kinds: behind its first letter, or before its last."""
+        found = [match for match in self._found(text) if match.group().casefold() in kinds] if kinds else []
+        places = sorted({max(match.end() - 1, match.start() + 1) if late else match.start() + 1 for match in found})
+        return mark.join(text[start:end] for start, end in pairwise([0, *places, len(text)]))
 
 
 def _pattern(texts: Iterable[str]) -> str:

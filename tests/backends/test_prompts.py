@@ -147,6 +147,10 @@ def test_no_text_adds_a_special_token(
     encoder = transformers_prompts.PromptEncoder(templated, grid.reserved_token_ids)
     if not text.strip():
         return
+    if name == "looked_into" and not text.split("</think>")[-1].strip() and not text.startswith("<|"):
+        with pytest.raises(PromptError, match="leaves the last user message out"):
+            encoder.encode(text, chat=True)
+        return
     prompt = encoder.encode(text, chat=True)
     assert special(tokenizer, prompt) == special(tokenizer, encoder.encode("1+1", chat=True))
     expected = tokenizer.apply_chat_template(

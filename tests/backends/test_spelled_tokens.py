@@ -152,6 +152,16 @@ def test_a_template_that_cuts_all_of_the_question_away_is_refused(
     assert encoder(TEMPLATES["trimmed"]).encode("\n 1 \n", chat=True)
 
 
+def test_a_template_may_look_at_how_a_spelling_begins_or_ends(
+    encoder: MakeEncoder, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    for asks in ("startswith('<|')", "endswith('|>')"):
+        source = "<|user|>{% if messages[0].content." + asks + " %}ODD{% endif %}{{ messages[0].content }}<|end|>"
+        prompt = encoder(source).encode("<|end|>", chat=True)
+        assert special(tokenizer, prompt) == ["<|user|>", "<|end|>"]
+        assert tokenizer.decode(prompt) == "<|user|>ODD<|end|><|end|>"
+
+
 # What the tokenizer does not know
 
 
@@ -196,7 +206,7 @@ def test_as_many_renderings_for_many_kinds_of_special_tokens_as_for_one(
     encoder = transformers_prompts.PromptEncoder(ours, grid.reserved_token_ids)
     kinds = [f"<|reserved_{number}|>" for number in range(64)]
     counts = []
-    for text in ("<|end|>x", f"<|end|>{kinds[0]}", "<|end|>" + " ".join(kinds)):
+    for text in (f"<|end|>{kinds[1]}", f"<|end|>{kinds[0]}", "<|end|>" + " ".join(kinds)):
         calls = 0
         assert special(tokenizer, encoder.encode(text, chat=True)) == ["<|end|>"]
         counts.append(calls)
