@@ -19,7 +19,6 @@ from functools import lru_cache
 from zip_introspect.conclusions import first_sentence
 from zip_introspect.errors import ConfigError
 from zip_introspect.quantities import LONGEST, begins_with_number, read
-from zip_introspect.sentences import last
 from zip_introspect.units import words
 
 AnswerExtractor = Callable[[str], str | None]
@@ -67,6 +66,8 @@ def last_number(text: str) -> str | None:
 
     A part of an expression, a list or a range (`2\sqrt{3}`, `5,1`, `12:30`) is no number.
     """
+    from zip_introspect.sentences import last  # its patterns take long to compile, and answers are marked as a rule
+
     found = last(without_thinking(text))
     return None if found is None else _trimmed(found)
 
