@@ -320,7 +320,9 @@ class IntrospectiveLLM:
         """What the model expects of itself at a prompt, before a token is generated: one forward pass.
 
         Args:
-            config, chat, overrides: as `generate`; of the settings, `chat_template_kwargs` changes the prompt.
+            config: in place of the instance's own.
+            chat: whether the chat template is applied.
+            overrides: fields of `GenerationConfig`; of these, `chat_template_kwargs` matters.
 
         Raises:
             PromptError: an empty prompt, or one longer than the context.
@@ -360,7 +362,9 @@ class IntrospectiveLLM:
 
         Args:
             prompt: text, or messages.
-            config, chat, overrides: as `generate`; of the settings, `chat_template_kwargs` changes the count.
+            config: in place of the instance's own.
+            chat: whether the chat template is applied.
+            overrides: fields of `GenerationConfig`; of these, `chat_template_kwargs` matters.
 
         Raises:
             ConfigError: a bad setting.
