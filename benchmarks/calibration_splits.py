@@ -12,8 +12,8 @@ import numpy as np
 
 from zip_introspect import IntrospectiveLLM
 from zip_introspect.demo.problems import held_out
-from zip_introspect.evaluation.calibrating import LEVELS, fit
-from zip_introspect.evaluation.metrics import expected_calibration_error
+from zip_introspect.evaluation.measures.calibrating import LEVELS, fit
+from zip_introspect.evaluation.measures.metrics import expected_calibration_error
 
 
 def main() -> None:

@@ -30,15 +30,16 @@ from numpy.typing import NDArray
 
 from benchmarks.reporting import processor, table, write
 from zip_introspect.config import GenerationConfig
-from zip_introspect.grid import JointGrid
-from zip_introspect.joint import expected_length
-from zip_introspect.meta_actions import EXACT_LIMIT, HorizonMode, MetaAction, SearchMode, best_meta_action
-from zip_introspect.search import Request, run
-from zip_introspect.simulator import SimulatedBackend
+from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.joint import expected_length
+from zip_introspect.introspection.plans import EXACT_LIMIT, HorizonMode, MetaAction, SearchMode, best_meta_action
+from zip_introspect.introspection.utility import capped_statistics, evaluate, normalized_beta
+from zip_introspect.search.engine import run
+from zip_introspect.search.request import Request
 from zip_introspect.strategies import MetaAction as MetaChoice
 from zip_introspect.strategies import MetaState, ZipRC, register
 from zip_introspect.strategies.zip_rc import OWED
-from zip_introspect.utility import capped_statistics, evaluate, normalized_beta
+from zip_introspect.testing.simulator import SimulatedBackend
 
 GRID = JointGrid.paper(0, startup=32)
 SMALL = JointGrid(reward_edges=[0, 0.25, 0.5, 0.75, 1], length_edges=[0, 32, 64, 128, 512], first_reserved=0)

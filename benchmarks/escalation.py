@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from zip_introspect import EscalationPolicy, GenerationResult, IntrospectiveLLM, Ladder, Reply, Rung, Usage
-from zip_introspect.answers import same
-from zip_introspect.asking import ask
-from zip_introspect.climb import Climb
+from zip_introspect.answers.extraction import same
 from zip_introspect.demo.problems import Problem, held_out
-from zip_introspect.evaluation.handing_on import Answered, Prices, compared, table
+from zip_introspect.escalation.drivers import ask
+from zip_introspect.escalation.plan import Climb
+from zip_introspect.evaluation.measures.handing_on import Answered, Prices, compared, table
 from zip_introspect.result import EscalationResult
 
 Ended = tuple[str | None, Usage, EscalationResult | None]

@@ -13,9 +13,9 @@ from pathlib import Path
 from scipy.stats import binomtest
 
 from zip_introspect import IntrospectiveLLM
+from zip_introspect.backend.exporting import exporter
 from zip_introspect.demo.problems import Problem, held_out
-from zip_introspect.evaluation.agreement import agreement
-from zip_introspect.exporting import exporter
+from zip_introspect.evaluation.measures.agreement import agreement
 from zip_introspect.llm import DEMO_MODEL
 
 

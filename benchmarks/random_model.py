@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from zip_introspect.exporting import exporter
-from zip_introspect.grid import JointGrid
+from zip_introspect.backend.exporting import exporter
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.llm import DEMO_MODEL
 
 VOCABULARY = 151_936

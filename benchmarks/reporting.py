@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zip_introspect.backend import BackendInfo
+from zip_introspect.backend.contract import BackendInfo
 
 
 def processor() -> str:

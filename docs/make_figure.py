@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from zip_introspect.evaluation.drawing import save
-from zip_introspect.evaluation.timeline import timeline
+from zip_introspect.evaluation.reporting.drawing import save
+from zip_introspect.evaluation.reporting.timeline import timeline
 
 
 def main() -> None:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zip_introspect import search
-from zip_introspect.backend import Backend
+from zip_introspect.backend.contract import Backend
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig
 from zip_introspect.events import SearchFailed, SearchFinished
 from zip_introspect.result import GenerationResult
+from zip_introspect.search import engine
+from zip_introspect.search.request import Request
 
 
-def request(text: str = "a problem", budget: Budget | None = None, **config: object) -> search.Request:
+def request(text: str = "a problem", budget: Budget | None = None, **config: object) -> Request:
     settings = GenerationConfig(**{"interval": 4, "beta": 0.05, **config})
-    return search.Request(tuple(text.encode()), settings, budget or Budget())
+    return Request(tuple(text.encode()), settings, budget or Budget())
 
 
-def results(backend: Backend, requests: Sequence[search.Request], **options: int) -> list[GenerationResult]:
+def results(backend: Backend, requests: Sequence[Request], **options: int) -> list[GenerationResult]:
     found: dict[int, GenerationResult] = {}
-    for event in search.run(backend, requests, **options):  # type: ignore[arg-type]
+    for event in engine.run(backend, requests, **options):  # type: ignore[arg-type]
         if isinstance(event, SearchFailed):
             raise event.error
         if isinstance(event, SearchFinished):

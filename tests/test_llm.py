@@ -27,7 +27,7 @@ from zip_introspect import (
     SearchFinished,
 )
 from zip_introspect import llm as llm_module
-from zip_introspect.simulator import SimulatedBackend
+from zip_introspect.testing.simulator import SimulatedBackend
 
 CONFIG = GenerationConfig(interval=4, beta=0.05)
 

@@ -7,10 +7,9 @@ out = llm.generate("Solve 3*x+5=35", budget=Budget(max_samples=8, max_tokens=2_0
 out.answer, out.confidence, out.usage
 """
 
-from zip_introspect.answers import AnswerExtractor, after_marker, boxed, default_extractor, last_number
-from zip_introspect.backend import Backend, BackendInfo, Message
+from zip_introspect.answers.extraction import AnswerExtractor, after_marker, boxed, default_extractor, last_number
+from zip_introspect.backend.contract import Backend, BackendInfo, Message
 from zip_introspect.budget import Budget
-from zip_introspect.calibration import Calibration
 from zip_introspect.config import GenerationConfig, SamplingParams
 from zip_introspect.errors import (
     BackendError,
@@ -27,7 +26,8 @@ from zip_introspect.errors import (
     TrainingDataError,
     ZipIntrospectError,
 )
-from zip_introspect.escalation import EscalationPolicy, Reply, Rung
+from zip_introspect.escalation.ladder import Ladder
+from zip_introspect.escalation.policy import EscalationPolicy, Reply, Rung
 from zip_introspect.events import (
     DecisionMade,
     Event,
@@ -38,11 +38,10 @@ from zip_introspect.events import (
     SearchFinished,
     SearchStarted,
 )
-from zip_introspect.grid import JointGrid
-from zip_introspect.ladder import Ladder
+from zip_introspect.introspection.calibration import Calibration
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.prompts import Prompt
-from zip_introspect.request import HandOn
 from zip_introspect.result import (
     Attempt,
     Decision,
@@ -55,6 +54,7 @@ from zip_introspect.result import (
     Usage,
     UtilityReport,
 )
+from zip_introspect.search.request import HandOn
 
 __version__ = "0.1.0"
 

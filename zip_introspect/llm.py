@@ -11,11 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
-from zip_introspect import counting, joint, search
-from zip_introspect.answers import AnswerExtractor, after_marker, default_extractor
-from zip_introspect.backend import Backend, BackendInfo, InstalledBackends, Message
+from zip_introspect.answers.extraction import AnswerExtractor, after_marker, default_extractor
+from zip_introspect.backend import counting
+from zip_introspect.backend.contract import Backend, BackendInfo, Message
+from zip_introspect.backend.discovery import InstalledBackends
 from zip_introspect.budget import Budget, Ledger
-from zip_introspect.calibration import Calibration
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import (
     BackendError,
@@ -27,14 +27,17 @@ from zip_introspect.errors import (
     ZipIntrospectError,
 )
 from zip_introspect.events import Event, SearchFailed, SearchFinished
-from zip_introspect.grid import JointGrid
-from zip_introspect.origin import DEMO_NAME, Origin
-from zip_introspect.outcomes import Outcome, merge, one_each, raise_first
+from zip_introspect.introspection import joint
+from zip_introspect.introspection.calibration import Calibration
+from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.model_source import DEMO_NAME, Origin
 from zip_introspect.paths import expanded
 from zip_introspect.prompts import Prompt, check_batch, check_prompt
-from zip_introspect.request import HandOn
 from zip_introspect.result import GenerationResult, IntrospectionResult, Usage
-from zip_introspect.turns import Turns, in_thread
+from zip_introspect.search import engine
+from zip_introspect.search.batch_results import Outcome, merge, one_each, raise_first
+from zip_introspect.search.request import Checked, HandOn, Request, check
+from zip_introspect.search.turns import Turns, in_thread
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "abacus"
 DEMO_GGUF = DEMO_MODEL / "abacus-q8_0.gguf"
@@ -358,7 +361,7 @@ class IntrospectiveLLM:
         """Tokens of a text, or of any part of a conversation, whoever speaks last; an empty one has none.
 
         No model runs. A conversation that ends in a question counts what `generate` would prompt the model with;
-        `zip_introspect.counting` says how others are counted.
+        `zip_introspect.backend.counting` says how others are counted.
 
         Args:
             prompt: text, or messages.
@@ -426,7 +429,7 @@ class IntrospectiveLLM:
         chat: bool,
         hand_on: HandOn | None,
         overrides: dict[str, Any],
-    ) -> search.Checked:
+    ) -> Checked:
         settings = config or self.config
         settings = settings.replace(**overrides) if overrides else settings
         limits = Budget.of(budget)
@@ -435,19 +438,19 @@ class IntrospectiveLLM:
         options = settings.chat_template_kwargs
         # Backends of others that know no options go on working for those who give none.
         given = {"chat_template_kwargs": options} if options else {}
-        request = search.Request(tuple(self.backend.encode(prompt, chat=chat, **given)), settings, limits, hand_on)
-        return search.check(request, self.info)
+        request = Request(tuple(self.backend.encode(prompt, chat=chat, **given)), settings, limits, hand_on)
+        return check(request, self.info)
 
     def _requests(
         self, prompts: Sequence[Prompt], settings: dict[str, Any], return_exceptions: bool
-    ) -> tuple[dict[int, search.Checked], dict[int, ZipIntrospectError]]:
+    ) -> tuple[dict[int, Checked], dict[int, ZipIntrospectError]]:
         """The requests that can be run, and the errors of the others, by place."""
         check_batch(prompts)
         rest = dict(settings)
         budgets = one_each(rest.pop("budget", None), len(prompts), "budget")
         choices = one_each(rest.pop("hand_on", None), len(prompts), "hand_on")
         config, chat = rest.pop("config", None), rest.pop("chat", True)
-        requests: dict[int, search.Checked] = {}
+        requests: dict[int, Checked] = {}
         errors: dict[int, ZipIntrospectError] = {}
         for place, prompt in enumerate(prompts):
             try:
@@ -458,7 +461,7 @@ class IntrospectiveLLM:
                 errors[place] = error
         return requests, errors
 
-    def _complete_one(self, request: search.Checked, stop: threading.Event | None = None) -> GenerationResult:
+    def _complete_one(self, request: Checked, stop: threading.Event | None = None) -> GenerationResult:
         (outcome,) = self._complete([request], stop)
         if isinstance(outcome, ZipIntrospectError):
             raise outcome
@@ -466,13 +469,13 @@ class IntrospectiveLLM:
 
     def _complete(
         self,
-        requests: Sequence[search.Checked],
+        requests: Sequence[Checked],
         stop: threading.Event | None = None,
         return_exceptions: bool = False,
     ) -> list[Outcome]:
         """Run requests to their ends: a result or, if asked for, an error each."""
         outcomes: dict[int, Outcome] = {}
-        run = search.run(self.backend, requests, extractor=self.extractor)
+        run = engine.run(self.backend, requests, extractor=self.extractor)
         with self._turns.hold(stop), contextlib.closing(run) as events:
             self._check_open()
             for event in events:
@@ -487,9 +490,9 @@ class IntrospectiveLLM:
             raise_first(ordered)
         return ordered
 
-    def _events(self, request: search.Checked, stop: threading.Event | None = None) -> Generator[Event, None, None]:
+    def _events(self, request: Checked, stop: threading.Event | None = None) -> Generator[Event, None, None]:
         """The events of one search; the model is held only while it works on the next one."""
-        events = search.run(self.backend, [request], extractor=self.extractor, live=True)
+        events = engine.run(self.backend, [request], extractor=self.extractor, live=True)
         try:
             while True:
                 with self._turns.hold(stop):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zip_introspect.backend import Message
+from zip_introspect.backend.contract import Message
 from zip_introspect.errors import ConfigError, PromptError
 
 Prompt = str | Sequence[Message]

@@ -15,21 +15,21 @@ import numpy as np
 from gguf.constants import Keys
 from numpy.typing import NDArray
 
-from zip_introspect.backend import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
+from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
+from zip_introspect.backend.detokenization import ByteStream, TextStream
+from zip_introspect.backend.encoding import end_ids
+from zip_introspect.backend.sequences import check_tokens
 from zip_introspect.config import SamplingParams
-from zip_introspect.detokenization import ByteStream, TextStream
-from zip_introspect.encoding import end_ids
 from zip_introspect.errors import NonFiniteLogitsError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
-from zip_introspect.sequences import check_tokens
 from zip_introspect_llama_cpp import decoding, gguf_file
-from zip_introspect_llama_cpp.context import Context
+from zip_introspect_llama_cpp.cache.context import Context
+from zip_introspect_llama_cpp.cache.residents import Held, Origin, Residents
 from zip_introspect_llama_cpp.decoding import Run
-from zip_introspect_llama_cpp.model import Model
+from zip_introspect_llama_cpp.loading import Model
 from zip_introspect_llama_cpp.options import LlamaCppOptions
 from zip_introspect_llama_cpp.prompts import PromptEncoder
-from zip_introspect_llama_cpp.residents import Held, Origin, Residents
 
 
 class LlamaCppBackend(Backend):

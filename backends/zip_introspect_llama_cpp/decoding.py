@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zip_introspect.sequences import draws
-from zip_introspect_llama_cpp.context import Context
-from zip_introspect_llama_cpp.residents import Held
+from zip_introspect.backend.sequences import draws
+from zip_introspect_llama_cpp.cache.context import Context
+from zip_introspect_llama_cpp.cache.residents import Held
 from zip_introspect_llama_cpp.sampling import RowSampler
 
 

@@ -13,9 +13,9 @@ from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderField,
 from gguf.constants import Keys
 from numpy.typing import NDArray
 
+from zip_introspect.backend.exporting import Description
 from zip_introspect.errors import GridError, ModelLoadError
-from zip_introspect.exporting import Description
-from zip_introspect.grid import FILE_NAME, JointGrid
+from zip_introspect.introspection.grid import FILE_NAME, JointGrid
 
 MAGIC = b"GGUF"
 _MOST_LAYERS = 512  # llama.cpp's own limit

@@ -1,4 +1,4 @@
-"""How llama.cpp's tokenizer encodes, for `zip_introspect.encoding`; the chat template is the file's own."""
+"""How llama.cpp's tokenizer encodes, for `zip_introspect.backend.encoding`; the chat template is the file's own."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from zip_introspect import encoding
-from zip_introspect.backend import Message
+from zip_introspect.backend import encoding
+from zip_introspect.backend.contract import Message
 from zip_introspect.errors import ModelLoadError
-from zip_introspect_llama_cpp.model import Model
+from zip_introspect_llama_cpp.loading import Model
 
 _NOW: ContextVar[datetime | None] = ContextVar("the time of the prompt being encoded", default=None)
 

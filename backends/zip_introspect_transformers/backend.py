@@ -17,20 +17,20 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from zip_introspect.backend import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
+from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
+from zip_introspect.backend.detokenization import TextStream
+from zip_introspect.backend.encoding import end_ids
+from zip_introspect.backend.sequences import check_tokens, draws
 from zip_introspect.config import SamplingParams
-from zip_introspect.detokenization import TextStream
-from zip_introspect.encoding import end_ids
 from zip_introspect.errors import NonFiniteLogitsError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
-from zip_introspect.sequences import check_tokens, draws
+from zip_introspect_transformers.cache.states import State, upload
+from zip_introspect_transformers.cache.table import Row, SequenceTable, place
 from zip_introspect_transformers.decoding import Decoder, Drawn, Span, computing_with
 from zip_introspect_transformers.loading import TransformersOptions, load, looks_openable
 from zip_introspect_transformers.prompts import PromptEncoder
 from zip_introspect_transformers.sampling import RowSampler
-from zip_introspect_transformers.sequences import Row, SequenceTable, place
-from zip_introspect_transformers.states import State, upload
 from zip_introspect_transformers.text import TokenText
 
 _LOOK_EVERY = 16  # steps between two looks for rows that have ended, where looking is free

@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zip_introspect.errors import ModelLoadError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
+from zip_introspect_transformers.cache.states import PaddedCache, State, new_cache, tolerates_padding, upload
 from zip_introspect_transformers.fused import FusedStep
 from zip_introspect_transformers.sampling import RowSampler
 from zip_introspect_transformers.snapshot import Snapshot
-from zip_introspect_transformers.states import PaddedCache, State, new_cache, tolerates_padding, upload
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3ForCausalLM
 from transformers.activations import SiLUActivation
 
+from zip_introspect_transformers.cache.states import PaddedCache
 from zip_introspect_transformers.snapshot import Snapshot
-from zip_introspect_transformers.states import PaddedCache
 
 _KNOWN = {Qwen3ForCausalLM, LlamaForCausalLM}
 _PLAIN_MODULES = {nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, SiLUActivation}

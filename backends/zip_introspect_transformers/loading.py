@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from zip_introspect.config import Settings
 from zip_introspect.errors import GridError, ModelLoadError
-from zip_introspect.grid import FILE_NAME, JointGrid
+from zip_introspect.introspection.grid import FILE_NAME, JointGrid
 from zip_introspect.paths import expanded
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

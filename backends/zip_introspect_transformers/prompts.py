@@ -1,4 +1,4 @@
-"""How a transformers tokenizer encodes, for `zip_introspect.encoding`."""
+"""How a transformers tokenizer encodes, for `zip_introspect.backend.encoding`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from zip_introspect import encoding
+from zip_introspect.backend import encoding
 
 Encode = Callable[[str], list[int]]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zip_introspect.config import SamplingParams
-from zip_introspect_transformers.states import upload
+from zip_introspect_transformers.cache.states import upload
 
 
 class RowSampler:

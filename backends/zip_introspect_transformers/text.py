@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from zip_introspect.detokenization import ByteStream, TextStream, WindowStream, text_of
+from zip_introspect.backend.detokenization import ByteStream, TextStream, WindowStream, text_of
 
 _BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
 _BYTE_TOKENS = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}

@@ -2,8 +2,8 @@
 
 from langchain_zip_introspect.chat import ChatIntrospective
 from langchain_zip_introspect.escalating import EscalatingChat
+from langchain_zip_introspect.llm import TextIntrospective
 from langchain_zip_introspect.messages import Introspection
 from langchain_zip_introspect.runnable import IntrospectiveRunnable
-from langchain_zip_introspect.text import TextIntrospective
 
 __all__ = ["ChatIntrospective", "EscalatingChat", "Introspection", "IntrospectiveRunnable", "TextIntrospective"]

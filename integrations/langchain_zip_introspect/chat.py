@@ -20,7 +20,7 @@ from langchain_zip_introspect.messages import metadata, to_message, to_prompt, u
 from langchain_zip_introspect.reading import countable
 from langchain_zip_introspect.streaming import Piece, Scope, aiterate, apieces, inside, iterate, kept, pieces, scoped
 from zip_introspect.errors import ConfigError
-from zip_introspect.escalation import EscalationPolicy
+from zip_introspect.escalation.policy import EscalationPolicy
 from zip_introspect.result import GenerationResult
 
 

@@ -27,12 +27,12 @@ from langchain_zip_introspect.messages import to_prompt
 from langchain_zip_introspect.settings import Call as Settled
 from langchain_zip_introspect.streaming import EVENT_NAME
 from langchain_zip_introspect.way import Way
-from zip_introspect.asking import in_thread, watching, within
-from zip_introspect.climb import Call
 from zip_introspect.errors import PromptError
-from zip_introspect.escalation import EscalationPolicy, Rung
+from zip_introspect.escalation.drivers import in_thread, watching, within
+from zip_introspect.escalation.ladder import Ladder
+from zip_introspect.escalation.plan import Call
+from zip_introspect.escalation.policy import EscalationPolicy, Rung
 from zip_introspect.events import HandedOn
-from zip_introspect.ladder import Ladder
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.prompts import Prompt
 

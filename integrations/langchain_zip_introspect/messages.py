@@ -11,9 +11,9 @@ from langchain_core.prompt_values import PromptValue, StringPromptValue
 
 from langchain_zip_introspect.reading import read
 from langchain_zip_introspect.settings import PROVIDER
-from zip_introspect.backend import Message
+from zip_introspect.backend.contract import Message
 from zip_introspect.errors import PromptError
-from zip_introspect.escalation import Reply
+from zip_introspect.escalation.policy import Reply
 from zip_introspect.prompts import Prompt
 from zip_introspect.result import Decision, GenerationResult, Outlook, SampleResult, Usage
 

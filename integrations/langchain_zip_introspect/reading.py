@@ -24,7 +24,7 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.block_translators import get_translator
 
-from zip_introspect.backend import Message
+from zip_introspect.backend.contract import Message
 from zip_introspect.errors import PromptError
 
 Rule = Literal["read", "left out", "refused"]

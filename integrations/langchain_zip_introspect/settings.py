@@ -11,13 +11,13 @@ from langchain_core.utils import from_env
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt
 
 from langchain_zip_introspect.opening import Key, Wanted, aopen_shared, open_shared
+from zip_introspect import HandOn
+from zip_introspect.backend.counting import text_tokens
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig
-from zip_introspect.counting import text_tokens
 from zip_introspect.errors import ConfigError
 from zip_introspect.llm import IntrospectiveLLM
-from zip_introspect.origin import Origin
-from zip_introspect.request import HandOn
+from zip_introspect.model_source import Origin
 
 PROVIDER = "zip-introspect"
 """As traces and metadata name it."""

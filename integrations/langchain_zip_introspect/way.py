@@ -8,9 +8,9 @@ from typing import Any
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
 
 from langchain_zip_introspect.messages import usage_of
-from zip_introspect.climb import Call, Climb, Outcome
 from zip_introspect.errors import EscalationError
-from zip_introspect.escalation import Reply
+from zip_introspect.escalation.plan import Call, Climb, Outcome
+from zip_introspect.escalation.policy import Reply
 
 _OF_THE_FIRST = ("expected_confidence", "expected_remaining_tokens", "strategy", "selection", "seed")
 

@@ -27,10 +27,10 @@ from transformers import (
 )
 
 from tests.backends.templates import BOS, MakeEncoder, with_added
+from zip_introspect.backend.encoding import PromptEncoder
 from zip_introspect.demo.corpus import examples
 from zip_introspect.demo.tokenizer import train_tokenizer
-from zip_introspect.encoding import PromptEncoder
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.testing.rounding import SMALL_MODEL, tolerance
 from zip_introspect_transformers import prompts as transformers_prompts
 
@@ -82,7 +82,7 @@ def exported(
     grid: JointGrid,
 ) -> Exported:
     """A GGUF file of a small model of an architecture, by its name, its type, and the special tokens not called so."""
-    from zip_introspect_llama_cpp.export import GgufExporter
+    from zip_introspect_llama_cpp.exporting.export import GgufExporter
 
     root = tmp_path_factory.mktemp("gguf")
 
@@ -105,7 +105,7 @@ def gguf_model(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """A model in a GGUF file, open, by the special tokens that its file does not call so."""
     pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
     from zip_introspect_llama_cpp import gguf_file
-    from zip_introspect_llama_cpp.model import Model
+    from zip_introspect_llama_cpp.loading import Model
     from zip_introspect_llama_cpp.options import LlamaCppOptions
 
     @cache
@@ -135,7 +135,7 @@ def encoder(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast, 
     def of_llama_cpp(
         template: str | None, *, begins: bool = False, ends: bool = False, added: tuple[str, ...] = ()
     ) -> PromptEncoder:
-        from zip_introspect_llama_cpp.model import Model
+        from zip_introspect_llama_cpp.loading import Model
         from zip_introspect_llama_cpp.prompts import PromptEncoder as Encoder
 
         class Templated(Model):

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from zip_introspect.testing.rounding import BFLOAT16, FLOAT32, SMALL_MODEL, tolerance
+from zip_introspect_transformers.cache.states import new_cache
 from zip_introspect_transformers.fused import FusedStep
-from zip_introspect_transformers.states import new_cache
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 64,

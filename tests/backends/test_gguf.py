@@ -19,9 +19,9 @@ from transformers import AutoTokenizer
 
 from tests.backends import open_damaged
 from tests.backends.conftest import Exported
-from zip_introspect import joint
 from zip_introspect.errors import BackendNotInstalledError, GridError, ModelLoadError, ReservedTokensError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection import joint
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect_transformers import TransformersBackend
 
 pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
@@ -29,7 +29,7 @@ pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
 from gguf import GGUFReader, GGUFWriter
 
 from zip_introspect_llama_cpp import LlamaCppBackend, gguf_file
-from zip_introspect_llama_cpp.export import GgufExporter
+from zip_introspect_llama_cpp.exporting.export import GgufExporter
 
 
 def test_a_file_beside_or_an_argument_gives_the_grid(exported: Exported, tmp_path: Path, grid: JointGrid) -> None:
@@ -284,7 +284,7 @@ def test_what_would_become_another_model_is_not_exported(checkpoint: Path) -> No
 
 
 def test_converting_without_torch_names_what_to_install(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "zip_introspect_llama_cpp.convert", raising=False)
+    monkeypatch.delitem(sys.modules, "zip_introspect_llama_cpp.exporting.convert", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(BackendNotInstalledError, match=r"'torch'.*\[llama-cpp,transformers\]"):
         GgufExporter().export(checkpoint, checkpoint / "out.gguf", "f32")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from zip_introspect_transformers.growing import GrowingLayer, GrowingSlidingWindowLayer, with_spare_room
+from zip_introspect_transformers.cache.growing import GrowingLayer, GrowingSlidingWindowLayer, with_spare_room
 
 actions = st.lists(
     st.one_of(

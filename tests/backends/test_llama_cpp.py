@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from tests.backends.conftest import Exported, assert_close
-from zip_introspect import joint
-from zip_introspect.backend import SequenceId
+from zip_introspect.backend.contract import SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection import joint
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.testing.conformance import BackendConformance
 from zip_introspect.testing.rounding import FLOAT16, SMALL_MODEL, tolerance
 from zip_introspect_transformers import TransformersBackend
@@ -30,9 +30,10 @@ pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
 import llama_cpp
 from gguf import MODEL_ARCH
 
-from zip_introspect_llama_cpp import LlamaCppBackend, context
-from zip_introspect_llama_cpp.architectures import ARCHITECTURES, Architecture
-from zip_introspect_llama_cpp.export import GgufExporter
+from zip_introspect_llama_cpp import LlamaCppBackend
+from zip_introspect_llama_cpp.cache import context
+from zip_introspect_llama_cpp.exporting.architectures import ARCHITECTURES, Architecture
+from zip_introspect_llama_cpp.exporting.export import GgufExporter
 
 SMALL = ("qwen3", "llama", "lfm2")
 VARIANTS = ("qwen3_tied", "llama3", "llama_linear")

@@ -10,12 +10,12 @@ from scipy.stats import binomtest
 
 from zip_introspect import IntrospectiveLLM
 from zip_introspect.demo.problems import held_out
-from zip_introspect.evaluation.agreement import agreement
+from zip_introspect.evaluation.measures.agreement import agreement
 from zip_introspect.llm import DEMO_GGUF, DEMO_MODEL
 
 pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
 
-from zip_introspect_llama_cpp.export import GgufExporter
+from zip_introspect_llama_cpp.exporting.export import GgufExporter
 
 PROBLEMS = held_out(5, 200)
 COMPARED = 12

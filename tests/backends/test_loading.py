@@ -11,10 +11,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.backends.conftest import MakeModel, assert_close
-from zip_introspect.backend import InstalledBackends
+from zip_introspect.backend.discovery import InstalledBackends
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import ConfigError, GridError, ModelLoadError, PromptError, ReservedTokensError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect_transformers import TransformersBackend
 
 

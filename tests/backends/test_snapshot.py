@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.backends.conftest import MakeModel
 from tests.backends.test_fused import KNOWN, build
-from zip_introspect.backend import SequenceId
+from zip_introspect.backend.contract import SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import ReservedTokensError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect_transformers import TransformersBackend
 from zip_introspect_transformers.fused import FusedStep
 from zip_introspect_transformers.snapshot import Snapshot

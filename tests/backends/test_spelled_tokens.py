@@ -11,8 +11,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.backends.templates import TEMPLATES, MakeEncoder, conversation, special
+from zip_introspect.backend.spellings import Spellings
 from zip_introspect.errors import PromptError
-from zip_introspect.spellings import Spellings
 from zip_introspect_transformers import prompts as transformers_prompts
 
 CALLS = (  # Qwen2.5 and Qwen3: calls of tools, their answers, and reasoning kept beside the answer

@@ -13,13 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast
 
 from tests.backends.conftest import MakeModel, assert_close
-from zip_introspect.backend import SequenceId
+from zip_introspect.backend.contract import SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.testing.conformance import BackendConformance
 from zip_introspect.testing.room import RoomConformance
-from zip_introspect_transformers import TransformersBackend, states
+from zip_introspect_transformers import TransformersBackend
+from zip_introspect_transformers.cache import states
 from zip_introspect_transformers.sampling import RowSampler
 
 ARCHITECTURES = ("qwen3", "llama", "mistral", "gemma3", "lfm2", "qwen3_next")

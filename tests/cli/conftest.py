@@ -9,7 +9,7 @@ import pytest
 
 from zip_introspect.demo.corpus import examples
 from zip_introspect.demo.tokenizer import RESERVED, VOCABULARY_SIZE, train_tokenizer
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from zip_introspect.cli.app import app
-from zip_introspect.grid import FILE_NAME
+from zip_introspect.introspection.grid import FILE_NAME
 
 pytest.importorskip("gguf", reason="the extra llama-cpp is not installed")
 

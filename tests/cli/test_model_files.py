@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from zip_introspect.cli.app import app
 from zip_introspect.cli.model_files import find_runs, read
 from zip_introspect.errors import ModelLoadError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 
 TEXT_TOKENS = 100
 MakeModel = Callable[..., Path]

@@ -19,8 +19,8 @@ pytest.importorskip("tqdm", reason="the extra eval is not installed")
 
 from zip_introspect.cli.app import app
 from zip_introspect.demo.problems import held_out
-from zip_introspect.evaluation.parts import Parts
-from zip_introspect.evaluation.rollouts import Problem, Rollouts
+from zip_introspect.evaluation.store.rollout_file import Problem, Rollouts
+from zip_introspect.evaluation.store.unfinished import Parts
 from zip_introspect.llm import IntrospectiveLLM
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("transformers", reason="the extra transformers is not instal
 
 from tests.evaluation.stored import simulated
 from zip_introspect.cli.app import app
-from zip_introspect.evaluation.rollouts import Rollouts
+from zip_introspect.evaluation.store.rollout_file import Rollouts
 from zip_introspect.llm import DEMO_MODEL
 
 

@@ -12,19 +12,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zip_introspect import GenerationConfig, IntrospectiveLLM
 from zip_introspect.demo.problems import training_mix
-from zip_introspect.demo.recipe import rollouts
+from zip_introspect.demo.recipe import base_rollouts
 from zip_introspect.demo.recipe.__main__ import _done
 from zip_introspect.demo.recipe.base import train_base
+from zip_introspect.demo.recipe.base_rollouts import ending, evidence, roll_out
 from zip_introspect.demo.recipe.evaluate import evaluate
 from zip_introspect.demo.recipe.head import abacus_grid, calibrated, label, train_head, train_value
 from zip_introspect.demo.recipe.report import page, summary
-from zip_introspect.demo.recipe.rollouts import ending, evidence, roll_out
 from zip_introspect.demo.recipe.scorers import train_judge, train_reward_model
-from zip_introspect.evaluation.collecting import collect_rollouts
-from zip_introspect.evaluation.rollouts import Question
-from zip_introspect.evaluation.scoring import with_external_scores, with_self_scores
-from zip_introspect.evaluation.training_log import load_history
-from zip_introspect.grid import JointGrid
+from zip_introspect.evaluation.reporting.training_log import load_history
+from zip_introspect.evaluation.store.collecting import collect_rollouts
+from zip_introspect.evaluation.store.rescoring import with_external_scores, with_self_scores
+from zip_introspect.evaluation.store.rollout_file import Question
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.llm import DEMO_MODEL
 from zip_introspect.training.dataset import load
 from zip_introspect_transformers import TransformersBackend
@@ -59,8 +59,8 @@ def test_interrupted_rollouts_go_on_after_the_last_part(
     model = AutoModelForCausalLM.from_pretrained(runs / "base", dtype="float32")
     backend = TransformersBackend.from_model(model, tokenizer, abacus_grid())
     problems, path = training_mix(0, 4), tmp_path / "rollouts.parquet"
-    monkeypatch.setattr(rollouts, "PART", 2)
-    real, calls = rollouts.collect, []
+    monkeypatch.setattr(base_rollouts, "PART", 2)
+    real, calls = base_rollouts.collect, []
 
     def interrupted(*arguments: Any, **settings: Any) -> Any:
         calls.append(arguments[1])
@@ -68,7 +68,7 @@ def test_interrupted_rollouts_go_on_after_the_last_part(
             raise KeyboardInterrupt
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(rollouts, "collect", interrupted)
+    monkeypatch.setattr(base_rollouts, "collect", interrupted)
     with pytest.raises(KeyboardInterrupt):
         roll_out(backend, problems, 2, path, seed=0, max_new_tokens=24)
     assert not path.exists()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from zip_introspect import GenerationConfig, IntrospectiveLLM
-from zip_introspect.evaluation.collecting import collect_rollouts
-from zip_introspect.evaluation.rollouts import Question, Rollouts
-from zip_introspect.simulator import SimulatedBackend
+from zip_introspect.evaluation.store.collecting import collect_rollouts
+from zip_introspect.evaluation.store.rollout_file import Question, Rollouts
+from zip_introspect.testing.simulator import SimulatedBackend
 
 CONFIG = GenerationConfig(max_new_tokens=64, interval=4, seed=3)
 

@@ -9,18 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zip_introspect import IntrospectiveLLM, search, strategies
-from zip_introspect.backend import Backend
+from zip_introspect import IntrospectiveLLM, strategies
+from zip_introspect.backend.contract import Backend
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import ConfigError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.utility import sampling_utility
 from zip_introspect.result import GenerationResult
-from zip_introspect.selection import Selection
-from zip_introspect.simulator import SimulatedBackend
+from zip_introspect.search import engine
+from zip_introspect.search.request import Request
 from zip_introspect.strategies import Finished, Leaf, MetaAction, MetaState, Strategy
+from zip_introspect.strategies.selection import Selection
 from zip_introspect.strategies.zip_rc import _within
-from zip_introspect.utility import sampling_utility
+from zip_introspect.testing.simulator import SimulatedBackend
 
 GRID = JointGrid(
     reward_edges=[0.0, 0.5, 1.0],
@@ -237,7 +239,7 @@ class ForkOnce(Strategy):
 
 def outcome(backend: Backend, budget: Budget | None = None, **config: object) -> GenerationResult:
     settings = GenerationConfig(**{"strategy": "fork_once", "interval": 3, **config})
-    *_, last = search.run(backend, [search.Request((1, 2, 3), settings, budget or Budget())])
+    *_, last = engine.run(backend, [Request((1, 2, 3), settings, budget or Budget())])
     assert last.kind == "finished"
     return last.result
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zip_introspect.errors import TrainingDataError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training.dataset import IGNORED, JointCollator, load, row, save, targets
 
 GRID = JointGrid(

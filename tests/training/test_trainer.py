@@ -9,8 +9,8 @@ from datasets import Dataset
 from torch.nn.functional import softmax
 
 from tests.training.tiny import GRID, arguments, rollouts, tiny
-from zip_introspect import joint
 from zip_introspect.errors import ReservedTokensError
+from zip_introspect.introspection import joint
 from zip_introspect.training.batching import LengthBatchingTrainer
 from zip_introspect.training.dataset import JointCollator, row
 from zip_introspect.training.trainer import JointTrainer, joint_loss, policy_kl

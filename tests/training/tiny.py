@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import Qwen3Config, Qwen3ForCausalLM, TrainingArguments
 
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training.dataset import row
 
 GRID = JointGrid(

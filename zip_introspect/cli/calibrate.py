@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from zip_introspect.answers import conclusion, same
-from zip_introspect.calibration import FILE_NAME, Calibration
+from zip_introspect.answers.extraction import conclusion, same
 from zip_introspect.cli.arguments import path
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.seed import parse_seed
 from zip_introspect.cli.session import TemplateOptions, open_llm, template_kwargs
 from zip_introspect.errors import BackendNotInstalledError, CalibrationError
+from zip_introspect.introspection.calibration import FILE_NAME, Calibration
 
 _LONGEST_LINE = 1 << 20
 
@@ -80,7 +80,7 @@ def _beside(model: str | None, results: Path) -> Path:
 
 def _calibrating() -> Any:
     try:
-        from zip_introspect.evaluation import calibrating
+        from zip_introspect.evaluation.measures import calibrating
     except ModuleNotFoundError as error:
         raise BackendNotInstalledError(
             f"calibrating needs the module {error.name!r}, which is not installed. "

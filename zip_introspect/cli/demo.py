@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from zip_introspect.backend import InstalledBackends
+from zip_introspect.backend.discovery import InstalledBackends
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.seed import SEED_HELP, parse_seed
 from zip_introspect.cli.session import follow, open_llm

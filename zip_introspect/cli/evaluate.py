@@ -14,7 +14,7 @@ from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import BackendNotInstalledError, ConfigError
 
 if TYPE_CHECKING:
-    from zip_introspect.evaluation.rollouts import Rollouts
+    from zip_introspect.evaluation.store.rollout_file import Rollouts
 
 Lite = Annotated[
     Path | None,
@@ -89,10 +89,10 @@ def report(
 
 
 def _load(file: Path, lite: Path | None, modules: SimpleNamespace) -> tuple[Rollouts, Rollouts | None]:
-    stored = modules.rollouts.Rollouts.load(file)
+    stored = modules.rollout_file.Rollouts.load(file)
     if lite is None:
         return stored, None
-    head = modules.rollouts.Rollouts.load(lite)
+    head = modules.rollout_file.Rollouts.load(lite)
     stored.check_same_samples(head)
     return stored, head
 
@@ -109,12 +109,14 @@ def _trainings(given: list[str], modules: SimpleNamespace) -> dict[str, Any]:
 
 def _modules() -> SimpleNamespace:
     try:
-        from zip_introspect.evaluation import baselines, outcomes, report, rollouts, training_log
+        from zip_introspect.evaluation.replay import baselines
+        from zip_introspect.evaluation.reporting import report, training_log
+        from zip_introspect.evaluation.store import outcomes, rollout_file
     except ModuleNotFoundError as error:
         raise BackendNotInstalledError(
             f"evaluating needs the module {error.name!r}, which is not installed. "
             'Install it with: pip install "zip-introspect[eval]"'
         ) from error
     return SimpleNamespace(
-        baselines=baselines, outcomes=outcomes, report=report, rollouts=rollouts, training_log=training_log
+        baselines=baselines, outcomes=outcomes, report=report, rollout_file=rollout_file, training_log=training_log
     )

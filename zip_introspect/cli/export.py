@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from zip_introspect.backend.exporting import exporter
 from zip_introspect.cli.arguments import path
 from zip_introspect.cli.reporting import Debug, reporting
-from zip_introspect.exporting import exporter
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 
 export = typer.Typer(help="Write a model for another runtime.", no_args_is_help=True)
 

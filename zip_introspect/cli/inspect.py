@@ -15,7 +15,7 @@ from zip_introspect.cli import EXIT_ERROR
 from zip_introspect.cli.model_files import MAX_BINS, MIN_BINS, ModelFacts, Run, read
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.text import printable
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 
 _RUNS_SHOWN = 3
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zip_introspect.encoding import end_ids
+from zip_introspect.backend.encoding import end_ids
+from zip_introspect.backend.exporting import exporter
 from zip_introspect.errors import BackendNotInstalledError, GridError, ModelLoadError, ReservedTokensError
-from zip_introspect.exporting import exporter
-from zip_introspect.grid import FILE_NAME, JointGrid
+from zip_introspect.introspection.grid import FILE_NAME, JointGrid
 from zip_introspect.paths import expanded
 
 MIN_BINS, MAX_BINS = 2, 8  # on each axis of a proposed grid; 8 x 8 is the paper's (A.1)

@@ -22,8 +22,8 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendNotInstalledError, ConfigError, EvaluationDataError, PromptError
 
 if TYPE_CHECKING:
-    from zip_introspect.evaluation.collecting import Collected
-    from zip_introspect.evaluation.rollouts import Question
+    from zip_introspect.evaluation.store.collecting import Collected
+    from zip_introspect.evaluation.store.rollout_file import Question
     from zip_introspect.llm import IntrospectiveLLM
 
 _DATA, _SAMPLING = "Questions", "Sampling"
@@ -118,7 +118,8 @@ def rollouts(
 
 def _evaluation() -> tuple[Any, Any, Any]:
     try:
-        from zip_introspect.evaluation import collecting, datasets, graders
+        from zip_introspect.evaluation.measures import graders
+        from zip_introspect.evaluation.store import collecting, datasets
     except ModuleNotFoundError as error:
         raise BackendNotInstalledError(
             f"rollouts need the module {error.name!r}, which is not installed. "

@@ -44,23 +44,23 @@ def score(
         if not judge and (question or yes or no):
             raise ConfigError("--question, --yes and --no are a judge's; expected --judge with them")
         check_writable(out)
-        scoring, stored = _scoring()
+        rescoring, stored = _scoring()
         found = stored.Rollouts.load(rollouts)
         if joints_of:
-            found = scoring.with_joints_of(found, joints_of)
+            found = rescoring.with_joints_of(found, joints_of)
         if reward_model:
-            found = scoring.with_external_scores(found, reward_model)
+            found = rescoring.with_external_scores(found, reward_model)
         if judge:
-            found = scoring.with_self_scores(found, judge, question=question, yes=yes, no=no)
+            found = rescoring.with_self_scores(found, judge, question=question, yes=yes, no=no)
         typer.echo(found.save(out))
 
 
 def _scoring() -> tuple[ModuleType, ModuleType]:
     try:
-        from zip_introspect.evaluation import rollouts, scoring
+        from zip_introspect.evaluation.store import rescoring, rollout_file
     except ModuleNotFoundError as error:
         raise BackendNotInstalledError(
             f"scoring needs the module {error.name!r}, which is not installed. "
             'Install it with: pip install "zip-introspect[eval,transformers]"'
         ) from error
-    return scoring, rollouts
+    return rescoring, rollout_file

@@ -8,7 +8,7 @@ from importlib.metadata import version as installed
 
 import typer
 
-from zip_introspect.backend import ENTRY_POINT_GROUP
+from zip_introspect.backend.discovery import ENTRY_POINT_GROUP
 
 _NAMED = ("numpy", "pydantic", "torch", "transformers", "safetensors")
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from zip_introspect.config import GenerationConfig, Settings
 from zip_introspect.errors import ConfigError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.result import StopReason, UtilityReport
-from zip_introspect.selection import Selection
+from zip_introspect.strategies.selection import Selection
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from zip_introspect.config import Settings
-from zip_introspect.selection import Selection
 from zip_introspect.strategies.base import Leaf, MetaAction, MetaState, Strategy, all_finished, register
+from zip_introspect.strategies.selection import Selection
 
 
 class BeamSearchOptions(Settings):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from zip_introspect.selection import Selection
 from zip_introspect.strategies.base import MetaAction, MetaState, Strategy, all_finished, register
+from zip_introspect.strategies.selection import Selection
 
 
 @register

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from zip_introspect.selection import Selection
 from zip_introspect.strategies.base import register
 from zip_introspect.strategies.best_of_n import BestOfN
+from zip_introspect.strategies.selection import Selection
 
 
 @register

@@ -10,12 +10,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zip_introspect import joint, meta_actions
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection import joint, plans
+from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.utility import TOLERANCE
 from zip_introspect.result import UtilityReport
-from zip_introspect.selection import Selection
 from zip_introspect.strategies.base import Leaf, MetaAction, MetaState, Strategy, all_finished, register
-from zip_introspect.utility import TOLERANCE
+from zip_introspect.strategies.selection import Selection
 
 OWED = "no sample is complete yet"
 """How the reason of a decision begins that owes an answer which is not worth its cost."""
@@ -90,9 +90,7 @@ class ZipRC(Strategy):
         # Utilities are rounded: what is hardly above the lowest reward may not seem worth running.
         return worth if -np.inf < worth <= state.grid.reward_values[0] + 1e-9 else None
 
-    def _best(
-        self, state: MetaState, reachable: NDArray[np.float64], debt: float | None = None
-    ) -> meta_actions.MetaAction:
+    def _best(self, state: MetaState, reachable: NDArray[np.float64], debt: float | None = None) -> plans.MetaAction:
         """The best meta-action that the tokens left can carry, shared evenly by those that run.
 
         Where they carry every one of its samples to its end, they take nothing away.
@@ -114,14 +112,14 @@ class ZipRC(Strategy):
 
     def _best_of(
         self, state: MetaState, reachable: NDArray[np.float64], max_active: int, debt: float | None = None
-    ) -> meta_actions.MetaAction:
+    ) -> plans.MetaAction:
         counted = self._counted(state)
         finished = _standing(state)
         grid = state.grid
         if debt is not None:
             finished = []  # all were cut, and what was cut settles nothing
             grid, reachable = _owing(debt, grid, reachable)
-        return meta_actions.best_meta_action(
+        return plans.best_meta_action(
             reachable[:-1],
             reachable[-1],
             grid,
@@ -212,7 +210,7 @@ def _priority(leaf: Leaf) -> tuple[float, float]:
     return -leaf.value, leaf.remaining
 
 
-def _report(best: meta_actions.MetaAction, answered: bool) -> UtilityReport:
+def _report(best: plans.MetaAction, answered: bool) -> UtilityReport:
     utility = best.utility
     return UtilityReport(
         chosen=utility.value,

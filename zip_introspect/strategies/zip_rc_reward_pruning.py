@@ -7,9 +7,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from zip_introspect.config import Settings
-from zip_introspect.selection import Selection
 from zip_introspect.strategies.base import MetaAction, MetaState, dropping, register
 from zip_introspect.strategies.best_of_n import BestOfN
+from zip_introspect.strategies.selection import Selection
 
 
 class RewardPruningOptions(Settings):

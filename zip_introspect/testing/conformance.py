@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from zip_introspect.backend import Advanced, Backend, Prefilled, SequenceId
+from zip_introspect.backend.contract import Advanced, Backend, Prefilled, SequenceId
 from zip_introspect.config import COLDEST, SamplingParams
 from zip_introspect.errors import BackendError, ConfigError, PromptError
 from zip_introspect.testing import rounding
@@ -41,7 +41,7 @@ FILTERS = (
 
 
 class BackendConformance(TextConformance):
-    """Tests of the contract in `zip_introspect.backend`."""
+    """Tests of the contract in `zip_introspect.backend.contract`."""
 
     sums: int = rounding.SMALL_MODEL
     """Terms added one after another on the way to a logit, as `rounding.tolerance` counts them."""

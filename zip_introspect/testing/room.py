@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from zip_introspect.backend import Backend, Prefilled, SequenceId
+from zip_introspect.backend.contract import Backend, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, PromptError
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zip_introspect.backend import Backend
-from zip_introspect.detokenization import HALF
+from zip_introspect.backend.contract import Backend
+from zip_introspect.backend.detokenization import HALF
 
 TEXTS = (
     "def add(a, b):\n    return a + b\n",

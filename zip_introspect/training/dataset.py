@@ -13,7 +13,7 @@ from datasets import Dataset, load_dataset
 from numpy.typing import NDArray
 
 from zip_introspect.errors import TrainingDataError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
 
 IGNORED = -100

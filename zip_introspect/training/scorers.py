@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from zip_introspect.errors import TrainingDataError
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training.batching import LengthBatchingTrainer
 from zip_introspect.training.dataset import pad
 from zip_introspect.training.trainer import policy_kl

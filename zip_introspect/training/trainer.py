@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, TrainingArguments
 
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training.batching import LengthBatchingTrainer
 from zip_introspect.training.dataset import IGNORED
 

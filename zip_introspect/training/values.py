@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from zip_introspect import joint
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection import joint
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training.dataset import IGNORED, JointCollator
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from langchain_zip_introspect import ChatIntrospective
 from zip_introspect import GenerationConfig, IntrospectiveLLM
-from zip_introspect.simulator import SimulatedBackend
+from zip_introspect.testing.simulator import SimulatedBackend
 
 CONFIG = GenerationConfig(interval=4, beta=0.05, seed=0)
 

@@ -21,7 +21,7 @@ from langchain_core.messages import (
 )
 
 from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, TextIntrospective
-from tests.test_counting import ALTERNATING, ANY, BARE
+from tests.backend.test_counting import ALTERNATING, ANY, BARE
 from zip_introspect import IntrospectiveLLM
 
 CALL: Any = {"name": "add", "args": {"a": 1}, "id": "1", "type": "tool_call"}

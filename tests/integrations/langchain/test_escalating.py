@@ -36,7 +36,7 @@ from zip_introspect import (
     PromptError,
     Rung,
 )
-from zip_introspect.simulator import SimulatedBackend
+from zip_introspect.testing.simulator import SimulatedBackend
 
 CONFIG = GenerationConfig(interval=4, beta=0.05, max_samples=4, seed=0)
 EVERY = [f"question {number}" for number in range(60)]

@@ -19,12 +19,13 @@ from langchain_core.runnables import ConfigurableField
 from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, TextIntrospective
 from langchain_zip_introspect.opening import Wanted, open_shared
 from zip_introspect import GenerationConfig, IntrospectiveLLM, JointGrid, ModelLoadError, PromptError
-from zip_introspect import backend as backends
-from zip_introspect.answers import after_marker
-from zip_introspect.backend import ENTRY_POINT_GROUP, Message
-from zip_introspect.calibration import Calibration
-from zip_introspect.origin import Origin
-from zip_introspect.simulator import SimulatedBackend
+from zip_introspect.answers.extraction import after_marker
+from zip_introspect.backend import discovery as backends
+from zip_introspect.backend.contract import Message
+from zip_introspect.backend.discovery import ENTRY_POINT_GROUP
+from zip_introspect.introspection.calibration import Calibration
+from zip_introspect.model_source import Origin
+from zip_introspect.testing.simulator import SimulatedBackend
 
 PATIENCE = 60.0
 """Seconds after which a test that waits for something has failed."""

@@ -13,7 +13,7 @@ from langchain_core.runnables import ConfigurableField
 
 from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, TextIntrospective
 from zip_introspect import GenerationConfig, IntrospectiveLLM
-from zip_introspect.simulator import SimulatedBackend
+from zip_introspect.testing.simulator import SimulatedBackend
 
 CONFIG = GenerationConfig(interval=4, strategy="best_of_n", max_samples=2)
 TIMES = 5

@@ -18,11 +18,11 @@ from langchain_core.messages import HumanMessage
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, TextIntrospective
+from tests.backend.test_counting import ANY
 from tests.scripted import FaultyBackend, out_of_memory
-from tests.test_counting import ANY
 from zip_introspect import Budget, BudgetError, ConfigError, GenerationConfig, IntrospectiveLLM, ModelLoadError
 from zip_introspect.llm import DEMO_MODEL
-from zip_introspect.simulator import SimulatedBackend
+from zip_introspect.testing.simulator import SimulatedBackend
 
 KINDS: list[type[Any]] = [ChatIntrospective, TextIntrospective, IntrospectiveRunnable]
 

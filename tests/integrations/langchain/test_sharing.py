@@ -13,7 +13,7 @@ import pytest
 from langchain_zip_introspect import ChatIntrospective
 from tests.scripted import GatedBackend
 from zip_introspect import GenerationConfig, IntrospectiveLLM
-from zip_introspect.exporting import exporter
+from zip_introspect.backend.exporting import exporter
 from zip_introspect.llm import DEMO_MODEL
 
 CONFIG = GenerationConfig(interval=1, strategy="best_of_n", max_samples=2, seed=0)

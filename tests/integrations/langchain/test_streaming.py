@@ -23,7 +23,7 @@ from tests.scripted import FaultyBackend, unchanged
 from zip_introspect import Budget, GenerationConfig, IntrospectiveLLM, PromptError
 from zip_introspect.events import SampleAdvanced, SearchFinished
 from zip_introspect.result import GenerationResult, Outlook, Usage
-from zip_introspect.simulator import SimulatedBackend
+from zip_introspect.testing.simulator import SimulatedBackend
 
 ALPHABET = "ab€🙂\n"
 

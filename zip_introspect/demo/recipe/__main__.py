@@ -15,16 +15,16 @@ import typer
 from rich import print as show
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from zip_introspect.backend.exporting import exporter
 from zip_introspect.demo.problems import training_mix
 from zip_introspect.demo.recipe.base import train_base
+from zip_introspect.demo.recipe.base_rollouts import evidence, roll_out
 from zip_introspect.demo.recipe.evaluate import evaluate as measure
 from zip_introspect.demo.recipe.head import abacus_grid, label, train_head, train_value
 from zip_introspect.demo.recipe.report import page
-from zip_introspect.demo.recipe.rollouts import evidence, roll_out
 from zip_introspect.demo.recipe.schedule import TRAINING_FILE
 from zip_introspect.demo.recipe.scorers import train_judge, train_reward_model
-from zip_introspect.exporting import exporter
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.llm import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.training.dataset import load
 from zip_introspect_transformers import TransformersBackend

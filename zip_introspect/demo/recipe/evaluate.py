@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from zip_introspect import IntrospectiveLLM, joint
-from zip_introspect.backend import Backend
+from zip_introspect import IntrospectiveLLM
+from zip_introspect.backend.contract import Backend
 from zip_introspect.config import SamplingParams
 from zip_introspect.demo.equations import TIERS
 from zip_introspect.demo.problems import Problem, held_out
-from zip_introspect.demo.recipe.rollouts import MAX_NEW_TOKENS
-from zip_introspect.evaluation.cost import Interval, generation_cost, paired_difference
-from zip_introspect.evaluation.metrics import (
+from zip_introspect.demo.recipe.base_rollouts import MAX_NEW_TOKENS
+from zip_introspect.evaluation.measures.cost import Interval, generation_cost, paired_difference
+from zip_introspect.evaluation.measures.metrics import (
     auroc,
     auroc_within,
     classification,
@@ -28,9 +28,10 @@ from zip_introspect.evaluation.metrics import (
     measured_joint,
     total_variation,
 )
-from zip_introspect.evaluation.voting import Scored, best_of_n, majority_vote, mean_over_windows
+from zip_introspect.evaluation.replay.voting import Scored, best_of_n, majority_vote, mean_over_windows
+from zip_introspect.introspection import joint
 from zip_introspect.training.dataset import JointCollator, row
-from zip_introspect.training.rollouts import Rollout, collect
+from zip_introspect.training.on_policy import Rollout, collect
 from zip_introspect.training.trainer import policy_kl
 
 ALPHA = 0.1

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from zip_introspect.demo.recipe.schedule import log_training, resumable, schedule
 from zip_introspect.demo.tokenizer import RESERVED, VOCABULARY_SIZE
-from zip_introspect.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training.dataset import JointCollator, load
 from zip_introspect.training.trainer import JointTrainer
 from zip_introspect.training.values import denoised_values, fit_representatives

@@ -21,7 +21,7 @@ from transformers import (
 
 from zip_introspect.demo.recipe.head import abacus_grid
 from zip_introspect.demo.recipe.schedule import log_training, resumable, schedule
-from zip_introspect.evaluation.scoring import JUDGE_FILE
+from zip_introspect.evaluation.store.rescoring import JUDGE_FILE
 from zip_introspect.training.batching import LengthBatchingTrainer
 from zip_introspect.training.dataset import load
 from zip_introspect.training.scorers import (

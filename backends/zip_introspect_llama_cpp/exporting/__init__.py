@@ -1,0 +1,1 @@
+"""Checkpoints of transformers written as GGUF files."""

@@ -1,0 +1,42 @@
+"""The exporter of GGUF files; converting needs torch and transformers, attaching a grid does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zip_introspect.backend.exporting import Description
+from zip_introspect.errors import BackendNotInstalledError
+from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.paths import expanded
+from zip_introspect_llama_cpp import gguf_file
+
+
+class GgufExporter:
+    """Writes GGUF files, and reads what they say of themselves."""
+
+    types = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+
+    def export(self, model: Path, target: Path, kind: str, grid: JointGrid | None = None) -> None:
+        """As `convert.convert`."""
+        try:
+            from zip_introspect_llama_cpp.exporting.convert import convert
+        except ModuleNotFoundError as error:
+            raise BackendNotInstalledError(
+                f"converting a checkpoint needs the module {error.name!r}, which is not installed. "
+                f'Install it with: pip install "zip-introspect[llama-cpp,transformers]"'
+            ) from error
+
+        convert(expanded(model), expanded(target), kind, grid)
+
+    def attach_grid(self, source: Path, grid: JointGrid, target: Path) -> None:
+        """As `gguf_file.attach_grid`."""
+        gguf_file.attach_grid(expanded(source), grid, expanded(target))
+
+    def describe(self, file: Path) -> Description:
+        """As `gguf_file.describe`."""
+        return gguf_file.describe(expanded(file))
+
+    def grid(self, file: Path) -> JointGrid | None:
+        """As `gguf_file.find_grid`."""
+        file = expanded(file)
+        return gguf_file.find_grid(gguf_file.read(file), file)

@@ -1,0 +1,1 @@
+"""The states of sequences: batched, shared, shrunk, evicted and computed again."""

@@ -1,0 +1,36 @@
+"""Whatever fails on the way, a search gives back the sequences that it had taken before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.scripted import FullBackend
+from tests.searches import request
+from zip_introspect.backend.contract import Prefilled
+from zip_introspect.errors import BackendError, NonFiniteLogitsError
+from zip_introspect.search import engine
+
+
+@pytest.mark.parametrize("sound", [1, 2])
+def test_prompts_that_are_computed_one_by_one_are_not_lost_when_a_later_one_fails(sound: int) -> None:
+    class BadBatch(FullBackend):
+        def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
+            if len(prompts) > 1:
+                raise NonFiniteLogitsError("the logits after prompt 0 hold NaN")
+            return super().prefill(prompts)
+
+    backend = BadBatch("prefill", at=sound)
+    with pytest.raises(BackendError, match="no room for another prefill"):
+        list(engine.run(backend, [request(text) for text in "abc"]))
+    assert backend.held == 0
+
+
+@pytest.mark.parametrize("strategy", ["best_of_n", "beam_search", "zip_rc"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_fork_that_fails_leaves_no_sequence_behind(strategy: str, at: int) -> None:
+    backend = FullBackend("fork", at)
+    with pytest.raises(BackendError, match="no room for another fork"):
+        list(engine.run(backend, [request(text, strategy=strategy) for text in "abc"]))
+    assert backend.held == 0

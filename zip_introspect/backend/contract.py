@@ -1,0 +1,175 @@
+"""The contract between the search and whatever runs the model.
+
+A backend knows tokens, states and logits. It knows nothing of joints, utilities, budgets or stop
+strings. The core never sees a tensor of a backend's: everything that crosses is a number, a string
+or a numpy array, and `advance` crosses once for a whole decision interval.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NewType, Self, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zip_introspect.backend.detokenization import TextStream, WindowStream
+from zip_introspect.config import SamplingParams
+from zip_introspect.introspection.grid import JointGrid
+
+SequenceId = NewType("SequenceId", int)
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates take it."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """What a loaded model is and can do."""
+
+    backend: str
+    model: str
+    architecture: str
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    max_context: int
+    """Prompt and generated tokens of one sequence together."""
+    device: str
+    dtype: str
+    parameters: int
+    max_sequences: int | None = None
+    """How many unreleased sequences may exist; None where only memory limits them."""
+    resident_sequences: int | None = None
+    """How many of them keep their state at once; beyond it some are computed again when they go on. None is all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """A prompt whose state has been computed once; fork it to start samples."""
+
+    sequence: SequenceId
+    reserved_logits: NDArray[np.float32]
+    """Shape (B_V*B_T,): they describe the prompt itself, before a token is generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """What one sequence did in one call of `advance`."""
+
+    tokens: NDArray[np.int32]
+    """Shape (n,), 0 <= n <= steps; the end-of-sequence token included where it was drawn."""
+    reserved_logits: NDArray[np.float32]
+    """Shape (m, B_V*B_T): row i describes the prefix that ends in tokens[i]. m = n, or n - 1 where the
+    last token is end-of-sequence (no forward pass is spent on it) or `non_finite` is true."""
+    finished: bool
+    """Whether the last token is an end-of-sequence token."""
+    non_finite: bool = False
+    """Whether the logits after the last token were NaN or infinite; the tokens and rows given are sound."""
+
+
+class Backend(ABC):
+    """A loaded model. Every method raises `BackendError` for a sequence that was released.
+
+    Sequences hold their place in the random stream: the token drawn at step t of sample j depends on
+    (sampling.seed, j, t) and the logits alone (`zip_introspect.backend.streams`).
+    """
+
+    info: BackendInfo
+    grid: JointGrid
+
+    @classmethod
+    @abstractmethod
+    def open(cls, model: str | Path, *, grid: JointGrid | None = None, **options: Any) -> Self:
+        """Load a model from a directory, file or hub id; `grid` overrides the one stored with it.
+
+        Raises:
+            ModelLoadError: missing, truncated or foreign files.
+            GridError: no grid with the model and none given.
+            ReservedTokensError: the grid does not fit the vocabulary.
+        """
+
+    @classmethod
+    @abstractmethod
+    def accepts(cls, model: str | Path) -> bool:
+        """Whether `model` looks like something this backend opens; cheap, and without loading it."""
+
+    @abstractmethod
+    def encode(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Token ids of a prompt, through the chat template where there is one and `chat` is true.
+
+        A plain string is one user message. Text that spells a special token is encoded as text. Threads may encode at
+        once. `zip_introspect.backend.encoding` says where prompts begin and texts end; its `PromptEncoder` does it.
+
+        Args:
+            chat_template_kwargs: further variables of the template, such as `enable_thinking` or `tools`; JSON.
+
+        Raises:
+            PromptError: messages that the template refuses, or leaves out.
+            ConfigError: options for a template that is not applied, or of names that are not free.
+            BackendError: the backend is closed, and what encodes went with it.
+        """
+
+    @abstractmethod
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of generated tokens: what they say after a text, special tokens left out.
+
+        Generated tokens follow a prompt, so nothing is stripped: a first token that begins with a space keeps it,
+        though a tokenizer strips it from a text of its own (SentencePiece). Bytes that are no UTF-8 become U+FFFD.
+        A text that is cut between two tokens, and not within a character, is the texts of its parts joined.
+        """
+
+    def decode_stream(self) -> TextStream:
+        """`decode` for a growing sample: the pieces joined are what `decode` gives for all tokens.
+
+        The default decodes the last tokens together with the new ones. A backend that knows the bytes of a token
+        gives a `ByteStream`, which decodes each token once.
+        """
+        return WindowStream(self.decode)
+
+    @abstractmethod
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
+        """Compute the states of prompts, in shared batches; each is computed once for all its samples.
+
+        Raises:
+            BackendError: no room for that many sequences.
+            NonFiniteLogitsError: the logits after a prompt are not finite.
+        """
+
+    @abstractmethod
+    def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
+        """Copies of a sequence, one for each sample number; each goes on from its state with its own stream.
+
+        The step counter of the stream goes on from that of `sequence` (0 for a prefilled prompt).
+        """
+
+    @abstractmethod
+    def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
+        """Generate up to `steps[i]` tokens of `sequences[i]`, all in one batch; results in the same order.
+
+        Reserved ids are masked before any filter. A sequence stops early at an end-of-sequence token or at
+        non-finite logits. Paused sequences are resumed. A host synchronisation happens once a call, at its end.
+        """
+
+    @abstractmethod
+    def pause(self, sequences: Sequence[SequenceId]) -> None:
+        """Take sequences out of the batch and keep their states, evicted and recomputed if memory asks for it."""
+
+    @abstractmethod
+    def release(self, sequences: Sequence[SequenceId]) -> None:
+        """Forget sequences; unknown and already released ones are passed over."""
+
+    def close(self) -> None:
+        """Free the model. The default does nothing."""

@@ -1,0 +1,89 @@
+"""Model files of other runtimes: the contract of those who write and read them, and finding them by entry point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol, cast
+
+from zip_introspect.errors import BackendNotInstalledError
+from zip_introspect.introspection.grid import JointGrid
+
+ENTRY_POINT_GROUP = "zip_introspect.exporters"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a model file says of itself. None is what it does not say."""
+
+    architecture: str
+    layers: int | None
+    hidden_size: int | None
+    max_context: int | None
+    rows: int
+    """Of the output head: token ids are below it."""
+    tokens: dict[int, str]
+    """Spellings by id; ids that stand for nothing are left out."""
+    eos_token_ids: tuple[int, ...]
+    chat_template: bool
+    bytes: int
+    parameters: int
+    dtypes: tuple[str, ...]
+
+
+class Exporter(Protocol):
+    """Writes one kind of model file, the grid in its metadata, and reads what such a file says of itself."""
+
+    types: tuple[str, ...]
+    """Number types of weights that it can write."""
+
+    def export(self, model: Path, target: Path, kind: str, grid: JointGrid | None = None) -> None:
+        """Convert a checkpoint directory.
+
+        Raises:
+            ModelLoadError: an architecture, tokenizer or tensor that it does not know, or files that are not whole.
+            GridError, ReservedTokensError: no grid, or one that does not fit.
+        """
+
+    def attach_grid(self, source: Path, grid: JointGrid, target: Path) -> None:
+        """Copy a model file with a grid in its metadata, and verify the copy.
+
+        Raises:
+            ModelLoadError, GridError, ReservedTokensError: as `export`.
+        """
+
+    def describe(self, file: Path) -> Description:
+        """Read a file's metadata; its weights stay where they are.
+
+        Raises:
+            ModelLoadError: not a whole file of this kind.
+        """
+
+    def grid(self, file: Path) -> JointGrid | None:
+        """The grid in a file or beside it; None where there is none.
+
+        Raises:
+            ModelLoadError: not a whole file of this kind.
+            GridError: one that is malformed.
+        """
+
+
+def exporter(kind: str) -> Exporter:
+    """The installed exporter of a kind of file, such as gguf.
+
+    Raises:
+        BackendNotInstalledError: nothing announces it, or what it needs is not installed.
+    """
+    points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if kind not in points:
+        raise BackendNotInstalledError(
+            f"no exporter writes {kind!r}; expected one of {', '.join(sorted(points)) or 'none installed'}"
+        )
+    try:
+        return cast(Exporter, points[kind].load()())
+    except ImportError as error:
+        raise BackendNotInstalledError(
+            f"writing {kind} files needs the module {error.name!r}, which is not installed. "
+            f'Install it with: pip install "zip-introspect[llama-cpp,transformers]"'
+        ) from error

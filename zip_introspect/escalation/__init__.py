@@ -1,0 +1,1 @@
+"""Ladders: models above models, asked in turn until one is sure enough."""

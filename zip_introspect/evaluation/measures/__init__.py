@@ -1,0 +1,1 @@
+"""Right or wrong, how well predicted, at what cost."""

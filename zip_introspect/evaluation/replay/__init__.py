@@ -1,0 +1,1 @@
+"""Strategies on stored rollouts, without a model."""

@@ -1,0 +1,145 @@
+"""The settings of the paper's comparison, as data: each curve's points, with what makes it cheap or dear varied.
+
+`zip_rc` varies beta, everything else its number of samples; reward pruning varies its threshold too (section 6.1,
+figure 3, table 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from zip_introspect.config import GenerationConfig
+from zip_introspect.evaluation.replay.trials import Scorer, Setting
+from zip_introspect.evaluation.store.rollout_file import Rollouts
+
+ZIP_RC, LITE, BOUND = "zip_rc", "zip_rc_lite", "pass_at_k"
+TITLES = {
+    ZIP_RC: "ZIP-RC",
+    LITE: "ZIP-RC-Lite",
+    "majority_vote": "majority vote",
+    "majority_vote_pruned": "majority vote, length-pruned",
+    "best_of_n": "best of N, by value",
+    "weighted_best_of_n": "weighted best of N, by value",
+    "weighted_best_of_n_external": "weighted best of N, external model",
+    "weighted_best_of_n_self": "weighted best of N, self-evaluation",
+    "zip_rc_reward_pruning": "reward pruning, over N",
+    "zip_rc_reward_pruning_thresholds": "reward pruning, over thresholds",
+    "deep_conf": "DeepConf",
+    BOUND: "pass@k (oracle)",
+}
+"""Curves by their names, as a reader is told of them."""
+
+ALPHAS = (0.1, 1.0)
+BETAS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+THRESHOLDS = (0.1, 0.2, 0.4, 0.6, 0.8)
+MATCHED_BETA = 0.01
+"""The beta of the paper's comparison at matched cost (table 2)."""
+_ADAPTIVE_SAMPLES = 8  # of zip_rc and reward pruning, at most, as in the paper
+_LONG = 0.9  # share of the rollouts that pruning by length keeps
+
+
+def settings(
+    config: GenerationConfig,
+    stored: int,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    betas: Sequence[float] = BETAS,
+    max_length: int | None = None,
+    scorers: Sequence[Scorer] = ("value",),
+) -> list[Setting]:
+    """Every point of every curve.
+
+    Args:
+        config: what all have in common, such as the interval and `max_new_tokens`.
+        stored: rollouts of a question, at least.
+        max_length: at which pruning by length cuts; None leaves that curve out.
+        scorers: whose scores weigh votes.
+    """
+    sizes = range(1, stored + 1)
+    adaptive = min(_ADAPTIVE_SAMPLES, stored)
+
+    def setting(name: str, strategy: str, scorer: Scorer = "value", /, **changes: Any) -> Setting:
+        return Setting(name, config.replace(strategy=strategy, **changes), scorer)
+
+    found = adaptive_settings(config, stored, alphas=alphas, betas=betas)
+    # Where every sample runs to its end, decisions change nothing: one is enough.
+    once = {"interval": config.max_new_tokens}
+    for name in ("majority_vote", "best_of_n", BOUND):
+        found += [setting(name, name, max_samples=size, **once) for size in sizes]
+    found += [setting("deep_conf", "deep_conf", max_samples=size) for size in sizes]
+    if max_length is not None:
+        pruned = {"max_length": max_length}
+        found += [
+            setting("majority_vote_pruned", "majority_vote", max_samples=size, strategy_options=pruned)
+            for size in sizes
+        ]
+    for scorer in scorers:
+        name = "weighted_best_of_n" + ("" if scorer == "value" else f"_{scorer}")
+        found += [setting(name, "weighted_best_of_n", scorer, max_samples=size, **once) for size in sizes]
+    pruning = "zip_rc_reward_pruning"
+    found += [setting(pruning, pruning, max_samples=size) for size in range(1, adaptive + 1)]
+    found += [
+        setting(f"{pruning}_thresholds", pruning, max_samples=adaptive, strategy_options={"threshold": threshold})
+        for threshold in THRESHOLDS
+    ]
+    return found
+
+
+def adaptive_settings(
+    config: GenerationConfig,
+    stored: int,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    betas: Sequence[float] = BETAS,
+    curve: str = ZIP_RC,
+) -> list[Setting]:
+    """The points of zip_rc; `curve` is `LITE` on rollouts with the joints of that head."""
+    shared = {"strategy": ZIP_RC, "max_samples": min(_ADAPTIVE_SAMPLES, stored)}
+    return [Setting(curve, config.replace(alpha=alpha, beta=beta, **shared)) for alpha in alphas for beta in betas]
+
+
+def settings_for(
+    rollouts: Rollouts, config: GenerationConfig, *, alphas: Sequence[float] = ALPHAS, betas: Sequence[float] = BETAS
+) -> list[Setting]:
+    """`settings` with what these rollouts allow: their number, their scores, and a cut at their 90th percentile."""
+    everything = [rollout for problem in rollouts.problems for rollout in problem.rollouts]
+    scorers: list[Scorer] = ["value"]
+    if all(rollout.external_score is not None for rollout in everything):
+        scorers.append("external")
+    if all(rollout.self_score is not None for rollout in everything):
+        scorers.append("self")
+    return settings(
+        config.replace(max_new_tokens=rollouts.max_new_tokens),
+        min(len(problem.rollouts) for problem in rollouts.problems),
+        alphas=alphas,
+        betas=betas,
+        max_length=int(np.quantile([len(rollout.tokens) for rollout in everything], _LONG)),
+        scorers=scorers,
+    )
+
+
+def lite_settings_for(
+    rollouts: Rollouts, config: GenerationConfig, *, alphas: Sequence[float] = ALPHAS, betas: Sequence[float] = BETAS
+) -> list[Setting]:
+    """The points of zip_rc on rollouts with the joints of ZIP-RC-Lite."""
+    stored = min(len(problem.rollouts) for problem in rollouts.problems)
+    config = config.replace(max_new_tokens=rollouts.max_new_tokens)
+    return adaptive_settings(config, stored, alphas=alphas, betas=betas, curve=LITE)
+
+
+def title(curve: str) -> str:
+    """What a reader is told a curve is; its name where it is none of ours."""
+    return TITLES.get(curve, curve)
+
+
+def label(setting: Setting) -> str:
+    """What a point is within its curve."""
+    config = setting.config
+    if setting.name in (ZIP_RC, LITE):
+        return f"beta {config.beta:g}"
+    if "threshold" in config.strategy_options:
+        return f"threshold {config.strategy_options['threshold']:g}"
+    return "1 sample" if config.max_samples == 1 else f"{config.max_samples} samples"

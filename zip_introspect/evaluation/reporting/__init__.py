@@ -1,0 +1,1 @@
+"""A directory of tables, figures and one page."""

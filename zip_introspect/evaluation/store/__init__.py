@@ -1,0 +1,1 @@
+"""Rollouts and outcomes on disk: collecting, keeping and scoring them again."""

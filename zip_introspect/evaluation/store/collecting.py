@@ -1,0 +1,263 @@
+"""Rollouts for replay: questions sampled by a model, graded, and kept with their joints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from zip_introspect.answers.extraction import extract
+from zip_introspect.config import SamplingParams
+from zip_introspect.evaluation.store.rollout_file import Problem, Question, Rollouts, StoredRollout
+from zip_introspect.evaluation.store.unfinished import Parts, seed_of
+from zip_introspect.introspection import joint
+from zip_introspect.llm import IntrospectiveLLM
+from zip_introspect.paths import expanded
+from zip_introspect.training.on_policy import Rollout, collect
+
+Grader = Callable[[str, str], bool]
+"""Whether a text gives the expected answer."""
+
+_log = logging.getLogger(__name__)
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
+
+
+@dataclass
+class Counts:
+    """Of the rollouts of a group."""
+
+    questions: int = 0
+    samples: int = 0
+    right: int = 0
+    finished: int = 0
+    tokens: int = 0
+
+    def add(self, problem: Problem) -> None:
+        """Count a question in."""
+        self.questions += 1
+        self.samples += len(problem.rollouts)
+        self.right += sum(item.right for item in problem.rollouts)
+        self.finished += sum(item.finished for item in problem.rollouts)
+        self.tokens += sum(len(item.tokens) for item in problem.rollouts)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was written to a file."""
+
+    file: Path
+    model: str
+    max_new_tokens: int
+    groups: dict[str, Counts]
+
+
+def collect_rollouts(
+    llm: IntrospectiveLLM,
+    questions: Sequence[Question],
+    grader: Grader,
+    *,
+    samples: int,
+    sampling: SamplingParams | None = None,
+    max_new_tokens: int | None = None,
+    concurrency: int = 256,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> Rollouts:
+    """Sample every question, and keep what the model expected at every token, in memory.
+
+    Args:
+        grader: is given the text of a sample and the expected answer; samples that were cut are wrong.
+        samples: of each question. Where all are the same (`SamplingParams.greedy`), one is sampled and stored so many
+            times, and a warning is logged.
+        sampling: in place of the model's own. A seed of None in the model's own draws one for the run.
+        max_new_tokens: in place of the model's own.
+        concurrency: samples that grow together.
+        chat_template_kwargs: variables of the chat template, in place of the model's own settings.
+
+    Raises:
+        PromptError: a question that the model cannot read.
+        TrainingDataError, BackendError: as `zip_introspect.training.on_policy.collect`.
+    """
+    drawn = sampling or llm.config.sampling
+    run = _Run(llm, questions, grader, samples, drawn, max_new_tokens, concurrency, chat_template_kwargs)
+    if run.caution:
+        _log.warning(run.caution)
+    with closing(run.sample(range(len(questions)))) as stream:
+        found = dict(stream)
+    return replace(run.header, problems=tuple(found[place] for place in range(len(questions))))
+
+
+def collect_to_file(
+    llm: IntrospectiveLLM,
+    questions: Sequence[Question],
+    grader: Grader,
+    file: str | Path,
+    *,
+    samples: int,
+    sampling: SamplingParams | None = None,
+    max_new_tokens: int | None = None,
+    concurrency: int = 256,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = _log.warning,
+) -> Collected:
+    """Write the file that `collect_rollouts(...).save(file)` would, of more rollouts than memory holds.
+
+    Every question that is done is kept at once in the folder `file` + ".parts". However the run ends, the same call
+    goes on from there, and makes the same file as if nothing had happened: a sample depends on the seed, its prompt and
+    its number only (and on rounding, where a backend's depends on what is computed together). What is taken over is
+    graded anew, so the grader may have been mended. Arguments are those of `collect_rollouts`, and
+
+    Args:
+        say: is told, a line each, what is taken over, what is kept where the run is ended, and where all samples of a
+            question are the same.
+
+    Raises:
+        EvaluationDataError: the folder is that of a run with other settings; the message names them.
+        PromptError, TrainingDataError, BackendError: as `collect_rollouts`.
+    """
+    file = expanded(Path(file))
+    if sampling is None:
+        config = llm.config
+        sampling = (config if config.seed is not None else config.replace(seed=seed_of(file))).sampling
+    run = _Run(llm, questions, grader, samples, sampling, max_new_tokens, concurrency, chat_template_kwargs)
+    if run.caution:
+        say(run.caution)
+    parts = Parts(file, run.header, run.prompts, samples, run.settings())
+    if parts.damaged:
+        say(f"{parts.damaged} files in {parts.folder} are damaged; their questions are sampled anew")
+    if parts.done:
+        say(f"{len(parts.done)} of {len(questions)} questions are taken over from {parts.folder}")
+    taken_over = frozenset(parts.done)
+    missing = [place for place in range(len(questions)) if place not in taken_over]
+    counts = {question.group: Counts() for question in questions}
+
+    def problems() -> Iterator[Problem]:
+        for place in tqdm(range(len(questions)), desc="file", mininterval=1, delay=2):
+            problem = parts.load(place)
+            if place in taken_over:
+                problem = run.graded_anew(place, problem)
+            counts[problem.question.group].add(problem)
+            yield problem
+
+    try:
+        if missing or not questions:  # no questions at all are an error of `collect`
+            with closing(run.sample(missing)) as stream:
+                for place, problem in stream:
+                    parts.save(place, problem)
+        run.header.save(file, problems())
+    except BaseException:
+        if parts.done:
+            say(f"{len(parts.done)} of {len(questions)} questions are kept in {parts.folder}; run the same to go on")
+        else:
+            parts.discard()
+        raise
+    parts.discard()
+    return Collected(file, run.header.model, run.header.max_new_tokens, counts)
+
+
+class _Run:
+    """One model, its questions, and how they are sampled."""
+
+    def __init__(
+        self,
+        llm: IntrospectiveLLM,
+        questions: Sequence[Question],
+        grader: Grader,
+        samples: int,
+        sampling: SamplingParams,
+        max_new_tokens: int | None,
+        concurrency: int,
+        chat_template_kwargs: Mapping[str, Any] | None,
+    ) -> None:
+        self.llm, self.questions, self.grader = llm, questions, grader
+        self.sampling, self.concurrency = sampling, concurrency
+        self.samples, self.copies, self.caution = samples, 1, ""
+        if sampling.greedy and samples > 1:
+            self.samples, self.copies = 1, samples
+            self.caution = (
+                f"nothing is drawn, so all {samples} samples of a question are the same: one is sampled, and stored "
+                f"{samples} times"
+            )
+        self.options = dict(llm.config.chat_template_kwargs if chat_template_kwargs is None else chat_template_kwargs)
+        given: dict[str, Any] = {"chat_template_kwargs": self.options} if self.options else {}
+        self.prompts = [tuple(llm.backend.encode(question.text, **given)) for question in questions]
+        local = Path(llm.info.model)  # others need not know where it lies
+        name = local.name if local.exists() else llm.info.model
+        limit = max_new_tokens or llm.config.max_new_tokens
+        self.header = Rollouts(llm.grid, name, limit, (), llm.info.parameters)
+
+    def settings(self) -> dict[str, Any]:
+        """All that the samples and their joints depend on."""
+        asked = [(question.text, prompt) for question, prompt in zip(self.questions, self.prompts, strict=True)]
+        return {
+            "model": self.header.model,
+            "weights": _stamp(Path(self.llm.info.model)),
+            "backend": self.llm.info.backend,
+            "dtype": self.llm.info.dtype,
+            "grid": self.llm.grid.to_metadata(),
+            "questions": {"count": len(asked), "sha256": hashlib.sha256(json.dumps(asked).encode()).hexdigest()},
+            "samples": self.samples * self.copies,
+            "max_new_tokens": self.header.max_new_tokens,
+            "max_context": self.llm.info.max_context,
+            **({"chat_template_kwargs": self.options} if self.options else {}),
+            **{name: getattr(self.sampling, name) for name in SamplingParams.model_fields},
+        }
+
+    def sample(self, places: Sequence[int]) -> Generator[tuple[int, Problem], None, None]:
+        """Questions by their places, in the order in which the last of their samples ends."""
+        stream = collect(
+            self.llm.backend,
+            [self.prompts[place] for place in places],
+            self.samples,
+            self.sampling,
+            max_new_tokens=self.header.max_new_tokens,
+            concurrency=self.concurrency,
+        )
+        begun: dict[int, dict[int, StoredRollout]] = {}
+        total, before = (count * self.samples for count in (len(self.questions), len(self.questions) - len(places)))
+        with closing(stream), tqdm(total=total, initial=before, desc="rollouts", mininterval=1) as bar:
+            for rollout in stream:
+                place = places[rollout.prompt]
+                group = begun.setdefault(place, {})
+                group[rollout.sample] = self._graded(place, self._stored(rollout))
+                bar.update()
+                if len(group) == self.samples:
+                    del begun[place]
+                    ordered = tuple(group[sample] for sample in sorted(group)) * self.copies
+                    yield place, Problem(self.questions[place], self.prompts[place], ordered)
+
+    def graded_anew(self, place: int, problem: Problem) -> Problem:
+        """The same samples, as the question, the extractor and the grader of this run see them."""
+        rollouts = tuple(self._graded(place, rollout) for rollout in problem.rollouts)
+        return replace(problem, question=self.questions[place], rollouts=rollouts)
+
+    def _graded(self, place: int, rollout: StoredRollout) -> StoredRollout:
+        if not rollout.finished:
+            return replace(rollout, answer=None, right=False)
+        right = self.grader(rollout.text, self.questions[place].expected)
+        return replace(rollout, answer=extract(self.llm.extractor, rollout.text), right=right)
+
+    def _stored(self, rollout: Rollout) -> StoredRollout:
+        joints = joint.from_logits(rollout.reserved_logits, self.llm.grid)
+        return StoredRollout(
+            tokens=rollout.tokens,
+            text=self.llm.backend.decode(rollout.tokens.tolist()),
+            answer=None,
+            right=False,
+            finished=rollout.finished,
+            joints=joints.reshape(len(joints), -1).astype(np.float16),
+        )
+
+
+def _stamp(model: Path) -> list[tuple[str, int, int]]:
+    """Which weights lie there: training writes others under the same names. Empty for a model from the hub."""
+    files = sorted(model.iterdir()) if model.is_dir() else [model]
+    found = [file for file in files if file.suffix in _WEIGHTS and file.is_file()]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in found]

@@ -1,0 +1,277 @@
+"""Stored rollouts: samples of many questions, with the joint at every token, in one Parquet file.
+
+One row a rollout; rows of a question stand together, in the order of their samples:
+
+- `problem` (int32): place of the question, from 0; `question`, `expected`, `group` (string): as it was asked, the right
+  answer, and what results are broken down by, such as a tier;
+- `prompt_tokens` (list of int32): the prompt as the model read it;
+- `sample` (int32): number of the sample, from 0;
+- `tokens` (list of int32), `text`, `answer` (string, null for none): what was generated, end of sequence included, and
+  the answer found in it;
+- `right`, `finished` (bool): whether the grader took it; false where it was cut at `max_new_tokens`;
+- `joints` (list of fixed-size lists of float16): row t is the joint after t tokens, reward-major; there is none after
+  an end of sequence;
+- `external_score`, `self_score` (float32, null for none): of an external reward model and of the model as judge.
+
+The schema's metadata holds the grid, the model's name and `max_new_tokens`, as JSON under the key `zip_introspect`;
+where they are known, the model's `parameters` and what scores cost (`external_cost`, `judgement_tokens`) too.
+`datasets.load_dataset("parquet", ...)` reads the file too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from zip_introspect.errors import EvaluationDataError, GridError
+from zip_introspect.introspection import joint
+from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.paths import expanded
+
+FORMAT_VERSION = 1
+_KEY = b"zip_introspect"
+_PROBLEMS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked, the right answer, and the group that its result counts in."""
+
+    text: str
+    expected: str
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class StoredRollout:
+    """One sample of one question."""
+
+    tokens: NDArray[np.int32]
+    text: str
+    answer: str | None
+    right: bool
+    finished: bool
+    joints: NDArray[np.float16]
+    """Shape (m + 1, B_V * B_T); m as in `Advanced`."""
+    external_score: float | None = None
+    self_score: float | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question and its rollouts, in the order of their samples."""
+
+    question: Question
+    prompt_tokens: tuple[int, ...]
+    rollouts: tuple[StoredRollout, ...]
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Rollouts of many questions by one model."""
+
+    grid: JointGrid
+    model: str
+    max_new_tokens: int
+    problems: tuple[Problem, ...]
+    parameters: int | None = None
+    """Of the model."""
+    external_cost: float = 1.0
+    """Tokens of the model that a token of the external one is worth: the ratio of their parameters (the 2N rule)."""
+    judgement_tokens: int = 0
+    """Tokens that a judge reads behind a sample: the question; the rest is cached."""
+
+    def final_value(self, rollout: StoredRollout) -> float:
+        """The expected reward at the last prefix; the lowest reward where the rollout was cut (eq. 26)."""
+        if not rollout.finished:
+            return float(self.grid.reward_values[0])
+        last = rollout.joints[-1].astype(np.float64).reshape(self.grid.shape)
+        return float(joint.expected_value(last / last.sum(), self.grid))
+
+    def check_same_samples(self, other: Rollouts) -> None:
+        """See that another head's joints are of these very samples.
+
+        Raises:
+            EvaluationDataError: they are of others.
+        """
+        ours, theirs = (
+            [(item.tokens.tolist(), item.right) for problem in found.problems for item in problem.rollouts]
+            for found in (self, other)
+        )
+        if ours != theirs:
+            raise EvaluationDataError(
+                f"the samples of {other.model} are not those of {self.model}: make them from the same file, with "
+                "zip-introspect score --joints-of"
+            )
+
+    def save(self, path: str | Path, problems: Iterable[Problem] | None = None) -> Path:
+        """Write the file; it appears under its name when it is whole and on the disk.
+
+        Args:
+            problems: in place of its own; a stream of them is never in memory as a whole.
+        """
+        file = expanded(Path(path))
+        about = {
+            "format_version": FORMAT_VERSION,
+            "model": self.model,
+            "max_new_tokens": self.max_new_tokens,
+            "grid": self.grid.to_metadata(),
+            "parameters": self.parameters,
+            "external_cost": self.external_cost,
+            "judgement_tokens": self.judgement_tokens,
+        }
+        schema = _schema(self.grid.num_cells).with_metadata({_KEY: json.dumps(about)})
+        part = file.with_name(file.name + ".part")
+        stream = iter(self.problems if problems is None else problems)
+        first = 0
+        with pq.ParquetWriter(part, schema, compression="zstd") as writer:
+            while some := list(islice(stream, _PROBLEMS_AT_ONCE)):
+                writer.write_batch(_batch(first, some, schema, self.grid.num_cells))
+                first += len(some)
+        with part.open("rb+") as written:
+            os.fsync(written.fileno())  # or a power failure could leave an empty file under the name
+        return part.replace(file)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Rollouts:
+        """Read the file.
+
+        Raises:
+            EvaluationDataError: missing, no Parquet, of another schema or a newer version, or with rows that contradict
+                each other.
+        """
+        file = expanded(Path(path))
+        try:
+            table = pq.read_table(file, memory_map=True)
+        except FileNotFoundError:
+            raise EvaluationDataError(f"{file} does not exist; make it with: zip-introspect rollouts") from None
+        except (OSError, pa.ArrowException) as error:
+            raise EvaluationDataError(f"{file} is not a readable Parquet file: {error}") from error
+        about = _about(file, table.schema)
+        try:
+            grid = JointGrid.from_metadata(about["grid"])
+            model, limit = str(about["model"]), int(about["max_new_tokens"])
+            parameters = None if about.get("parameters") is None else int(about["parameters"])
+            external, judgement = float(about.get("external_cost", 1.0)), int(about.get("judgement_tokens", 0))
+        except (KeyError, TypeError, ValueError, GridError) as error:
+            raise EvaluationDataError(f"{file} says nothing usable of its model: {error}") from error
+        expected = _schema(grid.num_cells)
+        if not table.schema.remove_metadata().equals(expected):
+            raise EvaluationDataError(f"{file} has the columns {table.schema.names}; expected {expected.names}")
+        return cls(grid, model, limit, tuple(_problems(file, table, grid.num_cells)), parameters, external, judgement)
+
+
+def _schema(cells: int) -> pa.Schema:
+    tokens = pa.list_(pa.int32())
+    return pa.schema(
+        [
+            pa.field("problem", pa.int32(), nullable=False),
+            pa.field("question", pa.string(), nullable=False),
+            pa.field("expected", pa.string(), nullable=False),
+            pa.field("group", pa.string(), nullable=False),
+            pa.field("prompt_tokens", tokens, nullable=False),
+            pa.field("sample", pa.int32(), nullable=False),
+            pa.field("tokens", tokens, nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("answer", pa.string()),
+            pa.field("right", pa.bool_(), nullable=False),
+            pa.field("finished", pa.bool_(), nullable=False),
+            pa.field("joints", pa.list_(pa.list_(pa.float16(), cells)), nullable=False),
+            pa.field("external_score", pa.float32()),
+            pa.field("self_score", pa.float32()),
+        ]
+    )
+
+
+def _batch(first: int, problems: Sequence[Problem], schema: pa.Schema, cells: int) -> pa.RecordBatch:
+    rows = [
+        (first + place, problem, sample, rollout)
+        for place, problem in enumerate(problems)
+        for sample, rollout in enumerate(problem.rollouts)
+    ]
+    lengths = [len(rollout.joints) for *_, rollout in rows]
+    flat = np.concatenate([rollout.joints.reshape(-1) for *_, rollout in rows]).astype(np.float16)
+    joints = pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
+        pa.FixedSizeListArray.from_arrays(pa.array(flat), cells),
+    )
+    columns: dict[str, Any] = {
+        "problem": [place for place, *_ in rows],
+        "question": [problem.question.text for _, problem, *_ in rows],
+        "expected": [problem.question.expected for _, problem, *_ in rows],
+        "group": [problem.question.group for _, problem, *_ in rows],
+        "prompt_tokens": [list(problem.prompt_tokens) for _, problem, *_ in rows],
+        "sample": [sample for *_, sample, _ in rows],
+        **{
+            name: [getattr(rollout, name) for *_, rollout in rows]
+            for name in ("tokens", "text", "answer", "right", "finished", "external_score", "self_score")
+        },
+    }
+    arrays = [joints if name == "joints" else pa.array(columns[name], schema.field(name).type) for name in schema.names]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _about(file: Path, schema: pa.Schema) -> dict[str, Any]:
+    try:
+        about = json.loads((schema.metadata or {})[_KEY])
+    except (KeyError, ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict) or about.get("format_version") != FORMAT_VERSION:
+        raise EvaluationDataError(
+            f"{file} holds no rollouts of format {FORMAT_VERSION}; make it with: zip-introspect rollouts"
+        )
+    return about
+
+
+def _problems(file: Path, table: pa.Table, cells: int) -> Iterator[Problem]:
+    """The rows, question by question, each row's numbers checked against each other."""
+    place = -1
+    question: Question | None = None
+    prompt: tuple[int, ...] = ()
+    rollouts: list[StoredRollout] = []
+    for batch in table.to_batches():
+        plain = batch.drop_columns(["joints"]).to_pylist()
+        joints = batch.column("joints")
+        flat = joints.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, cells)
+        offsets = joints.offsets.to_numpy()
+        for row, begin, end in zip(plain, offsets[:-1], offsets[1:], strict=True):
+            if row["problem"] != place:
+                if question is not None:
+                    yield Problem(question, prompt, tuple(rollouts))
+                place, rollouts = row["problem"], []
+                question = Question(row["question"], row["expected"], row["group"])
+                prompt = tuple(row["prompt_tokens"])
+            rollout = _rollout(row, flat[begin:end])
+            rows = len(rollout.tokens) + (0 if rollout.finished else 1)
+            if len(rollout.joints) != rows or not len(rollout.tokens) or not np.isfinite(rollout.joints).all():
+                raise EvaluationDataError(
+                    f"{file}: sample {row['sample']} of problem {place} has {len(rollout.tokens)} tokens and "
+                    f"{len(rollout.joints)} joints; expected {rows} finite ones, and at least one token"
+                )
+            rollouts.append(rollout)
+    if question is None:
+        raise EvaluationDataError(f"{file} holds no rollouts")
+    yield Problem(question, prompt, tuple(rollouts))
+
+
+def _rollout(row: dict[str, Any], joints: NDArray[np.float16]) -> StoredRollout:
+    return StoredRollout(
+        tokens=np.array(row["tokens"], dtype=np.int32),
+        text=row["text"],
+        answer=row["answer"],
+        right=row["right"],
+        finished=row["finished"],
+        joints=joints,
+        external_score=row["external_score"],
+        self_score=row["self_score"],
+    )

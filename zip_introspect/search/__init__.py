@@ -1,0 +1,1 @@
+"""The engine that owns a model, and the search of one prompt."""

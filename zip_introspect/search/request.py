@@ -1,0 +1,96 @@
+"""One prompt to search, and whether it can be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from zip_introspect import strategies
+from zip_introspect.backend.contract import BackendInfo
+from zip_introspect.budget import Budget
+from zip_introspect.config import GenerationConfig
+from zip_introspect.errors import ConfigError, PromptError
+from zip_introspect.strategies import Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class HandOn:
+    """The choice to leave a question to a stronger model.
+
+    Raises:
+        ConfigError: a number that is not finite.
+    """
+
+    worth: float | None = None
+    """Reward expected of the stronger model less what asking it costs, in reward; weighed at every decision."""
+    below: float | None = None
+    """Hand on before the first token where the value expected at the prompt is below this."""
+
+    def __post_init__(self) -> None:
+        for name in ("worth", "below"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ConfigError(f"hand_on.{name} is {value!r}; expected a finite number, in units of the reward")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to search."""
+
+    tokens: tuple[int, ...]
+    config: GenerationConfig
+    budget: Budget = field(default_factory=Budget)
+    hand_on: HandOn | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A request that can be run: once, for its strategy may keep state."""
+
+    request: Request
+    """With a seed."""
+    strategy: Strategy
+    most: int | None = None
+    """Samples that are worth starting, whatever the strategy; None leaves it to that."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def samples_at_most(self) -> int:
+        """How many samples may ever be started."""
+        most = self.strategy.samples_at_most()
+        return most if self.most is None else min(most, self.most)
+
+    @property
+    def samples_at_once(self) -> int:
+        """How many of them the backend may have to hold at once."""
+        return min(self.strategy.samples_at_once(), self.samples_at_most)
+
+
+def check(request: Request, info: BackendInfo) -> Checked:
+    """Refuse a request that cannot be run, before work is spent on it, and prepare one that can.
+
+    Where nothing is drawn (`SamplingParams.greedy`), all samples of a prompt are the same, and one is enough.
+
+    Raises:
+        PromptError: no tokens, or no room in the context for a single generated one.
+        ConfigError: an unknown strategy, or options that it does not take.
+        BudgetError: the prompt alone costs more than max_cost allows.
+    """
+    if not request.tokens:
+        raise PromptError("the prompt has no tokens; expected text to answer")
+    if len(request.tokens) >= info.max_context:
+        raise PromptError(
+            f"the prompt has {len(request.tokens)} tokens, and the context of {info.model} holds {info.max_context}, "
+            f"the answer included. Shorten the prompt by {len(request.tokens) - info.max_context + 1} tokens or more."
+        )
+    config = request.config.seeded()
+    strategy = strategies.get(config.strategy)(config)
+    request.budget.check_affords(len(request.tokens))
+    checked = Checked(replace(request, config=config), strategy)
+    asked = min(strategy.samples_at_most(), request.budget.max_samples or math.inf)
+    if not config.greedy or asked <= 1:
+        return checked
+    cause = f"top_k is {config.top_k}" if config.top_k == 1 else f"the temperature is {config.temperature:g}"
+    warning = f"{cause}, so all samples are the same, and one was taken"
+    alone = strategies.get(config.strategy)(config.replace(max_samples=1))  # what it says of itself is then right, too
+    return replace(checked, strategy=alone, most=1, warnings=(warning,))

@@ -1,0 +1,141 @@
+"""On-policy rollouts of any backend: many prompts, several samples each, finished ones replaced at once."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zip_introspect.backend.contract import Backend, Prefilled, SequenceId
+from zip_introspect.backend.streams import prompt_seed
+from zip_introspect.config import SamplingParams
+from zip_introspect.errors import NonFiniteLogitsError, TrainingDataError
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One finished sample of one prompt."""
+
+    prompt: int
+    """The prompt's place in the list that was given."""
+    sample: int
+    prompt_tokens: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    """Shape (n,): the generated tokens, the end of sequence included."""
+    reserved_logits: NDArray[np.float32]
+    """Shape (m + 1, B_V*B_T): row t describes the prefix of t generated tokens; m as in `Advanced`."""
+    finished: bool
+    """Whether it ended by itself; otherwise it was cut at the token limit."""
+
+
+@dataclass(slots=True)
+class _Live:
+    """A rollout under way: what it has said so far."""
+
+    prompt: int
+    sample: int
+    tokens: list[NDArray[np.int32]]
+    logits: list[NDArray[np.float32]]
+    length: int = 0
+
+
+def collect(
+    backend: Backend,
+    prompts: Sequence[Sequence[int]],
+    samples: int,
+    sampling: SamplingParams,
+    *,
+    max_new_tokens: int,
+    concurrency: int = 128,
+    interval: int = 16,
+) -> Generator[Rollout, None, None]:
+    """Sample every prompt `samples` times; rollouts come in the order in which they end.
+
+    Each prompt has random streams of its own, so that what is learnt of one prompt's luck is not that of all, and so
+    that some of the prompts alone give the same rollouts as among the others.
+
+    Args:
+        prompts: token ids, one list a prompt.
+        concurrency: rollouts advanced together, or those of one prompt where it has more; a finished one makes room
+            for the next at the next interval.
+        interval: tokens between two looks at which have finished.
+
+    Raises:
+        TrainingDataError: no prompts, or counts below one.
+        NonFiniteLogitsError, BackendError: from the backend.
+    """
+    if not prompts or min(samples, max_new_tokens, concurrency, interval) < 1:
+        raise TrainingDataError(
+            f"got {len(prompts)} prompts, samples={samples}, max_new_tokens={max_new_tokens}, "
+            f"concurrency={concurrency}, interval={interval}; expected at least one of each"
+        )
+    live: dict[SequenceId, _Live] = {}
+    queue = iter(range(len(prompts)))
+    exhausted = False
+    try:
+        while live or not exhausted:
+            wanted = max((concurrency - len(live)) // samples, not live)
+            starting = list(islice(queue, wanted))
+            exhausted = exhausted or len(starting) < wanted
+            if starting:
+                live |= _start(backend, starting, prompts, samples, sampling)
+            yield from _advance(backend, live, prompts, max_new_tokens, interval)
+    finally:
+        backend.release(list(live))
+
+
+def _start(
+    backend: Backend, starting: list[int], prompts: Sequence[Sequence[int]], samples: int, sampling: SamplingParams
+) -> dict[SequenceId, _Live]:
+    roots: list[Prefilled] = backend.prefill([prompts[prompt] for prompt in starting])
+    live: dict[SequenceId, _Live] = {}
+    try:
+        for prompt, root in zip(starting, roots, strict=True):
+            own = sampling.replace(seed=prompt_seed(sampling.seed, prompts[prompt]))
+            for sample, sequence in enumerate(backend.fork(root.sequence, range(samples), own)):
+                live[sequence] = _Live(prompt, sample, [], [root.reserved_logits[None]])
+    except BaseException:
+        backend.release(list(live))
+        raise
+    finally:
+        backend.release([root.sequence for root in roots])
+    return live
+
+
+def _advance(
+    backend: Backend,
+    live: dict[SequenceId, _Live],
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    interval: int,
+) -> Iterator[Rollout]:
+    sequences = list(live)
+    steps = [min(interval, max_new_tokens - live[sequence].length) for sequence in sequences]
+    ended: list[SequenceId] = []
+    for sequence, step in zip(sequences, backend.advance(sequences, steps), strict=True):
+        rollout = live[sequence]
+        rollout.tokens.append(step.tokens)
+        rollout.logits.append(step.reserved_logits)
+        rollout.length += len(step.tokens)
+        if step.non_finite:
+            raise NonFiniteLogitsError(
+                f"the logits of prompt {rollout.prompt}, sample {rollout.sample} became NaN or infinite after "
+                f"{rollout.length} tokens; expected finite numbers. Check the weights, or load the model in float32."
+            )
+        if not (step.finished or rollout.length >= max_new_tokens or not len(step.tokens)):
+            continue
+        ended.append(sequence)
+        yield Rollout(
+            prompt=rollout.prompt,
+            sample=rollout.sample,
+            prompt_tokens=np.asarray(prompts[rollout.prompt], dtype=np.int32),
+            tokens=np.concatenate(rollout.tokens),
+            reserved_logits=np.concatenate(rollout.logits),
+            finished=step.finished,
+        )
+    for sequence in ended:
+        del live[sequence]
+    backend.release(ended)
