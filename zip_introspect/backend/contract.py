@@ -48,6 +48,11 @@ class BackendInfo:
     """How many unreleased sequences may exist; None where only memory limits them."""
     resident_sequences: int | None = None
     """How many of them keep their state at once; beyond it some are computed again when they go on. None is all."""
+    resident_tokens: int | None = None
+    """How many tokens may keep their state at once, those of sequences and of kept prefixes together; beyond it some
+    are computed again. None where nothing limits them, or nothing says so."""
+    kept_tokens: int = 0
+    """How many of these are prefixes of released prompts, kept for prompts to come; they give way to sequences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class Prefilled:
     sequence: SequenceId
     reserved_logits: NDArray[np.float32]
     """Shape (B_V*B_T,): they describe the prompt itself, before a token is generated."""
+    cached_tokens: int = 0
+    """Tokens of the prompt whose states were taken over from one that was computed before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,8 @@ class Backend(ABC):
     @abstractmethod
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
         """Compute the states of prompts, in shared batches; each is computed once for all its samples.
+
+        What a prompt shares with one that was computed before may be taken over; its last token is always computed.
 
         Raises:
             BackendError: no room for that many sequences.
