@@ -61,6 +61,8 @@ class Usage(Record):
     seconds: float
     cost: float | None = None
     """Money, where the budget gives prices."""
+    cached_tokens: int = 0
+    """Tokens of the prompt that were not computed: an earlier prompt began with them."""
 
 
 @dataclass(frozen=True, slots=True)
