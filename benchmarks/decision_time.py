@@ -34,7 +34,7 @@ from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.introspection.joint import expected_length
 from zip_introspect.introspection.plans import EXACT_LIMIT, HorizonMode, MetaAction, SearchMode, best_meta_action
 from zip_introspect.introspection.utility import capped_statistics, evaluate, normalized_beta
-from zip_introspect.search.engine import run
+from zip_introspect.search.continuous_batch import run
 from zip_introspect.search.request import Request
 from zip_introspect.strategies import MetaAction as MetaChoice
 from zip_introspect.strategies import MetaState, ZipRC, register

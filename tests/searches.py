@@ -9,8 +9,8 @@ from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig
 from zip_introspect.events import SearchFailed, SearchFinished
 from zip_introspect.result import GenerationResult
-from zip_introspect.search import engine
-from zip_introspect.search.request import Request
+from zip_introspect.search import continuous_batch
+from zip_introspect.search.request import Checked, Request
 
 
 def request(text: str = "a problem", budget: Budget | None = None, **config: object) -> Request:
@@ -18,14 +18,26 @@ def request(text: str = "a problem", budget: Budget | None = None, **config: obj
     return Request(tuple(text.encode()), settings, budget or Budget())
 
 
-def results(backend: Backend, requests: Sequence[Request], **options: int) -> list[GenerationResult]:
-    found: dict[int, GenerationResult] = {}
-    for event in engine.run(backend, requests, **options):  # type: ignore[arg-type]
+def outcomes(
+    backend: Backend, requests: Sequence[Request | Checked], **options: int
+) -> list[GenerationResult | Exception]:
+    """What became of each request: a result or an error."""
+    found: dict[int, GenerationResult | Exception] = {}
+    for event in continuous_batch.run(backend, requests, **options):
         if isinstance(event, SearchFailed):
-            raise event.error
+            found[event.prompt] = event.error
         if isinstance(event, SearchFinished):
             found[event.prompt] = event.result
     return [found[place] for place in range(len(requests))]
+
+
+def results(backend: Backend, requests: Sequence[Request | Checked], **options: int) -> list[GenerationResult]:
+    found: list[GenerationResult] = []
+    for outcome in outcomes(backend, requests, **options):
+        if isinstance(outcome, Exception):
+            raise outcome
+        found.append(outcome)
+    return found
 
 
 def untimed(result: GenerationResult) -> dict[str, object]:

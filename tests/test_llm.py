@@ -32,6 +32,14 @@ from zip_introspect.testing.simulator import SimulatedBackend
 CONFIG = GenerationConfig(interval=4, beta=0.05)
 
 
+def freed(backend: SimulatedBackend) -> bool:
+    """Whether nothing is left of calls that were given up: the engine drops them after the call in progress."""
+    deadline = time.monotonic() + 5.0
+    while backend.held and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return backend.held == 0
+
+
 @pytest.fixture
 def backend() -> SimulatedBackend:
     return SimulatedBackend()
@@ -101,7 +109,7 @@ def test_stream_ends_with_the_result_of_generate(llm: IntrospectiveLLM, backend:
         if event.kind == "advanced":
             break
     del event
-    assert backend.held == 0
+    assert freed(backend)
 
 
 def test_a_call_within_a_stream_does_not_wait_for_it(llm: IntrospectiveLLM) -> None:
@@ -209,8 +217,8 @@ async def test_cancelling_releases_every_sequence_at_the_next_interval(call: str
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert freed(backend)
     calls = backend.calls
-    assert backend.held == 0
     assert calls < 10
     await asyncio.sleep(0.2)
     assert backend.calls == calls
@@ -242,7 +250,7 @@ async def test_a_cancelled_call_does_not_wait_for_its_turn(way: str) -> None:
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    assert backend.held == 0
+    assert freed(backend)
 
 
 def test_one_stop_string_needs_no_list(llm: IntrospectiveLLM) -> None:

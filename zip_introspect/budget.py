@@ -40,7 +40,7 @@ class Budget(Settings):
     max_samples: int | None = Field(None, gt=0, strict=True, description="Samples started.")
     max_depth: int | None = Field(None, gt=0, strict=True, description="Serial steps: forward passes in a row.")
     max_seconds: float | None = Field(
-        None, gt=0, description="Wall-clock seconds from prefill on, held to by the pace of the slowest call so far."
+        None, gt=0, description="Wall-clock seconds from the call on, waiting for other callers' work included."
     )
     max_cost: float | None = Field(None, gt=0, description="Money, in the currency of the prices.")
     price_per_token: float | None = Field(None, gt=0, description="Price of a generated token.")
@@ -102,21 +102,22 @@ class Ledger:
     budget: Budget
     prompt_tokens: int
     clock: Callable[[], float] = time.perf_counter
+    started: float | None = None
+    """When it was called for, by the clock; None is now."""
     tokens: int = 0
     samples: int = 0
     depth: int = 0
-    started: float = field(init=False)
     _slowest: float | None = None
     _paces: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def __post_init__(self) -> None:
-        self.started = self.clock()
+        self.started = self.clock() if self.started is None else self.started
         self.budget.check_affords(self.prompt_tokens)
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds since the ledger was opened."""
-        return self.clock() - self.started
+        """Wall-clock seconds since the call."""
+        return self.clock() - (self.started or 0.0)
 
     @property
     def cost(self) -> float | None:
@@ -148,7 +149,7 @@ class Ledger:
         is done once (compiling, allocating); a slow one later is outvoted.
         """
         pace = statistics.median_low(self._paces) if self._paces else 0.0
-        left = self._seconds_left
+        left = self.seconds_left
         return self._steps(left / pace if left is not None and pace else None)
 
     @property
@@ -166,6 +167,11 @@ class Ledger:
         if self.tokens_left == 0:
             return "cost"
         return "seconds" if self._cautious_depth == 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Wall-clock seconds until the deadline, negative beyond it; None is no limit."""
+        return None if self.budget.max_seconds is None else self.budget.max_seconds - self.seconds
 
     def plan(self, wanted: Sequence[int]) -> list[int]:
         """Steps for each sample until the next decision, given those it wants, in order of priority.
@@ -191,13 +197,9 @@ class Ledger:
             self._slowest = pace if self._slowest is None else max(pace, 0.8 * self._slowest)
 
     @property
-    def _seconds_left(self) -> float | None:
-        return None if self.budget.max_seconds is None else self.budget.max_seconds - self.seconds
-
-    @property
     def _cautious_depth(self) -> int | None:
         """Serial steps that are sure to be allowed: at the slowest recent pace, and one while there is none."""
-        left = self._seconds_left
+        left = self.seconds_left
         if left is None:
             return self._steps(None)
         return self._steps(left / self._slowest if self._slowest else float(left > 0))

@@ -29,15 +29,18 @@ class BackendNotInstalledError(ZipIntrospectError):
 
 
 class BackendError(ZipIntrospectError):
-    """A backend that cannot do what was asked: out of memory, too many sequences, released sequences."""
+    """A backend that cannot do what was asked: out of memory, too many sequences, released sequences.
 
-
-class NonFiniteLogitsError(BackendError):
-    """NaN or infinite logits in mid-run. `partial` holds what was generated before, one result a prompt."""
+    `partial` holds what was generated before, one result a prompt.
+    """
 
     def __init__(self, message: str, partial: list[GenerationResult] | None = None) -> None:
         super().__init__(message)
         self.partial = partial or []
+
+
+class NonFiniteLogitsError(BackendError):
+    """NaN or infinite logits in mid-run."""
 
 
 class PromptError(ZipIntrospectError, ValueError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from zip_introspect.errors import ZipIntrospectError
 from zip_introspect.result import Decision, GenerationResult, Outlook, Record, SampleFinish
 
 
@@ -83,7 +82,7 @@ class SearchFailed:
     """A prompt of a batch failed; the others go on. `generate` and `stream` raise the error instead."""
 
     prompt: int
-    error: ZipIntrospectError
+    error: Exception
     kind: str = field(default="failed", init=False)
 
 

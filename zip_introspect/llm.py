@@ -1,24 +1,25 @@
-"""IntrospectiveLLM: the front door. It checks what comes in, wires the rooms together, and keeps threads apart."""
+"""IntrospectiveLLM: the front door. It checks what comes in, and hands it to the engine that owns the model."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import threading
-from collections.abc import AsyncIterator, Generator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, Unpack, cast, overload
 
 from zip_introspect.answers.extraction import AnswerExtractor, after_marker, default_extractor
 from zip_introspect.backend import counting
 from zip_introspect.backend.contract import Backend, BackendInfo, Message
 from zip_introspect.backend.discovery import InstalledBackends
-from zip_introspect.budget import Budget, Ledger
+from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import (
-    BackendError,
     BackendNotInstalledError,
     BudgetError,
     CalibrationError,
@@ -27,17 +28,16 @@ from zip_introspect.errors import (
     ZipIntrospectError,
 )
 from zip_introspect.events import Event, SearchFailed, SearchFinished
-from zip_introspect.introspection import joint
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.model_source import DEMO_NAME, Origin
 from zip_introspect.paths import expanded
 from zip_introspect.prompts import Prompt, check_batch, check_prompt
-from zip_introspect.result import GenerationResult, IntrospectionResult, Usage
-from zip_introspect.search import engine
-from zip_introspect.search.batch_results import Outcome, merge, one_each, raise_first
-from zip_introspect.search.request import Checked, HandOn, Request, check
-from zip_introspect.search.turns import Turns, in_thread
+from zip_introspect.result import GenerationResult, IntrospectionResult
+from zip_introspect.search.at_prompt import introspect
+from zip_introspect.search.batch_results import of_prompt, one_each, raise_first
+from zip_introspect.search.engine import Engine, Search, wait
+from zip_introspect.search.request import OF_A_CALL, CallSettings, Checked, Request, check
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "abacus"
 DEMO_GGUF = DEMO_MODEL / "abacus-q8_0.gguf"
@@ -53,8 +53,8 @@ class IntrospectiveLLM:
     """A model that samples adaptively and says how sure it is.
 
     Every call takes keyword overrides of the fields of `GenerationConfig`: `llm.generate(prompt, alpha=0.5, seed=3)`.
-    One instance may be shared by threads and tasks: calls take turns, streams interleave interval by interval. All
-    state in the backend is released whichever way a call ends.
+    One instance may be shared by threads and tasks: whatever they ask at once shares every forward pass. All state in
+    the backend is released whichever way a call ends. One thread of its own owns the backend from the first call on.
 
     Args:
         backend: an open backend; `from_pretrained` opens one.
@@ -87,8 +87,7 @@ class IntrospectiveLLM:
                 f"the grid's rewards go from {rewards[0]:g} to {rewards[-1]:g}; a calibration needs confidences from 0 "
                 f"to 1. Open the model without it."
             )
-        self._turns = Turns()
-        self._closed = False
+        self._engine = Engine(backend)
 
     @classmethod
     def from_pretrained(
@@ -175,96 +174,63 @@ class IntrospectiveLLM:
 
     @property
     def closed(self) -> bool:
-        """Whether the model has been freed."""
-        return self._closed
+        """Whether it can be asked no more: it was freed, or is another process's, from which this one was forked."""
+        return self._engine.closed
 
     @property
     def grid(self) -> JointGrid:
         """The bins of its joints."""
         return self.backend.grid
 
-    def generate(
-        self,
-        prompt: Prompt,
-        *,
-        budget: Budget | int | None = None,
-        config: GenerationConfig | None = None,
-        chat: bool = True,
-        hand_on: HandOn | None = None,
-        **overrides: Any,
-    ) -> GenerationResult:
+    def generate(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> GenerationResult:
         """Answer a prompt.
 
         Args:
             prompt: a question, or messages that end in one.
-            budget: a `Budget`, or a number of generated tokens; None is no limit.
-            config: in place of the instance's own.
-            chat: whether the chat template is applied.
-            hand_on: the choice to leave the question to a stronger model; the result's `finish_reason` is then
-                "handed_on". `Ladder` gives it, and asks that model.
-            overrides: fields of `GenerationConfig`.
+            settings: see `CallSettings`: `budget`, `config`, `chat`, `hand_on`, and fields of `GenerationConfig`.
 
         Raises:
             PromptError, ConfigError, BudgetError: bad input, before the model runs.
             NonFiniteLogitsError: NaN or infinite logits in mid-run; `partial` holds the samples so far.
-            BackendError: the backend failed, or is closed.
+            BackendError: the backend failed, or is closed; `partial` holds the samples so far.
         """
-        return self._complete_one(self._request(prompt, budget, config, chat, hand_on, overrides))
+        search = Search(self._prepare(prompt, settings), self.extractor)
+        return self._calibrated(wait(self._engine.search(search)))
 
-    async def agenerate(
-        self,
-        prompt: Prompt,
-        *,
-        budget: Budget | int | None = None,
-        config: GenerationConfig | None = None,
-        chat: bool = True,
-        hand_on: HandOn | None = None,
-        **overrides: Any,
-    ) -> GenerationResult:
-        """`generate` in a worker thread. Cancelling stops it at the next interval."""
-        stop = threading.Event()
+    async def agenerate(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> GenerationResult:
+        """`generate`, awaited. Cancelling it frees what it holds at the next call of the backend."""
+        import asyncio  # costs a tenth of this package's import, and most programs never come here
 
-        def work() -> GenerationResult:  # to encode a long prompt takes time too
-            return self._complete_one(self._request(prompt, budget, config, chat, hand_on, overrides), stop)
+        search = Search(self._prepare(prompt, settings), self.extractor)
+        return self._calibrated(await asyncio.wrap_future(self._engine.search(search)))
 
-        return await in_thread(work, stop)
-
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        budget: Budget | int | None = None,
-        config: GenerationConfig | None = None,
-        chat: bool = True,
-        hand_on: HandOn | None = None,
-        **overrides: Any,
-    ) -> Generator[Event, None, None]:
+    def stream(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> Generator[Event, None, None]:
         """Answer a prompt and report on the way; the last event is `SearchFinished`. Closing it stops the search.
+
+        The search goes on whether or not its events are read.
 
         Raises:
             ZipIntrospectError: as `generate`; bad input is refused at once, not at the first event.
         """
-        return self._events(self._request(prompt, budget, config, chat, hand_on, overrides))
+        return self._events(wait(self._engine.call(self._prepare(prompt, settings))))
 
-    async def astream(
-        self,
-        prompt: Prompt,
-        *,
-        budget: Budget | int | None = None,
-        config: GenerationConfig | None = None,
-        chat: bool = True,
-        hand_on: HandOn | None = None,
-        **overrides: Any,
-    ) -> AsyncIterator[Event]:
-        """`stream` with the work in a worker thread. Cancelling stops it at the next interval."""
-        stop = threading.Event()
-        request = await in_thread(lambda: self._request(prompt, budget, config, chat, hand_on, overrides), stop)
-        events = self._events(request, stop)
+    async def astream(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> AsyncIterator[Event]:
+        """`stream`, awaited. Cancelling it frees what it holds at the next call of the backend."""
+        import asyncio
+
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
+
+        def tell(event: Event | None) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        future = self._engine.search(Search(self._prepare(prompt, settings), self.extractor, tell))
+        future.add_done_callback(lambda _: tell(None))
         try:
-            while (event := await in_thread(lambda: next(events, None), stop)) is not None:
-                yield event
+            while (event := await events.get()) is not None and not isinstance(event, SearchFailed):
+                yield self._told(event)
         finally:
-            await in_thread(events.close, stop)
+            future.cancel()
+        future.result()
 
     @overload
     def batch(
@@ -291,8 +257,13 @@ class IntrospectiveLLM:
             ZipIntrospectError: as `generate`.
             NonFiniteLogitsError: `partial` holds one result for each prompt, in order.
         """
-        requests, errors = self._requests(prompts, settings, return_exceptions)
-        return merge(self._complete(list(requests.values()), None, return_exceptions), list(requests), errors)
+        futures = self._begin(prompts, settings, return_exceptions)
+        try:
+            outcomes = [future.exception() or future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+        return self._all(outcomes, return_exceptions)
 
     @overload
     async def abatch(
@@ -307,57 +278,28 @@ class IntrospectiveLLM:
     async def abatch(
         self, prompts: Sequence[Prompt], *, return_exceptions: bool = False, **settings: Any
     ) -> list[GenerationResult] | list[GenerationResult | ZipIntrospectError]:
-        """`batch` in a worker thread. Cancelling stops it at the next interval."""
-        stop = threading.Event()
+        """`batch`, awaited. Cancelling it frees what it holds at the next call of the backend."""
+        import asyncio
 
-        def work() -> list[Outcome]:
-            requests, errors = self._requests(prompts, settings, return_exceptions)
-            outcomes = self._complete(list(requests.values()), stop, return_exceptions)
-            return merge(outcomes, list(requests), errors)
+        futures = self._begin(prompts, settings, return_exceptions)
+        awaited = [asyncio.wrap_future(future) for future in futures]
+        return self._all(await asyncio.gather(*awaited, return_exceptions=True), return_exceptions)
 
-        return await in_thread(work, stop)
-
-    def introspect(
-        self, prompt: Prompt, *, config: GenerationConfig | None = None, chat: bool = True, **overrides: Any
-    ) -> IntrospectionResult:
+    def introspect(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> IntrospectionResult:
         """What the model expects of itself at a prompt, before a token is generated: one forward pass.
 
         Args:
-            config: in place of the instance's own.
-            chat: whether the chat template is applied.
-            overrides: fields of `GenerationConfig`; of these, `chat_template_kwargs` matters.
+            settings: as of `generate`; `chat`, `config` and `chat_template_kwargs` matter.
 
         Raises:
             PromptError: an empty prompt, or one longer than the context.
             ConfigError: a bad setting.
             NonFiniteLogitsError: NaN or infinite logits.
         """
-        request = self._request(prompt, None, config, chat, None, overrides).request
-        with self._turns.hold():
-            self._check_open()
-            ledger = Ledger(request.budget, len(request.tokens))
-            (prefilled,) = self.backend.prefill([request.tokens])
-            self.backend.release([prefilled.sequence])
-        probabilities = joint.from_logits(prefilled.reserved_logits, self.grid)
-        return IntrospectionResult(
-            joint=tuple(tuple(row) for row in probabilities.tolist()),
-            confidence=float(joint.expected_value(probabilities, self.grid)),
-            expected_tokens=float(joint.expected_length(probabilities, self.grid)),
-            reward_values=tuple(self.grid.reward_values.tolist()),
-            length_values=tuple(self.grid.length_values.tolist()),
-            value_marginal=tuple(joint.value_marginal(probabilities).tolist()),
-            length_marginal=tuple(joint.length_marginal(probabilities).tolist()),
-            usage=Usage(len(request.tokens), 0, 0, 0, ledger.seconds),
-        )
+        prepare = self._prepare(prompt, settings)
+        return wait(self._engine.call(lambda: introspect(self.backend, prepare())))
 
-    def count_tokens(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        config: GenerationConfig | None = None,
-        chat: bool = True,
-        **overrides: Any,
-    ) -> int:
+    def count_tokens(self, prompt: str | Sequence[Message], **settings: Unpack[CallSettings]) -> int:
         """Tokens of a text, or of any part of a conversation, whoever speaks last; an empty one has none.
 
         No model runs. A conversation that ends in a question counts what `generate` would prompt the model with;
@@ -365,17 +307,23 @@ class IntrospectiveLLM:
 
         Args:
             prompt: text, or messages.
-            config: in place of the instance's own.
-            chat: whether the chat template is applied.
-            overrides: fields of `GenerationConfig`; of these, `chat_template_kwargs` matters.
+            settings: as of `generate`; `chat`, `config` and `chat_template_kwargs` matter.
 
         Raises:
             ConfigError: a bad setting.
             BackendError: the model is closed.
         """
-        settings = (config or self.config).replace(**overrides)
-        self._check_open()
-        return counting.count(self.backend, prompt, chat=chat, options=settings.chat_template_kwargs)
+        options = self._settled(settings).chat_template_kwargs
+        chat = settings.get("chat", True)
+        return wait(self._engine.call(lambda: counting.count(self.backend, prompt, chat=chat, options=options)))
+
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of a text, without the chat template.
+
+        Raises:
+            BackendError: the model is closed.
+        """
+        return wait(self._engine.call(lambda: counting.text_tokens(self.backend, text)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is None:
@@ -406,12 +354,14 @@ class IntrospectiveLLM:
             ) from error
         return langchain.IntrospectiveRunnable(llm=self, **settings)
 
-    def close(self) -> None:
-        """Free the model, once the call in progress has reached its end. Closing twice is harmless."""
-        with self._turns.hold():
-            if not self._closed:
-                self._closed = True
-                self.backend.close()
+    def close(self, wait: bool = True) -> None:
+        """Free the model. Closing twice is harmless.
+
+        Args:
+            wait: for the calls in progress to end; otherwise they end at the next interval, and raise a `BackendError`
+                whose `partial` holds what they have.
+        """
+        self._engine.close(wait)
 
     def __enter__(self) -> Self:
         return self
@@ -421,101 +371,71 @@ class IntrospectiveLLM:
     ) -> None:
         self.close()
 
-    def _request(
-        self,
-        prompt: Prompt,
-        budget: Budget | int | None,
-        config: GenerationConfig | None,
-        chat: bool,
-        hand_on: HandOn | None,
-        overrides: dict[str, Any],
-    ) -> Checked:
-        settings = config or self.config
-        settings = settings.replace(**overrides) if overrides else settings
-        limits = Budget.of(budget)
+    def _settled(self, settings: CallSettings) -> GenerationConfig:
+        """The settings of a call: its own, over those of its `config` or of this model."""
+        overrides = {name: value for name, value in settings.items() if name not in OF_A_CALL}
+        config = settings.get("config") or self.config
+        return config.replace(**overrides) if overrides else config
+
+    def _prepare(self, prompt: Prompt, settings: CallSettings) -> Callable[[], Checked]:
+        """Encode and check a prompt: to be done on the engine's thread. What shows without that is refused here."""
+        called = time.perf_counter()
         check_prompt(prompt)
-        self._check_open()
-        options = settings.chat_template_kwargs
+        config, budget = self._settled(settings), Budget.of(settings.get("budget"))
+        chat, hand_on, options = settings.get("chat", True), settings.get("hand_on"), config.chat_template_kwargs
         # Backends of others that know no options go on working for those who give none.
         given = {"chat_template_kwargs": options} if options else {}
-        request = Request(tuple(self.backend.encode(prompt, chat=chat, **given)), settings, limits, hand_on)
-        return check(request, self.info)
 
-    def _requests(
+        def prepare() -> Checked:
+            tokens = tuple(self.backend.encode(prompt, chat=chat, **given))
+            return check(Request(tokens, config, budget, hand_on), self.info, called)
+
+        return prepare
+
+    def _begin(
         self, prompts: Sequence[Prompt], settings: dict[str, Any], return_exceptions: bool
-    ) -> tuple[dict[int, Checked], dict[int, ZipIntrospectError]]:
-        """The requests that can be run, and the errors of the others, by place."""
+    ) -> list[Future[GenerationResult]]:
+        """Start a search for each prompt; without `return_exceptions`, once all are known to be sound."""
         check_batch(prompts)
-        rest = dict(settings)
-        budgets = one_each(rest.pop("budget", None), len(prompts), "budget")
-        choices = one_each(rest.pop("hand_on", None), len(prompts), "hand_on")
-        config, chat = rest.pop("config", None), rest.pop("chat", True)
-        requests: dict[int, Checked] = {}
-        errors: dict[int, ZipIntrospectError] = {}
-        for place, prompt in enumerate(prompts):
+        budgets = one_each(settings.get("budget"), len(prompts), "budget")
+        choices = one_each(settings.get("hand_on"), len(prompts), "hand_on")
+        self._settled(cast(CallSettings, settings))  # bad ones are no prompt's in particular
+        searches: list[Search] = []
+        for place, (prompt, budget, hand_on) in enumerate(zip(prompts, budgets, choices, strict=True)):
+            own = cast(CallSettings, {**settings, "budget": budget, "hand_on": hand_on})
             try:
-                requests[place] = self._request(prompt, budgets[place], config, chat, choices[place], rest)
+                prepare = self._prepare(prompt, own)
             except (PromptError, BudgetError) as error:
-                if not return_exceptions:
-                    raise type(error)(f"prompt {place}: {error}") from None
-                errors[place] = error
-        return requests, errors
+                prepare = partial(_refuse, error)
+            prepare = prepare if return_exceptions else partial(of_prompt, place, prepare)
+            searches.append(Search(prepare, self.extractor, index=place))
+        return self._engine.search_all(searches, whole=not return_exceptions)
 
-    def _complete_one(self, request: Checked, stop: threading.Event | None = None) -> GenerationResult:
-        (outcome,) = self._complete([request], stop)
-        if isinstance(outcome, ZipIntrospectError):
-            raise outcome
-        return outcome
-
-    def _complete(
-        self,
-        requests: Sequence[Checked],
-        stop: threading.Event | None = None,
-        return_exceptions: bool = False,
-    ) -> list[Outcome]:
-        """Run requests to their ends: a result or, if asked for, an error each."""
-        outcomes: dict[int, Outcome] = {}
-        run = engine.run(self.backend, requests, extractor=self.extractor)
-        with self._turns.hold(stop), contextlib.closing(run) as events:
-            self._check_open()
-            for event in events:
-                if stop is not None and stop.is_set():
-                    raise BackendError("the call was cancelled")
-                if isinstance(event, SearchFinished):
-                    outcomes[event.prompt] = self._calibrated(event.result)
-                elif isinstance(event, SearchFailed):
-                    outcomes[event.prompt] = event.error
-        ordered = [outcomes[place] for place in sorted(outcomes)]
-        if not return_exceptions:
-            raise_first(ordered)
-        return ordered
-
-    def _events(self, request: Checked, stop: threading.Event | None = None) -> Generator[Event, None, None]:
-        """The events of one search; the model is held only while it works on the next one."""
-        events = engine.run(self.backend, [request], extractor=self.extractor, live=True)
+    def _events(self, checked: Checked) -> Generator[Event, None, None]:
+        """The events of one search, from a queue of its own: who reads slowly delays nobody."""
+        events: SimpleQueue[Event | None] = SimpleQueue()
+        future = self._engine.search(Search(lambda: checked, self.extractor, events.put))
+        future.add_done_callback(lambda _: events.put(None))
         try:
-            while True:
-                with self._turns.hold(stop):
-                    self._check_open()
-                    event = next(events, None)
-                if event is None:
-                    return
-                if isinstance(event, SearchFailed):
-                    raise event.error
-                if isinstance(event, SearchFinished):
-                    event = replace(event, result=self._calibrated(event.result))
-                yield event
+            while (event := events.get()) is not None and not isinstance(event, SearchFailed):
+                yield self._told(event)
         finally:
-            self._turns.leave(events)
+            future.cancel()
+        future.result()
 
     def _calibrated(self, result: GenerationResult) -> GenerationResult:
         if self.calibration is None:
             return result
         return replace(result, calibrated_confidence=float(self.calibration.apply(result.confidence)))
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BackendError("this model is closed; open it again with IntrospectiveLLM.from_pretrained")
+    def _told(self, event: Event) -> Event:
+        return replace(event, result=self._calibrated(event.result)) if isinstance(event, SearchFinished) else event
+
+    def _all(self, outcomes: Sequence[Any], return_exceptions: bool) -> list[Any]:
+        found = [self._calibrated(item) if isinstance(item, GenerationResult) else item for item in outcomes]
+        if not return_exceptions:
+            raise_first(found)
+        return found
 
 
 def _reopen(
@@ -528,3 +448,7 @@ def _reopen(
     llm = kind.open(origin, config)
     llm.extractor, llm.calibration = extractor, calibration
     return llm
+
+
+def _refuse(error: Exception) -> Checked:
+    raise error

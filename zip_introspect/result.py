@@ -24,6 +24,11 @@ SampleFinish = Literal["stop", "stop_string", "length"]
 """stop: end of sequence. stop_string: one of `stop`. length: cut at max_new_tokens, so without an answer."""
 
 
+def is_complete(finish: SampleFinish | None) -> bool:
+    """Whether a sample came to its own end: one that was cut, or that still runs, has no answer yet."""
+    return finish in ("stop", "stop_string")
+
+
 class Record:
     """A frozen dataclass that goes to plain data and JSON."""
 
@@ -161,6 +166,11 @@ class SampleResult(Record):
     trace: tuple[TracePoint, ...]
     parent: int | None = None
     """The sample it was branched off; None where it began at the prompt."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it came to its own end, and so may hold an answer."""
+        return is_complete(self.finish)
 
 
 AttemptOutcome = Literal["accepted", "doubtful", "handed_on", "failed", "timeout", "skipped"]

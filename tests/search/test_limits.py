@@ -15,7 +15,8 @@ from tests.searches import request, results, untimed
 from zip_introspect.backend.contract import Advanced, SequenceId
 from zip_introspect.budget import Budget, Ledger
 from zip_introspect.result import GenerationResult
-from zip_introspect.search import engine
+from zip_introspect.search import continuous_batch
+from zip_introspect.search import request as request_module
 from zip_introspect.search.request import HandOn
 from zip_introspect.testing.simulator import SimulatedBackend
 
@@ -96,8 +97,8 @@ def test_a_slow_first_call_does_not_blind_the_planner(hand_on: HandOn | None, mo
         backend = SlowToStart(first=1.0)
         clock = partial(getattr, backend, "now")
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "Ledger", partial(Ledger, clock=clock))
-            patch.setattr(engine, "time", types.SimpleNamespace(perf_counter=clock))
+            patch.setattr(request_module, "Ledger", partial(Ledger, clock=clock))
+            patch.setattr(continuous_batch, "time", types.SimpleNamespace(perf_counter=clock))
             limited = dataclasses.replace(free, budget=Budget(max_seconds=8.0))
             (result,) = results(backend, [limited])
         assert backend.now <= 8.0

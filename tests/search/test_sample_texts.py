@@ -9,7 +9,7 @@ import pytest
 from tests.searches import request, results
 from zip_introspect.backend.detokenization import text_of
 from zip_introspect.events import SampleAdvanced, SearchFinished
-from zip_introspect.search import engine
+from zip_introspect.search import continuous_batch
 from zip_introspect.testing.simulator import SimulatedBackend
 
 
@@ -29,7 +29,7 @@ def test_growing_texts_are_the_beginnings_of_what_samples_say_in_the_end(strateg
     for place in range(6):
         texts: dict[int, list[str]] = {}
         asked = request(str(place), strategy=strategy, interval=3, stop=stop)
-        for event in engine.run(backend, [asked], live=True):
+        for event in continuous_batch.run(backend, [asked], live=True):
             if isinstance(event, SampleAdvanced):
                 texts.setdefault(event.sample, []).append(event.text)
             if isinstance(event, SearchFinished):
@@ -51,5 +51,5 @@ def test_a_sample_that_is_not_watched_is_decoded_once(monkeypatch: pytest.Monkey
     (result,) = results(backend, [request(strategy="single", interval=1)])
     assert decoded == [result.samples[0].tokens]
     decoded.clear()
-    list(engine.run(backend, [request(strategy="single", interval=1, stop=("never",))], live=True))
+    list(continuous_batch.run(backend, [request(strategy="single", interval=1, stop=("never",))], live=True))
     assert max(decoded) <= 2, "the last token and the new one"

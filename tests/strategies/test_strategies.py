@@ -17,7 +17,7 @@ from zip_introspect.errors import ConfigError
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.introspection.utility import sampling_utility
 from zip_introspect.result import GenerationResult
-from zip_introspect.search import engine
+from zip_introspect.search import continuous_batch
 from zip_introspect.search.request import Request
 from zip_introspect.strategies import Finished, Leaf, MetaAction, MetaState, Strategy
 from zip_introspect.strategies.selection import Selection
@@ -239,7 +239,9 @@ class ForkOnce(Strategy):
 
 def outcome(backend: Backend, budget: Budget | None = None, **config: object) -> GenerationResult:
     settings = GenerationConfig(**{"strategy": "fork_once", "interval": 3, **config})
-    *_, last = engine.run(backend, [Request((1, 2, 3), settings, budget or Budget())])
+    *_, last = continuous_batch.run(backend, [Request((1, 2, 3), settings, budget or Budget())])
+    if last.kind == "failed":
+        raise last.error
     assert last.kind == "finished"
     return last.result
 

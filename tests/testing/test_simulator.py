@@ -12,7 +12,7 @@ from zip_introspect.config import GenerationConfig, SamplingParams
 from zip_introspect.errors import BackendError
 from zip_introspect.introspection import joint
 from zip_introspect.result import GenerationResult
-from zip_introspect.search import engine
+from zip_introspect.search import continuous_batch
 from zip_introspect.search.request import Request
 from zip_introspect.testing.room import RoomConformance
 from zip_introspect.testing.simulator import REWARDS, SYMBOLS, SimulatedBackend
@@ -108,7 +108,9 @@ def run(count: int = PROMPTS, **settings: object) -> list[GenerationResult]:
     backend = SimulatedBackend(max_length=MAX_LENGTH)
     config = GenerationConfig(**{"interval": INTERVAL, **settings})
     requests = [Request(tuple(backend.encode(str(place))), config.replace(seed=place)) for place in range(count)]
-    found = {event.prompt: event.result for event in engine.run(backend, requests) if event.kind == "finished"}
+    found = {
+        event.prompt: event.result for event in continuous_batch.run(backend, requests) if event.kind == "finished"
+    }
     return [found[place] for place in range(count)]
 
 

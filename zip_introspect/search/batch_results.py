@@ -1,29 +1,37 @@
-"""What came of each prompt of a batch, and what was asked of each."""
+"""What came of each prompt of a batch, of one that never ran too, and what was asked of each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from zip_introspect.errors import ConfigError, NonFiniteLogitsError, ZipIntrospectError
-from zip_introspect.result import GenerationResult
+from zip_introspect.errors import BackendError, BudgetError, ConfigError, PromptError
+from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.result import GenerationResult, Outlook, StopReason, Usage
+from zip_introspect.search.request import Checked
 
-Outcome = GenerationResult | ZipIntrospectError
 
-
-def raise_first(outcomes: Sequence[Outcome]) -> None:
+def raise_first(outcomes: Sequence[GenerationResult | Exception]) -> None:
     """Raise the first error, with what all prompts have where it carries partial results."""
-    error = next((outcome for outcome in outcomes if isinstance(outcome, ZipIntrospectError)), None)
-    if isinstance(error, NonFiniteLogitsError):
+    error = next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
+    if isinstance(error, BackendError):
         partial: list[GenerationResult] = []
         for outcome in outcomes:
             if isinstance(outcome, GenerationResult):
                 partial.append(outcome)
-            elif isinstance(outcome, NonFiniteLogitsError):
+            elif isinstance(outcome, BackendError):
                 partial.extend(outcome.partial)
         error.partial = partial
     if error is not None:
         raise error
+
+
+def of_prompt(place: int, prepare: Callable[[], Checked]) -> Checked:
+    """A request of a batch; an error of its prompt or budget says which prompt it was."""
+    try:
+        return prepare()
+    except (PromptError, BudgetError) as error:
+        raise type(error)(f"prompt {place}: {error}") from None
 
 
 def one_each(given: Any, count: int, name: str) -> list[Any]:
@@ -41,7 +49,23 @@ def one_each(given: Any, count: int, name: str) -> list[Any]:
     return given
 
 
-def merge(outcomes: Sequence[Outcome], places: list[int], errors: dict[int, ZipIntrospectError]) -> list[Any]:
-    """Outcomes and the errors of prompts that never ran, in order."""
-    merged: dict[int, Any] = {**errors, **dict(zip(places, outcomes, strict=True))}
-    return [merged[place] for place in sorted(merged)]
+def nothing(checked: Checked, grid: JointGrid, stop: StopReason, detail: str) -> GenerationResult:
+    """What there is of a prompt that ended before its first token."""
+    lowest = float(grid.reward_values[0])
+    request, strategy, ledger = checked.request, checked.strategy, checked.ledger
+    return GenerationResult(
+        text="",
+        answer=None,
+        confidence=lowest,
+        finish_reason="budget" if stop == "budget" else "error",
+        usage=Usage(len(request.tokens), 0, 0, 0, ledger.seconds, ledger.cost),
+        decisions=(),
+        samples=(),
+        chosen=None,
+        stop_reason=stop,
+        stop_detail=detail,
+        expected=Outlook(lowest, 0.0),
+        strategy=strategy.name,
+        selection=request.config.selection or strategy.selection,
+        seed=request.config.sampling.seed,
+    )

@@ -1,181 +1,334 @@
-"""The loop: strategies propose, the backend advances every prompt's samples in one batch, the tries grow.
+"""The engine: one thread owns an open model, and the requests of all callers share its forward passes.
 
-Each round is one decision for every running prompt, then one call of `Backend.advance` for all of them; a limit of
-seconds may part the steps of a decision among several calls. A sample that ends within an interval is seen at the
-interval's end, since the backend returns once a call: the decision that its ending calls for comes then, at most
-`interval` - 1 steps late.
+Nothing else touches the backend or its tokenizer, so nothing else needs a lock. Callers hand in requests and wait on
+futures; who cancels one is gone by the next call of the backend. The thread starts with the first request, ends with
+the engine, and never keeps a program from ending.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
+import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 from zip_introspect.answers.extraction import AnswerExtractor, default_extractor
-from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Prefilled
-from zip_introspect.budget import Ledger
-from zip_introspect.errors import BackendError, NonFiniteLogitsError
-from zip_introspect.events import DecisionMade, Event, SearchFailed, SearchFinished, SearchStarted
-from zip_introspect.result import GenerationResult, Outlook, Usage
-from zip_introspect.search.prompt_search import Move, PromptSearch
-from zip_introspect.search.request import Checked, Request, check
+from zip_introspect.backend.contract import Backend
+from zip_introspect.errors import BackendError
+from zip_introspect.events import Event, SearchFailed, SearchFinished
+from zip_introspect.result import GenerationResult
+from zip_introspect.search.continuous_batch import ContinuousBatch, Entry
+from zip_introspect.search.request import Checked
 
-DEFAULT_CONCURRENCY = 64
+T = TypeVar("T")
+
+INTAKE = 0.02
+"""Seconds between two calls of the backend for what callers bring: a thousand prompts are not encoded at one go."""
+AT_EXIT = 10.0
+"""Seconds that a program waits for the calls in progress when it ends."""
+CLOSED = "this model is closed; open it again with IntrospectiveLLM.from_pretrained"
 
 
-def run(
-    backend: Backend,
-    requests: Sequence[Request | Checked],
-    *,
-    extractor: AnswerExtractor = default_extractor,
-    live: bool = False,
-    concurrency: int = DEFAULT_CONCURRENCY,
-) -> Generator[Event, None, None]:
-    """Search every prompt, up to `concurrency` of them in lockstep; one `SearchFinished` or `SearchFailed` each.
+@dataclass(eq=False)
+class Call:
+    """Something to do on the engine's thread, and the future that holds what came of it."""
 
-    Closing the iterator ends the search and releases every sequence, as every other way out does.
+    work: Callable[[], Any]
+    future: Future[Any]
+
+
+@dataclass(eq=False)
+class Search:
+    """A request to search: made on the engine's thread, where prompts are encoded.
 
     Args:
-        live: yield `SampleAdvanced` too; each sample is decoded as it grows.
-
-    Raises:
-        PromptError, ConfigError, BudgetError: as `check`, before the model runs.
-        BackendError: the backend failed for all; non-finite logits fail their own prompt only.
+        prepare: the request, checked; what it raises is the caller's.
+        tell: is given every event on the engine's thread, and must not wait; an error of its own cancels the search.
+        index: the prompt's place in the caller's batch.
     """
-    checked = [item if isinstance(item, Checked) else check(item, backend.info) for item in requests]
-    waiting = deque(enumerate(checked))
-    running: list[PromptSearch] = []
-    try:
-        while waiting or running:
-            yield from _admit(backend, waiting, running, extractor, live, concurrency)
-            turns: list[tuple[PromptSearch, list[Move]]] = []
-            for search in list(running):
-                decision, moves = search.decide()
-                if decision is not None:
-                    yield DecisionMade(search.index, decision)
-                if moves:
-                    turns.append((search, moves))
-                    continue
-                running.remove(search)
-                search.release()
-                yield SearchFinished(search.index, search.result())
-            yield from _advance(backend, turns, running)
-    finally:
-        for search in running:
-            search.release()
+
+    prepare: Callable[[], Checked]
+    extractor: AnswerExtractor = default_extractor
+    tell: Callable[[Event], None] | None = None
+    index: int = 0
+    future: Future[GenerationResult] = field(default_factory=Future)
 
 
-def _advance(
-    backend: Backend, turns: Sequence[tuple[PromptSearch, list[Move]]], running: list[PromptSearch]
-) -> Iterator[Event]:
-    """One call of the backend for all prompts; those that meet non-finite logits leave `running`."""
-    everyone = [move for _, moves in turns for move in moves]
-    if not everyone:
-        return
-    begun = time.perf_counter()
-    results = backend.advance([move.sequence for move in everyone], [move.steps for move in everyone])
-    seconds = time.perf_counter() - begun
-    steps = max(len(result.tokens) for result in results)
-    place = 0
-    for search, moves in turns:
-        mine: list[Advanced] = results[place : place + len(moves)]
-        place += len(moves)
-        try:
-            yield from search.absorb(moves, mine, seconds, steps)
-        except NonFiniteLogitsError as error:
-            running.remove(search)
-            search.release()
-            yield SearchFailed(search.index, error)
+@dataclass(eq=False)
+class Together:
+    """Searches that begin only if all of them can: what is wrong with one is told to all."""
+
+    searches: list[Search]
+    future: Future[None] = field(default_factory=Future)
 
 
-def _admit(
-    backend: Backend,
-    waiting: deque[tuple[int, Checked]],
-    running: list[PromptSearch],
-    extractor: AnswerExtractor,
-    live: bool,
-    concurrency: int,
-) -> Iterator[Event]:
-    """Start as many waiting prompts as there is room for; their prompts are computed in one batch."""
-    if not waiting:
-        return
-    places, room = _places(backend.info, waiting[0][1], concurrency)
-    batch = [waiting.popleft() for _ in range(min(len(waiting), max(0, places - len(running))))]
-    if not batch:
-        return
-    ledgers = [Ledger(checked.request.budget, len(checked.request.tokens)) for _, checked in batch]
-    events: list[Event] = []
-    made = _prefill(backend, [(index, checked.request) for index, checked in batch])
-    # Every search is in `running`, and so sure to be released, before the first event is handed out.
-    for (index, checked), ledger, prefilled in zip(batch, ledgers, made, strict=True):
-        try:
-            if isinstance(prefilled, NonFiniteLogitsError):
-                raise prefilled
-            search = PromptSearch(index, checked, ledger, prefilled, backend, extractor, room=room, live=live)
-        except NonFiniteLogitsError as error:
-            backend.release([prefilled.sequence] if isinstance(prefilled, Prefilled) else [])
-            error.partial = [_nothing(checked, ledger, backend, str(error))]
-            events.append(SearchFailed(index, error))
-        except BaseException:
-            backend.release([item.sequence for item in made if isinstance(item, Prefilled)])
-            raise
-        else:
-            running.append(search)
-            prompt, config = checked.request.tokens, checked.request.config
-            events.append(SearchStarted(index, len(prompt), search.expected, config.strategy))
-    yield from events
+@dataclass(eq=False)
+class Close:
+    """Free the model: once all that runs has ended, or at once."""
+
+    wait: bool
+    future: Future[None] = field(default_factory=Future)
 
 
-def _nothing(checked: Checked, ledger: Ledger, backend: Backend, reason: str) -> GenerationResult:
-    """What there is of a prompt that failed before its first token."""
-    lowest = float(backend.grid.reward_values[0])
-    request, strategy = checked.request, checked.strategy
-    return GenerationResult(
-        text="",
-        answer=None,
-        confidence=lowest,
-        finish_reason="error",
-        usage=Usage(len(request.tokens), 0, 0, 0, ledger.seconds, ledger.cost),
-        decisions=(),
-        samples=(),
-        chosen=None,
-        stop_reason="error",
-        stop_detail=reason,
-        expected=Outlook(lowest, 0.0),
-        strategy=strategy.name,
-        selection=request.config.selection or strategy.selection,
-        seed=request.config.sampling.seed,
-    )
+Brought = Call | Search | Together | Close
 
 
-def _places(info: BackendInfo, checked: Checked, concurrency: int) -> tuple[int, int | None]:
-    """How many prompts may run at once, and how many samples each of them may have in the backend."""
-    most = info.max_sequences
-    if most is not None and most < 2:
-        raise BackendError(
-            f"the backend holds {most} sequences at once; a search needs 2, the prompt's and one sample's. "
-            f"Open the model with a larger max_sequences."
+class Engine:
+    """Runs the searches of all callers on one backend.
+
+    Args:
+        backend: an open one, which from now on nothing else touches.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._batch = ContinuousBatch(backend)
+        self._searches: dict[Entry, Search] = {}
+        self._inbox: SimpleQueue[Brought | None] = SimpleQueue()
+        self._brought: deque[Brought] = deque()
+        self._books = threading.Lock()
+        """Held to put something into the inbox, never while the model works."""
+        self._thread: threading.Thread | None = None
+        self._process = os.getpid()
+        self._closing: Close | None = None
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be asked any more: it was closed, or its thread did not come along into this process."""
+        return self._closed or self._forked
+
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Do something on the thread that owns the model, between two calls of the backend.
+
+        Raises:
+            BackendError: the model is closed, or was left behind by a fork.
+        """
+        future: Future[T] = Future()
+        self._bring(Call(work, future))
+        return future
+
+    def search(self, search: Search) -> Future[GenerationResult]:
+        """Search a prompt; cancelling the future frees its sequences at the next call of the backend.
+
+        Raises:
+            BackendError: the model is closed, or was left behind by a fork.
+        """
+        self._bring(search)
+        return search.future
+
+    def search_all(self, searches: list[Search], whole: bool) -> list[Future[GenerationResult]]:
+        """Search many prompts.
+
+        Args:
+            whole: begin only when all are known to be sound.
+
+        Raises:
+            BackendError: the model is closed, or was left behind by a fork.
+        """
+        for item in [Together(searches)] if whole and searches else searches:
+            self._bring(item)
+        return [search.future for search in searches]
+
+    def close(self, wait: bool = True) -> None:
+        """Free the model. Closing twice is harmless.
+
+        Args:
+            wait: for what runs to end; otherwise it ends at the next call of the backend, with what it has.
+        """
+        closing = self.begin_to_close(wait)
+        if threading.current_thread() is not self._thread:
+            closing.result()
+
+    def begin_to_close(self, wait: bool) -> Future[None]:
+        """`close`, and a future that is done when the model has been freed."""
+        close = Close(wait)
+        with contextlib.nullcontext() if self._forked else self._books:  # in a child somebody may hold it for ever
+            first, self._closed = not self._closed, True
+            if self._thread is not None and not self._forked and first:
+                self._inbox.put(close)
+                return close.future
+        if first and not self._forked:  # otherwise the model is the parent's
+            self.backend.close()
+        _resolve(close.future, None)
+        return close.future
+
+    @property
+    def _forked(self) -> bool:
+        return self._thread is not None and self._process != os.getpid()
+
+    def _bring(self, item: Brought) -> None:
+        if self._forked:
+            raise BackendError(
+                f"this model was used in process {self._process}, and its thread did not come along into process "
+                f"{os.getpid()}, which was forked from that; open the model anew, or start processes by 'spawn'"
+            )
+        if threading.current_thread() is self._thread:
+            raise BackendError(
+                "a model was asked from within its own search, by an extractor or a strategy, and would wait for "
+                "itself; ask another one, or ask when the search is over"
+            )
+        with self._books:
+            if self._closed:
+                raise BackendError(CLOSED)
+            if self._thread is None:
+                self._start()
+            self._inbox.put(item)
+
+    def _start(self) -> None:
+        self._process, inbox = os.getpid(), self._inbox
+        reference = weakref.ref(self, lambda _: inbox.put(None))
+        self._thread = threading.Thread(
+            target=_serve, args=(reference, inbox), name="zip-introspect engine", daemon=True
         )
-    wanted = checked.samples_at_once + 1
-    limits = [limit // wanted for limit in (most, info.resident_sequences) if limit is not None]
-    places = max(1, min([concurrency, *limits]))
-    return places, None if most is None else most // places - 1
+        self._thread.start()
+        _running.add(self)
+
+    def work(self, item: Brought) -> bool:
+        """Do what was brought, and all that comes meanwhile; whether the engine goes on to live."""
+        self._brought.append(item)
+        while self._brought or self._batch or not self._inbox.empty():
+            self._take_in()
+            self._leave_cancelled()
+            if self._closing is not None and not (self._closing.wait and (self._batch or self._brought)):
+                self._end(self._closing)
+                return False
+            self._round()
+        return True
+
+    def _round(self) -> None:
+        try:
+            for entry, event in self._batch.round():
+                self._tell(entry, event)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, no caller is left waiting for ever
+            for entry, event in self._batch.fail_all(error):
+                self._tell(entry, event)
+
+    def _take_in(self) -> None:
+        """What callers have brought, for a moment."""
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < INTAKE:
+            with contextlib.suppress(Empty):
+                while (item := self._inbox.get_nowait()) is not None:
+                    self._brought.append(item)
+            if not self._brought:
+                return
+            self._take(self._brought.popleft())
+
+    def _take(self, item: Brought) -> None:
+        if isinstance(item, Close):
+            self._closing = item
+        elif item.future.cancelled():
+            return
+        elif isinstance(item, Call):
+            with settling(item.future):
+                _resolve(item.future, item.work())
+        elif isinstance(item, Search):
+            with settling(item.future):
+                self._join(item, item.prepare())
+        else:
+            with settling(*(search.future for search in item.searches)):
+                prepared = [search.prepare() for search in item.searches]
+                for search, checked in zip(item.searches, prepared, strict=True):
+                    self._join(search, checked)
+
+    def _join(self, search: Search, checked: Checked) -> None:
+        entry = Entry(checked, search.index, search.extractor, live=search.tell is not None)
+        self._batch.join(entry)
+        self._searches[entry] = search
+
+    def _leave_cancelled(self) -> None:
+        for entry, search in list(self._searches.items()):
+            if search.future.cancelled():
+                del self._searches[entry]
+                self._batch.leave(entry)
+
+    def _tell(self, entry: Entry, event: Event) -> None:
+        search = self._searches[entry]
+        if search.tell is not None:
+            try:
+                search.tell(event)
+            except Exception:  # noqa: BLE001 - an event loop that has ended: nobody listens any more
+                search.future.cancel()
+        if isinstance(event, SearchFinished | SearchFailed):
+            del self._searches[entry]
+            if isinstance(event, SearchFinished):
+                _resolve(search.future, event.result)
+            else:
+                with settling(search.future):
+                    raise event.error
+
+    def _end(self, close: Close) -> None:
+        for entry, event in self._batch.fail_all(BackendError("the model was closed before the search had ended")):
+            self._tell(entry, event)
+        with contextlib.suppress(Empty):
+            while (item := self._inbox.get_nowait()) is not None:
+                self._brought.append(item)
+        for item in self._brought:
+            waiting = [search.future for search in item.searches] if isinstance(item, Together) else [item.future]
+            with settling(*waiting):
+                raise BackendError(CLOSED)
+        with settling(close.future):
+            self.backend.close()
+            _resolve(close.future, None)
 
 
-def _prefill(backend: Backend, batch: Sequence[tuple[int, Request]]) -> Sequence[Prefilled | NonFiniteLogitsError]:
-    """Prompts in one batch; one by one where some have non-finite logits, so that the others go on."""
-    prompts = [request.tokens for _, request in batch]
+@contextlib.contextmanager
+def settling(*futures: Future[Any]) -> Iterator[None]:
+    """Give an error raised within to whoever waits for a future."""
     try:
-        return backend.prefill(prompts)
-    except NonFiniteLogitsError as error:
-        if len(batch) == 1:
-            return [error]
-    made: list[Prefilled | NonFiniteLogitsError] = []
+        yield
+    except BaseException as raised:  # noqa: BLE001 - it is the waiting caller's
+        error = raised
+        if isinstance(raised, StopIteration):  # a future cannot hold it
+            error = RuntimeError(f"it raised StopIteration: {raised}")
+        for future in futures:
+            _fail(future, error)
+
+
+def wait(future: Future[T]) -> T:
+    """The result, for a caller without an event loop; an interrupted one does not want it any more."""
     try:
-        for item in batch:
-            made += _prefill(backend, [item])
+        return future.result()
     except BaseException:
-        backend.release([prefilled.sequence for prefilled in made if isinstance(prefilled, Prefilled)])
+        future.cancel()
         raise
-    return made
+
+
+def _fail(future: Future[Any], error: BaseException) -> None:
+    with contextlib.suppress(InvalidStateError):  # cancelled a moment ago
+        future.set_exception(error)
+
+
+def _resolve(future: Future[Any], result: Any) -> None:
+    with contextlib.suppress(InvalidStateError):  # cancelled a moment ago
+        future.set_result(result)
+
+
+def _serve(reference: weakref.ref[Engine], inbox: SimpleQueue[Any]) -> None:
+    """The engine's thread. While it waits it holds no engine, so that one which nobody holds any more can go."""
+    while True:
+        item = inbox.get()
+        engine = reference()
+        if engine is None or not engine.work(item):
+            return
+        del engine, item
+
+
+_running: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """At the end of the program: what still runs ends at the next call of its backend."""
+    for closing in [engine.begin_to_close(wait=False) for engine in list(_running)]:
+        with contextlib.suppress(TimeoutError):  # a call that goes on for ever keeps no program from ending
+            closing.result(AT_EXIT)

@@ -1,35 +1,21 @@
-"""The search for one prompt: its trie, ledger and strategy, between two calls of the backend."""
+"""The search for one prompt: its samples, ledger and strategy, between two calls of the backend."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from zip_introspect.answers.extraction import AnswerExtractor, extract
 from zip_introspect.backend.contract import Advanced, Backend, Prefilled, SequenceId
 from zip_introspect.backend.streams import prompt_seed
-from zip_introspect.budget import Ledger
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
-from zip_introspect.events import Event, SampleAdvanced, SampleFinished
+from zip_introspect.events import Event
 from zip_introspect.introspection import joint
-from zip_introspect.result import (
-    Decision,
-    FinishReason,
-    GenerationResult,
-    Outlook,
-    SampleFinish,
-    SampleResult,
-    StopReason,
-    TracePoint,
-    Usage,
-)
+from zip_introspect.result import Decision, FinishReason, GenerationResult, Outlook, StopReason, Usage
 from zip_introspect.search.request import Checked, HandOn
-from zip_introspect.search.stopping import SampleText, sound
-from zip_introspect.search.trie import PrefixTrie
-from zip_introspect.strategies import Finished, Leaf, MetaAction, MetaState
-from zip_introspect.strategies.selection import Candidate, Selection, select
+from zip_introspect.search.samples import Reading, Samples, outlook
+from zip_introspect.search.stopping import sound
+from zip_introspect.strategies import Leaf, MetaAction, MetaState
+from zip_introspect.strategies.selection import Candidate, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,71 +27,39 @@ class Move:
     steps: int
 
 
-@dataclass(slots=True)
-class Ending:
-    """How a sample ended."""
-
-    finish: SampleFinish
-    value: float
-    text: str
-    answer: str | None
-
-
 class PromptSearch:
     """Asks a strategy what to do, holds it to the budget, and takes in what the backend generated.
 
     Args:
         index: place of the prompt in its batch.
-        room: how many of the prompt's samples may exist in the backend at once; None is no limit.
-        live: whether growing samples are decoded and reported.
+        reading: how its tokens become texts and answers.
     """
 
-    def __init__(
-        self,
-        index: int,
-        checked: Checked,
-        ledger: Ledger,
-        prefilled: Prefilled,
-        backend: Backend,
-        extractor: AnswerExtractor,
-        *,
-        room: int | None = None,
-        live: bool = False,
-    ) -> None:
+    def __init__(self, index: int, checked: Checked, prefilled: Prefilled, backend: Backend, reading: Reading) -> None:
         request = checked.request
-        self.index, self.config, self.ledger = index, request.config, ledger
-        self._backend, self._grid, self._extractor, self._live, self._room = (
-            backend,
-            backend.grid,
-            extractor,
-            live,
-            room,
-        )
-        self._root = prefilled.sequence
+        self.index, self.ledger = index, checked.ledger
+        self._checked, self._strategy, self._config = checked, checked.strategy, request.config
+        self._backend, self._grid = backend, backend.grid
+        self._root, self._cached = prefilled.sequence, prefilled.cached_tokens
         self._prompt_tokens = len(request.tokens)
         sampling = request.config.sampling
-        self._seed, self._sampling = sampling.seed, sampling.replace(seed=prompt_seed(sampling.seed, request.tokens))
+        self._sampling = sampling.replace(seed=prompt_seed(sampling.seed, request.tokens))
         self._hand_on = request.hand_on or HandOn()
-        self._max_new = min(request.config.max_new_tokens, backend.info.max_context - self._prompt_tokens)
-        self._checked, self._strategy = checked, checked.strategy
-        root_joint = joint.from_logits(prefilled.reserved_logits, self._grid)
-        self._trie = PrefixTrie(root_joint, request.config.smoothing)
-        self.expected = self._outlook(self._trie.root_joint)
+        longest = min(request.config.max_new_tokens, backend.info.max_context - self._prompt_tokens)
+        root = joint.from_logits(prefilled.reserved_logits, self._grid)
+        self.samples = Samples(index, self._grid, root, request.config.smoothing, longest, reading)
+        most = backend.info.max_sequences
+        self._room = None if most is None else min(checked.sequences, most) - 1
         self._sequences: dict[int, SequenceId] = {}
-        self._texts: dict[int, SampleText] = {}
-        """Of samples that are read while they grow: all if live, or if they may end at a stop string."""
         self._running: tuple[int, ...] = ()
         self._rest: dict[int, int] = {}
-        self._endings: dict[int, Ending] = {}
-        self._just_finished: list[int] = []
-        self._traces: dict[int, list[TracePoint]] = {}
         self._decisions: list[Decision] = []
         self._stop: tuple[StopReason, str] | None = None
 
     @property
-    def selection(self) -> Selection:
-        """How the final sample is chosen."""
-        return self.config.selection or self._strategy.selection
+    def held_tokens(self) -> int:
+        """Tokens whose states the backend may have to hold for it, those of the prompt included."""
+        return self._prompt_tokens + sum(self.samples.trie.length(sample) for sample in self._sequences)
 
     def decide(self) -> tuple[Decision | None, list[Move]]:
         """Take the next decision and prepare the backend for it; no moves means that the search has ended.
@@ -115,10 +69,11 @@ class PromptSearch:
         if moves := self._going_on():
             return None, moves
         state = self._state()
+        place = len(self._decisions)
         for leaf in state.leaves:
-            self._trace(leaf.sample, leaf.length, leaf.value, leaf.remaining)
-        for sample in self._just_finished:
-            self._trace(sample, self._trie.length(sample), self._endings[sample].value, 0.0)
+            self.samples.trace(place, leaf.sample, Outlook(leaf.value, leaf.remaining))
+        for sample in self.samples.just_finished:
+            self.samples.trace(place, sample, Outlook(self.samples.endings[sample].value, 0.0))
         action = self._strategy.decide(state)
         below = self._hand_on.below
         if below is not None and not self._decisions and state.root_value < below:
@@ -157,8 +112,10 @@ class PromptSearch:
                     f"backend {self._backend.info.backend} gave no token for sample {move.sample} of prompt "
                     f"{self.index}, which may take {move.steps}; expected at least one, or its end"
                 )
-            events.extend(self._grow(move.sample, result))
-            if result.non_finite and move.sample not in self._endings:
+            events.extend(self.samples.grow(move.sample, result))
+            if move.sample in self.samples.endings:
+                self._backend.release([self._sequences.pop(move.sample)])
+            elif result.non_finite:
                 broken.append(move.sample)
         if broken:
             raise self._non_finite(broken)
@@ -170,23 +127,28 @@ class PromptSearch:
         self._sequences.clear()
         self._backend.release(sequences)
 
+    def shorten(self, moves: Sequence[Move], steps: int) -> list[Move]:
+        """Moves of at most so many steps; what is left of them comes in the next call, before another decision."""
+        for move in moves:
+            self._rest[move.sample] = self._rest.get(move.sample, 0) + max(0, move.steps - steps)
+        return [replace(move, steps=min(move.steps, steps)) for move in moves]
+
     def result(self) -> GenerationResult:
-        """The outcome, once `decide` has ended the search."""
+        """The outcome, once `decide` has ended the search, or of what there is when it was broken off."""
         stop_reason, detail = self._stop or ("error", "the search was interrupted")
-        samples = tuple(self._sample_result(number) for number in self._trie.leaves())
+        samples = self.samples.results()
         candidates = [
-            Candidate(sample.number, sample.value, sample.finish in ("stop", "stop_string"), sample.answer)
+            Candidate(sample.number, sample.value, sample.complete, sample.answer)
             for sample in samples
             if sample.tokens
         ]
-        chosen = select(candidates, self.selection, self._sampling.seed)
+        selection = self._config.selection or self._strategy.selection
+        chosen = select(candidates, selection, self._sampling.seed)
         best = samples[chosen.number] if chosen else None
-        complete = chosen is not None and chosen.complete
-        finish: FinishReason = "stop"
+        complete = best is not None and best.complete
+        finish: FinishReason = "stop" if complete else "length"
         if stop_reason in ("error", "budget", "handed_on"):
             finish = stop_reason
-        if finish == "stop" and not complete:
-            finish = "length"
         return GenerationResult(
             text=best.text if best else "",
             answer=best.answer if best else None,
@@ -199,45 +161,47 @@ class PromptSearch:
                 depth=self.ledger.depth,
                 seconds=self.ledger.seconds,
                 cost=self.ledger.cost,
+                cached_tokens=self._cached,
             ),
             decisions=tuple(self._decisions),
             samples=samples,
             chosen=best.number if best else None,
             stop_reason=stop_reason,
             stop_detail=detail,
-            expected=self.expected,
+            expected=self.samples.expected,
             strategy=self._strategy.name,
-            selection=self.selection,
-            seed=self._seed,
+            selection=selection,
+            seed=self._config.sampling.seed,
             warnings=tuple(self._warnings(complete)),
         )
+
+    def broken_off(self, detail: str) -> GenerationResult:
+        """What there is when something fails: every sample, whole or not."""
+        self._stop = "error", detail
+        return self.result()
 
     def _state(self) -> MetaState:
         tokens_left = self.ledger.tokens_left
         budget_left = [left for left in (tokens_left, self.ledger.depth_left) if left is not None]
-        limit = min(self._max_new, *budget_left) if budget_left else self._max_new
+        longest, trie = self.samples.longest, self.samples.trie
+        limit = min(longest, *budget_left) if budget_left else longest
         leaves = []
-        for number in self._trie.leaves("active", "paused"):
-            smoothed = self._trie.joint(number)
-            outlook, length = self._outlook(smoothed), self._trie.length(number)
-            at_most = min(limit, self._max_new - length)
-            running = number in self._running
-            leaves.append(Leaf(number, length, smoothed, outlook.value, outlook.remaining, at_most, running))
-        ended = [
-            Finished(number, self._trie.length(number), ending.value, ending.finish != "length")
-            for number, ending in sorted(self._endings.items())
-        ]
+        for number in trie.leaves("active", "paused"):
+            smoothed = trie.joint(number)
+            seen, length = outlook(smoothed, self._grid), trie.length(number)
+            at_most = min(limit, longest - length)
+            leaves.append(Leaf(number, length, smoothed, seen.value, seen.remaining, at_most, number in self._running))
         return MetaState(
             decision=len(self._decisions),
             grid=self._grid,
-            config=self.config,
+            config=self._config,
             prompt_tokens=self._prompt_tokens,
-            root_joint=self._trie.root_joint,
-            root_value=self.expected.value,
-            root_remaining=self.expected.remaining,
+            root_joint=trie.root_joint,
+            root_value=self.samples.expected.value,
+            root_remaining=self.samples.expected.remaining,
             leaves=tuple(leaves),
-            finished=tuple(ended),
-            started=len(self._trie),
+            finished=tuple(self.samples.ended()),
+            started=len(trie),
             room=self._room_for_new(),
             limit=limit,
             tokens_left=tokens_left,
@@ -255,7 +219,7 @@ class PromptSearch:
         )
 
     def _room_for_new(self) -> int:
-        rooms = [self._checked.samples_at_most - len(self._trie)]
+        rooms = [self._checked.samples_at_most - len(self.samples.trie)]
         if self._room is not None:
             rooms.append(self._room - len(self._sequences))
         if self.ledger.samples_left is not None:
@@ -274,13 +238,14 @@ class PromptSearch:
 
     def _planned(self, action: MetaAction, state: MetaState) -> list[int]:
         """Steps until the next decision, for `action.run`, then the copies of `action.forks`, then the new samples."""
-        left = {leaf.sample: self._max_new - leaf.length for leaf in state.leaves}
+        longest = self.samples.longest
+        left = {leaf.sample: longest - leaf.length for leaf in state.leaves}
         copies = [sample for sample, count in action.forks for _ in range(count)]
-        wanted = [left[sample] for sample in (*action.run, *copies)] + [self._max_new] * action.new
+        wanted = [left[sample] for sample in (*action.run, *copies)] + [longest] * action.new
         room = len(copies) + action.new
         if room > state.room:
             raise ValueError(f"strategy {self._strategy.name} asked for {room} samples where {state.room} may start")
-        return self.ledger.plan([min(self.config.interval, count) for count in wanted])
+        return self.ledger.plan([min(self._config.interval, count) for count in wanted])
 
     def _run(self, action: MetaAction, steps: list[int], state: MetaState) -> tuple[Decision, list[Move]]:
         """Put a meta-action into the backend: pause, branch, and say who moves how far."""
@@ -290,7 +255,7 @@ class PromptSearch:
         paused = [sample for sample in self._running if sample not in run and sample in self._sequences]
         self._backend.pause([self._sequences[sample] for sample in paused if sample not in action.drop])
         for sample in paused:
-            self._trie.set_status(sample, "paused")
+            self.samples.trie.set_status(sample, "paused")
         place = len(action.run)
         forked: list[tuple[int, int]] = []
         for sample, count in action.forks:
@@ -300,7 +265,7 @@ class PromptSearch:
         started = self._branch(None, [count for count in steps[place:] if count], moves)
         self._drop(action.drop)
         for sample in run:
-            self._trie.set_status(sample, "active")
+            self.samples.trie.set_status(sample, "active")
         was_running = set(self._running)
         self._running = tuple(move.sample for move in moves)
         return self._record(
@@ -317,30 +282,20 @@ class PromptSearch:
     def _branch(self, leaf: int | None, steps: list[int], moves: list[Move]) -> list[int]:
         if not steps:
             return []
-        numbers = [self._trie.branch(leaf) for _ in steps]
+        numbers = self.samples.branch(leaf, len(steps))
         parent = self._root if leaf is None else self._sequences[leaf]
         sequences = self._backend.fork(parent, numbers, self._sampling)
         self._sequences.update(zip(numbers, sequences, strict=True))
-        self._texts |= self._begun_texts(leaf, numbers)
         self.ledger.samples += len(numbers)
         moves.extend(Move(*move) for move in zip(numbers, sequences, steps, strict=True))
         return numbers
 
-    def _begun_texts(self, leaf: int | None, numbers: Sequence[int]) -> dict[int, SampleText]:
-        """The texts of new samples, which go on from that of the leaf they left."""
-        if not (self._live or self.config.stop):
-            return {}
-        begun = SampleText(self._backend.decode_stream(), self.config.stop) if leaf is None else self._texts[leaf]
-        return {number: begun.fork() for number in numbers}
-
     def _drop(self, samples: Sequence[int]) -> None:
         self._backend.release([self._sequences.pop(sample) for sample in samples if sample in self._sequences])
-        for sample in samples:
-            self._texts.pop(sample, None)
-            self._trie.set_status(sample, "dropped")
+        self.samples.drop(samples)
 
     def _end(self, stop: StopReason, action: MetaAction, state: MetaState) -> Decision:
-        dropped = self._trie.leaves("active", "paused")
+        dropped = self.samples.trie.leaves("active", "paused")
         self._drop(dropped)
         self._stop = stop, action.reason
         return self._record(action, state, dropped=dropped)
@@ -366,7 +321,7 @@ class PromptSearch:
             paused=tuple(paused),
             resumed=tuple(resumed),
             dropped=tuple(dropped),
-            finished=tuple(sorted(self._just_finished)),
+            finished=tuple(sorted(self.samples.just_finished)),
             outlooks=tuple((leaf.sample, Outlook(leaf.value, leaf.remaining)) for leaf in state.leaves),
             stop=action.stop,
             reason=action.reason,
@@ -374,94 +329,28 @@ class PromptSearch:
             forked=tuple(forked),
             tokens_saved=action.tokens_saved,
         )
-        self._just_finished = []
+        self.samples.just_finished = []
         self._decisions.append(decision)
         return decision
-
-    def _grow(self, sample: int, advanced: Advanced) -> list[Event]:
-        """Append what a sample generated, cut at a stop string, and end it where it ends."""
-        tokens, rows = advanced.tokens, advanced.reserved_logits
-        finish: SampleFinish | None = "stop" if advanced.finished else None
-        growing = self._texts.get(sample)
-        count = growing.grow(tokens.tolist()) if growing else None
-        if count is not None:
-            # The token that completes the stop string is terminal, as an end of sequence is: it has no joint.
-            tokens, rows, finish = tokens[:count], rows[: count - 1], "stop_string"
-        recent = rows[-self.config.smoothing :]
-        shape = (0, *self._grid.shape)
-        joints = joint.from_logits(recent, self._grid) if len(recent) else np.empty(shape, np.float32)
-        self._trie.extend(sample, tokens, joints)
-        length = self._trie.length(sample)
-        if finish is None and length >= self._max_new:
-            finish = "length"
-        if finish is None:
-            if growing is None or not self._live or not len(tokens):
-                return []
-            outlook = self._outlook(self._trie.joint(sample))
-            return [SampleAdvanced(self.index, sample, growing.text, length, outlook)]
-        value = float(self._grid.reward_values[0])
-        if finish != "length":
-            value = self._outlook(self._trie.joint(sample)).value
-        text = self._text(sample, finish)
-        answer = extract(self._extractor, text) if finish != "length" else None
-        self._endings[sample] = Ending(finish, value, text, answer)
-        self._just_finished.append(sample)
-        self._trie.set_status(sample, "finished")
-        self._backend.release([self._sequences.pop(sample)])
-        return [SampleFinished(self.index, sample, text, length, finish, value, answer)]
-
-    def _text(self, sample: int, finish: SampleFinish) -> str:
-        """The text of a sample that has ended."""
-        grown = self._texts.pop(sample, None)
-        if grown is None:
-            return self._backend.decode(self._trie.path(sample).tolist())
-        return grown.text if finish == "stop_string" else grown.end()
-
-    def _outlook(self, probabilities: np.ndarray) -> Outlook:
-        return Outlook(
-            float(joint.expected_value(probabilities, self._grid)),
-            float(joint.expected_length(probabilities, self._grid)),
-        )
-
-    def _trace(self, sample: int, length: int, value: float, remaining: float) -> None:
-        point = TracePoint(len(self._decisions), length, value, remaining)
-        self._traces.setdefault(sample, []).append(point)
-
-    def _sample_result(self, number: int) -> SampleResult:
-        ending = self._endings.get(number)
-        ids = tuple(self._trie.path(number).tolist())
-        text = ending.text if ending else self._backend.decode(ids)
-        return SampleResult(
-            number=number,
-            text=text,
-            tokens=len(ids),
-            token_ids=ids,
-            status=self._trie.status(number),
-            finish=ending.finish if ending else None,
-            value=ending.value if ending else self._outlook(self._trie.joint(number)).value,
-            answer=ending.answer if ending else None,
-            trace=tuple(self._traces.get(number, ())),
-            parent=self._trie.parent(number),
-        )
 
     def _warnings(self, complete: bool) -> list[str]:
         warnings = list(self._checked.warnings)
         if not complete:
             warnings.append("no sample finished: the text is incomplete and its confidence is the lowest reward")
-        cut = any(ending.finish == "length" for ending in self._endings.values())
-        if cut and self._max_new < self.config.max_new_tokens:
+        cut = any(ending.finish == "length" for ending in self.samples.endings.values())
+        if cut and self.samples.longest < self._config.max_new_tokens:
+            context = self._backend.info.max_context
             warnings.append(
-                f"samples were cut at {self._max_new} tokens, where the context of {self._backend.info.max_context} "
-                f"ends, before max_new_tokens={self.config.max_new_tokens}"
+                f"samples were cut at {self.samples.longest} tokens, where the context of {context} ends, before "
+                f"max_new_tokens={self._config.max_new_tokens}"
             )
         return warnings
 
     def _non_finite(self, broken: list[int]) -> NonFiniteLogitsError:
-        kept = [f"{number} ({self._trie.length(number)} tokens)" for number in self._trie.leaves()]
+        kept = [f"{number} ({self.samples.trie.length(number)} tokens)" for number in self.samples.trie.leaves()]
         names = ", ".join(map(str, broken))
         message = (
             f"the model's logits became NaN or infinite in sample {names} of prompt {self.index}. Kept in `partial`: "
             f"samples {', '.join(kept)}. Check the weights, or load the model in float32 or bfloat16."
         )
-        self._stop = "error", f"non-finite logits in sample {names}"
-        return NonFiniteLogitsError(message, [self.result()])
+        return NonFiniteLogitsError(message, [self.broken_off(f"non-finite logits in sample {names}")])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypedDict
 
 from zip_introspect import strategies
 from zip_introspect.backend.contract import BackendInfo
-from zip_introspect.budget import Budget
+from zip_introspect.budget import Budget, Ledger
 from zip_introspect.config import GenerationConfig
-from zip_introspect.errors import ConfigError, PromptError
+from zip_introspect.errors import BackendError, ConfigError, PromptError
 from zip_introspect.strategies import Strategy
 
 
@@ -33,6 +35,46 @@ class HandOn:
                 raise ConfigError(f"hand_on.{name} is {value!r}; expected a finite number, in units of the reward")
 
 
+class CallSettings(TypedDict, total=False):
+    """What may be given to one call beside the prompt: `generate`, `agenerate`, `stream` and `astream` take these.
+
+    The rest are fields of `GenerationConfig`, for this call alone.
+    """
+
+    budget: Budget | int | None
+    """A `Budget`, or a number of generated tokens; None is no limit."""
+    config: GenerationConfig | None
+    """In place of the model's own."""
+    chat: bool
+    """Whether the chat template is applied; true unless given."""
+    hand_on: HandOn | None
+    """The choice to leave the question to a stronger model; the result's `finish_reason` is then "handed_on". `Ladder`
+    gives it, and asks that model."""
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int | None
+    strategy: str
+    strategy_options: dict[str, Any]
+    max_samples: int
+    max_new_tokens: int
+    alpha: float
+    beta: float
+    interval: int
+    smoothing: int
+    horizon: Literal["shared", "per_prefix", "none"]
+    search: Literal["nested", "exact"]
+    count_prompt: bool
+    selection: Literal["value", "majority", "weighted_majority"] | None
+    stop: str | Sequence[str]
+    chat_template_kwargs: dict[str, Any]
+
+
+OF_A_CALL = frozenset({"budget", "config", "chat", "hand_on"})
+"""The settings of a call that are no fields of `GenerationConfig`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One prompt to search."""
@@ -45,11 +87,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A request that can be run: once, for its strategy may keep state."""
+    """A request that can be run: once, for its strategy may keep state, and its ledger does."""
 
     request: Request
     """With a seed."""
     strategy: Strategy
+    ledger: Ledger
     most: int | None = None
     """Samples that are worth starting, whatever the strategy; None leaves it to that."""
     warnings: tuple[str, ...] = ()
@@ -63,18 +106,29 @@ class Checked:
     @property
     def samples_at_once(self) -> int:
         """How many of them the backend may have to hold at once."""
-        return min(self.strategy.samples_at_once(), self.samples_at_most)
+        limit = self.request.budget.max_samples
+        most = min(self.strategy.samples_at_once(), self.samples_at_most)
+        return most if limit is None else min(most, limit)
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences the backend has to hold for it: its samples, and the prompt that they start from."""
+        return self.samples_at_once + 1
 
 
-def check(request: Request, info: BackendInfo) -> Checked:
+def check(request: Request, info: BackendInfo, called: float | None = None) -> Checked:
     """Refuse a request that cannot be run, before work is spent on it, and prepare one that can.
 
     Where nothing is drawn (`SamplingParams.greedy`), all samples of a prompt are the same, and one is enough.
+
+    Args:
+        called: when it was asked for, by `time.perf_counter`: its seconds count from there. None is now.
 
     Raises:
         PromptError: no tokens, or no room in the context for a single generated one.
         ConfigError: an unknown strategy, or options that it does not take.
         BudgetError: the prompt alone costs more than max_cost allows.
+        BackendError: the backend never has room for it.
     """
     if not request.tokens:
         raise PromptError("the prompt has no tokens; expected text to answer")
@@ -83,10 +137,16 @@ def check(request: Request, info: BackendInfo) -> Checked:
             f"the prompt has {len(request.tokens)} tokens, and the context of {info.model} holds {info.max_context}, "
             f"the answer included. Shorten the prompt by {len(request.tokens) - info.max_context + 1} tokens or more."
         )
+    if info.max_sequences is not None and info.max_sequences < 2:
+        raise BackendError(
+            f"the backend holds {info.max_sequences} sequences at once; a search needs 2, the prompt's and one "
+            f"sample's. Open the model with a larger max_sequences."
+        )
     config = request.config.seeded()
     strategy = strategies.get(config.strategy)(config)
-    request.budget.check_affords(len(request.tokens))
-    checked = Checked(replace(request, config=config), strategy)
+    checked = Checked(
+        replace(request, config=config), strategy, Ledger(request.budget, len(request.tokens), started=called)
+    )
     asked = min(strategy.samples_at_most(), request.budget.max_samples or math.inf)
     if not config.greedy or asked <= 1:
         return checked

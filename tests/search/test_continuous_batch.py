@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.scripted import FaultyBackend, SeedRecorder, nan_in_the_joint, nan_in_the_last, out_of_memory, stalled
-from tests.searches import request, results, untimed
+from tests.searches import outcomes, request, results, untimed
 from zip_introspect import strategies
 from zip_introspect.backend.contract import Advanced, Prefilled, SequenceId
 from zip_introspect.budget import Budget, Ledger
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import BackendError, ConfigError, GridError, NonFiniteLogitsError, PromptError
 from zip_introspect.events import DecisionMade, Event, SampleFinished, SearchFailed, SearchFinished, SearchStarted
-from zip_introspect.search import engine
+from zip_introspect.result import GenerationResult
+from zip_introspect.search import continuous_batch
+from zip_introspect.search import request as request_module
 from zip_introspect.search.request import Request, check
 from zip_introspect.strategies import BestOfN
 from zip_introspect.testing.simulator import SimulatedBackend
@@ -118,17 +120,17 @@ def test_a_prompt_has_one_strategy_and_one_ledger_and_a_sample_is_read_once(monk
     ledgers: list[Ledger] = []
     texts: list[str] = []
 
-    def opened(*arguments: Any) -> Ledger:
-        ledgers.append(Ledger(*arguments))
+    def opened(*arguments: Any, **options: Any) -> Ledger:
+        ledgers.append(Ledger(*arguments, **options))
         return ledgers[-1]
 
     def extractor(text: str) -> str | None:
         texts.append(text)
         return text[-1:]
 
-    monkeypatch.setattr(engine, "Ledger", opened)
+    monkeypatch.setattr(request_module, "Ledger", opened)
     requests = [request(text, strategy="counted", max_samples=3) for text in "abcd"]
-    events = list(engine.run(SimulatedBackend(), requests, extractor=extractor, concurrency=2))
+    events = list(continuous_batch.run(SimulatedBackend(), requests, extractor=extractor, concurrency=2))
     found = [event.result for event in events if isinstance(event, SearchFinished)]
     assert (Counted.made, len(ledgers), len(texts)) == (4, 4, 12)
     told = {event.answer for event in events if isinstance(event, SampleFinished)}
@@ -161,7 +163,7 @@ def test_samples_do_not_depend_on_the_interval() -> None:
 
 
 def test_the_events_tell_the_whole_story_in_order() -> None:
-    events = list(engine.run(SimulatedBackend(), [request(beta=0.02)], live=True))
+    events = list(continuous_batch.run(SimulatedBackend(), [request(beta=0.02)], live=True))
     assert isinstance(events[0], SearchStarted)
     final = events[-1]
     assert isinstance(final, SearchFinished)
@@ -253,7 +255,9 @@ def test_final_values_are_those_of_the_smoothed_joint() -> None:
 def test_non_finite_logits_fail_their_prompt_alone_and_keep_its_samples(live: bool) -> None:
     backend = FaultyBackend(nan_in_the_last)
     events: list[Event] = list(
-        engine.run(backend, [request("a", strategy="best_of_n"), request("b", strategy="best_of_n")], live=live)
+        continuous_batch.run(
+            backend, [request("a", strategy="best_of_n"), request("b", strategy="best_of_n")], live=live
+        )
     )
     (failed,) = [event for event in events if isinstance(event, SearchFailed)]
     (sound,) = [event for event in events if isinstance(event, SearchFinished)]
@@ -285,7 +289,7 @@ def test_a_prompt_whose_logits_are_not_finite_fails_alone_with_an_empty_result()
             return super().prefill(prompts)
 
     backend = BadPrompt()
-    events = list(engine.run(backend, [request("bad"), request("good")]))
+    events = list(continuous_batch.run(backend, [request("bad"), request("good")]))
     (failed,) = [event for event in events if isinstance(event, SearchFailed)]
     assert [event.prompt for event in events if isinstance(event, SearchFinished)] == [1]
     (partial,) = failed.error.partial
@@ -308,8 +312,9 @@ def test_a_search_that_cannot_begin_leaves_no_sequence_behind() -> None:
             return [first, *(Prefilled(item.sequence, item.reserved_logits[:-1]) for item in rest)]
 
     backend = Misshapen()
-    with pytest.raises(GridError):
-        list(engine.run(backend, [request(text) for text in "abc"]))
+    first, *others = outcomes(backend, [request(text) for text in "abc"])
+    assert isinstance(first, GenerationResult), "the others' joints are not its concern"
+    assert all(isinstance(error, GridError) for error in others)
     assert backend.held == 0
 
 
@@ -351,15 +356,19 @@ def test_a_budget_that_ends_a_search_is_its_reason_with_answers_too(limit: dict[
 
 def test_a_backend_that_raises_leaves_no_sequence_behind() -> None:
     backend = FaultyBackend(out_of_memory)
-    with pytest.raises(MemoryError):
-        list(engine.run(backend, [request(), request("b")]))
+    for error in outcomes(backend, [request(), request("b")]):
+        assert isinstance(error, BackendError)
+        assert "MemoryError: no room" in str(error)
+        (partial,) = error.partial
+        assert partial.finish_reason == "error"
+        assert sum(sample.tokens for sample in partial.samples) == partial.usage.generated_tokens > 0
     assert backend.held == 0
 
 
 @pytest.mark.parametrize("after", range(0, 12, 2))
 def test_closing_the_iterator_leaves_no_sequence_behind(after: int) -> None:
     backend = SimulatedBackend()
-    events = engine.run(backend, [request(str(place)) for place in range(3)], live=True)
+    events = continuous_batch.run(backend, [request(str(place)) for place in range(3)], live=True)
     for _ in range(after):
         next(events)
     events.close()

@@ -1,0 +1,302 @@
+"""Continuous batching: requests join between two calls of the backend, share every forward pass, leave when they end.
+
+Each round is one decision for every request that is due one, then one call of `Backend.advance` for the samples of all.
+A call may be shorter than what was decided: it ends in time for whoever has a deadline, is due a decision, or waits to
+join. What is left comes in the next call, before another decision, so that no decision depends on who shares a call.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+from zip_introspect.answers.extraction import AnswerExtractor, default_extractor
+from zip_introspect.backend.contract import Advanced, Backend, Prefilled
+from zip_introspect.errors import BackendError, ZipIntrospectError
+from zip_introspect.events import DecisionMade, Event, SearchFailed, SearchFinished, SearchStarted
+from zip_introspect.result import GenerationResult
+from zip_introspect.search.batch_results import nothing
+from zip_introspect.search.prompt_search import Move, PromptSearch
+from zip_introspect.search.request import Checked, Request, check
+from zip_introspect.search.samples import Reading
+
+CONCURRENCY = 64
+"""Requests that run at once; more of them wait."""
+PATIENCE = 0.25
+"""Seconds that a call may take where somebody waits to join, or may have gone."""
+WORTH = 6
+"""A call takes so many times as long as the round around it, where it can: short calls are mostly overhead."""
+
+
+@dataclass(eq=False)
+class Entry:
+    """A request in the batch. Its events name it by `index`, its place in the caller's own batch."""
+
+    checked: Checked
+    index: int = 0
+    extractor: AnswerExtractor = default_extractor
+    live: bool = False
+    """Whether growing samples are decoded and reported."""
+    search: PromptSearch | None = None
+    """None while it waits."""
+
+
+Told = tuple[Entry, Event]
+Turn = tuple[Entry, PromptSearch, list[Move]]
+
+
+class ContinuousBatch:
+    """The requests that run and those that wait, first come, first served.
+
+    Args:
+        backend: nothing else may touch it while this is in use.
+        concurrency: how many requests run at once.
+    """
+
+    def __init__(self, backend: Backend, concurrency: int = CONCURRENCY) -> None:
+        self._backend, self._concurrency = backend, concurrency
+        self._waiting: deque[Entry] = deque()
+        self._running: list[Entry] = []
+        self._pace: tuple[float, int] | None = None
+        """Seconds a step of the last call, and for how many sequences."""
+        self._overhead = 0.0
+        """Seconds that a round takes beside its call."""
+        self._prefill_pace = 0.0
+        """Seconds a token of the last prompts that were computed."""
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._running)
+
+    def __iter__(self) -> Iterator[Entry]:
+        yield from self._running
+        yield from self._waiting
+
+    def join(self, entry: Entry) -> None:
+        """Let a request wait for its turn."""
+        self._waiting.append(entry)
+
+    def leave(self, entry: Entry) -> None:
+        """Drop a request, and give its sequences back; one that has left already is passed over."""
+        if entry in self._running:
+            self._running.remove(entry)
+        elif entry in self._waiting:
+            self._waiting.remove(entry)
+        if entry.search is not None:
+            entry.search.release()
+
+    def clear(self) -> None:
+        """Drop all requests."""
+        for entry in list(self):
+            self.leave(entry)
+
+    def round(self) -> Iterator[Told]:
+        """Let requests in, decide for those that are due it, and advance all; yields what there is to tell."""
+        begun = time.perf_counter()
+        yield from self._give_up_waiting()
+        yield from self._admit()
+        turns: list[Turn] = []
+        for entry in list(self._running):
+            yield from self._decide(entry, turns)
+        if turns:
+            yield from self._advance(turns, begun)
+
+    def fail_all(self, error: BaseException) -> Iterator[Told]:
+        """End all requests, each with the samples that it has."""
+        for entry in list(self):
+            partial = entry.search.broken_off(str(error)) if entry.search else self._nothing(entry, str(error))
+            yield from self._fail(entry, BackendError(str(error), [partial]), error)
+
+    def _give_up_waiting(self) -> Iterator[Told]:
+        """End those whose time is over before their turn came."""
+        for entry in [entry for entry in self._waiting if entry.checked.ledger.exhausted() == "seconds"]:
+            self.leave(entry)
+            detail = "the budget's limit on seconds is reached before its turn came"
+            yield entry, SearchFinished(entry.index, nothing(entry.checked, self._backend.grid, "budget", detail))
+
+    def _admit(self) -> Iterator[Told]:
+        """Start as many waiting requests as there is room for; their prompts are computed in one batch."""
+        joining: list[Entry] = []
+        while self._waiting and self._fits(joining, self._waiting[0]):
+            joining.append(self._waiting.popleft())
+        if not joining:
+            return
+        self._running.extend(joining)  # and so sure to be released
+        begun = time.perf_counter()
+        made = _prefill(self._backend, [entry.checked.request for entry in joining])
+        tokens = sum(len(entry.checked.request.tokens) for entry in joining)
+        self._prefill_pace = (time.perf_counter() - begun) / tokens
+        told: list[Told] = []  # once every search has its sequences, and so is sure to release them
+        for entry, prefilled in zip(joining, made, strict=True):
+            try:
+                if isinstance(prefilled, Exception):
+                    raise _of_the_backend(prefilled)
+                entry.search = self._begin(entry, prefilled)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's alone
+                if isinstance(prefilled, Prefilled):
+                    self._backend.release([prefilled.sequence])
+                if isinstance(error, BackendError):
+                    error.partial = [self._nothing(entry, str(error))]
+                told.extend(self._fail(entry, error))
+            else:
+                request, expected = entry.checked.request, entry.search.samples.expected
+                told.append((entry, SearchStarted(entry.index, _tokens(entry), expected, request.config.strategy)))
+        yield from told
+
+    def _begin(self, entry: Entry, prefilled: Prefilled) -> PromptSearch:
+        backend, stops = self._backend, entry.checked.request.config.stop
+        reading = Reading(backend.decode, backend.decode_stream, entry.extractor, stops, entry.live)
+        return PromptSearch(entry.index, entry.checked, prefilled, backend, reading)
+
+    def _fits(self, joining: Sequence[Entry], entry: Entry) -> bool:
+        """Whether a request may start beside those that run and those that are about to."""
+        present = [*self._running, *joining]
+        if not present:
+            return True
+        if len(present) >= self._concurrency:
+            return False
+        info = self._backend.info
+        sequences = sum(item.checked.sequences for item in present) + entry.checked.sequences
+        if any(limit is not None and sequences > limit for limit in (info.max_sequences, info.resident_sequences)):
+            return False
+        if info.resident_tokens is not None:
+            held = sum(item.search.held_tokens if item.search else _tokens(item) for item in present)
+            room_to_grow = sum(item.checked.samples_at_once * item.checked.request.config.interval for item in present)
+            if held + room_to_grow + _tokens(entry) > info.resident_tokens:
+                return False
+        # Those who run wait for a prompt to be computed: one at a time, if it takes long.
+        prompts = sum(map(_tokens, joining))
+        return not (self._running and prompts and (prompts + _tokens(entry)) * self._prefill_pace > PATIENCE)
+
+    def _decide(self, entry: Entry, turns: list[Turn]) -> Iterator[Told]:
+        search = entry.search
+        assert search is not None
+        try:
+            decision, moves = search.decide()
+            result = None if moves else search.result()
+        except Exception as error:  # noqa: BLE001 - a strategy's, or a grader's: this request's alone
+            yield from self._fail(entry, self._with_samples(entry, error))
+            return
+        if decision is not None:
+            yield entry, DecisionMade(search.index, decision)
+        if result is None:
+            turns.append((entry, search, moves))
+            return
+        self.leave(entry)
+        yield entry, SearchFinished(search.index, result)
+
+    def _advance(self, turns: list[Turn], begun: float) -> Iterator[Told]:
+        """One call of the backend for all."""
+        sequences = sum(len(moves) for *_, moves in turns)
+        most = self._steps(turns, sequences)
+        turns = [(entry, search, search.shorten(moves, most)) for entry, search, moves in turns]
+        everyone = [move for *_, moves in turns for move in moves]
+        started = time.perf_counter()
+        try:
+            results = self._backend.advance([move.sequence for move in everyone], [move.steps for move in everyone])
+        except Exception as error:  # noqa: BLE001 - whatever fails here fails for all who share the call
+            yield from self.fail_all(_of_the_backend(error))
+            return
+        seconds = time.perf_counter() - started
+        steps = max(len(result.tokens) for result in results)
+        self._pace = seconds / max(steps, 1), sequences
+        place = 0
+        for entry, search, moves in turns:
+            mine: list[Advanced] = results[place : place + len(moves)]
+            place += len(moves)
+            try:
+                events = search.absorb(moves, mine, seconds, steps)
+            except Exception as error:  # noqa: BLE001 - its logits, its extractor: this request's alone
+                yield from self._fail(entry, self._with_samples(entry, error))
+            else:
+                for event in events:
+                    yield entry, event
+        self._overhead = time.perf_counter() - begun - seconds
+
+    def _steps(self, turns: Sequence[Turn], sequences: int) -> int:
+        """Serial steps of the next call."""
+        wanted = [max(move.steps for move in moves) for *_, moves in turns]
+        longest = max(wanted)
+        if self._pace is None:
+            return longest if all(search.ledger.seconds_left is None for _, search, _ in turns) else 1
+        pace = self._pace[0] * max(1.0, sequences / self._pace[1])
+        limits = [search.ledger.seconds_left for _, search, _ in turns]
+        hurry = min((left for left in limits if left is not None), default=math.inf)
+        if min(hurry, PATIENCE) >= longest * pace and len(turns) == 1:
+            return longest
+        worth = math.ceil(WORTH * self._overhead / pace) if pace else longest
+        steps = min(max(min(wanted), worth), longest, max(1, int(PATIENCE / pace)) if pace else longest)
+        return max(1, min(steps, int(hurry / pace))) if pace and hurry < math.inf else steps
+
+    def _fail(self, entry: Entry, error: Exception, cause: BaseException | None = None) -> Iterator[Told]:
+        try:
+            self.leave(entry)
+        except Exception:  # noqa: BLE001 - what failed before is what is told
+            if entry in self._running:
+                self._running.remove(entry)
+        if cause is not None:
+            error.__cause__ = cause
+        yield entry, SearchFailed(entry.index, error)
+
+    def _with_samples(self, entry: Entry, error: Exception) -> Exception:
+        if isinstance(error, BackendError) and not error.partial and entry.search is not None:
+            error.partial = [entry.search.broken_off(str(error))]
+        return error
+
+    def _nothing(self, entry: Entry, detail: str) -> GenerationResult:
+        return nothing(entry.checked, self._backend.grid, "error", detail)
+
+
+def run(
+    backend: Backend,
+    requests: Sequence[Request | Checked],
+    *,
+    extractor: AnswerExtractor = default_extractor,
+    live: bool = False,
+    concurrency: int = CONCURRENCY,
+) -> Generator[Event, None, None]:
+    """Search every prompt in this thread; one `SearchFinished` or `SearchFailed` each.
+
+    Closing the iterator ends the search and releases every sequence, as every other way out does.
+
+    Args:
+        live: yield `SampleAdvanced` too; each sample is decoded as it grows.
+
+    Raises:
+        PromptError, ConfigError, BudgetError, BackendError: as `check`, before the model runs.
+    """
+    checked = [item if isinstance(item, Checked) else check(item, backend.info) for item in requests]
+    batch = ContinuousBatch(backend, concurrency)
+    for index, item in enumerate(checked):
+        batch.join(Entry(item, index, extractor, live))
+    try:
+        while batch:
+            for _, event in batch.round():
+                yield event
+    finally:
+        batch.clear()
+
+
+def _tokens(entry: Entry) -> int:
+    return len(entry.checked.request.tokens)
+
+
+def _of_the_backend(error: Exception) -> Exception:
+    """What to tell of an error that a call of the backend ended with."""
+    if isinstance(error, ZipIntrospectError):
+        return error
+    told = BackendError(f"the backend failed: {type(error).__name__}: {error}. `partial` holds what was generated.")
+    told.__cause__ = error
+    return told
+
+
+def _prefill(backend: Backend, requests: Sequence[Request]) -> list[Prefilled | Exception]:
+    """Prompts in one batch; one by one where that fails, so that only those fail that have to."""
+    try:
+        return list(backend.prefill([request.tokens for request in requests]))
+    except Exception as error:  # noqa: BLE001 - told to those whose prompt it was
+        if len(requests) == 1:
+            return [error]
+    return [made for request in requests for made in _prefill(backend, [request])]

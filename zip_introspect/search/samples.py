@@ -1,0 +1,162 @@
+"""The samples of one prompt: what each has said, how it ended, and what the model expected of it on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zip_introspect.answers.extraction import AnswerExtractor, extract
+from zip_introspect.backend.contract import Advanced
+from zip_introspect.backend.detokenization import TextStream
+from zip_introspect.events import Event, SampleAdvanced, SampleFinished
+from zip_introspect.introspection import joint
+from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.result import Outlook, SampleFinish, SampleResult, TracePoint, is_complete
+from zip_introspect.search.stopping import SampleText
+from zip_introspect.search.trie import PrefixTrie
+from zip_introspect.strategies import Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How tokens become texts and answers."""
+
+    decode: Callable[[Sequence[int]], str]
+    decode_stream: Callable[[], TextStream]
+    extractor: AnswerExtractor
+    stops: tuple[str, ...] = ()
+    live: bool = False
+    """Whether growing samples are decoded and reported."""
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a sample ended."""
+
+    finish: SampleFinish
+    value: float
+    text: str
+    answer: str | None
+
+
+class Samples:
+    """Takes in tokens and joints, and knows what became of every sample.
+
+    Args:
+        index: place of the prompt in its batch, for events.
+        root: joint at the prompt, shape (B_V, B_T).
+        smoothing: joints averaged along a path, W of eq. 27.
+        longest: tokens of a sample, at which it is cut.
+    """
+
+    def __init__(
+        self, index: int, grid: JointGrid, root: NDArray[np.floating], smoothing: int, longest: int, reading: Reading
+    ) -> None:
+        self.trie = PrefixTrie(root, smoothing)
+        self.longest = longest
+        self.endings: dict[int, Ending] = {}
+        self.just_finished: list[int] = []
+        """Since they were last looked at."""
+        self.expected = outlook(self.trie.root_joint, grid)
+        self._index, self._grid, self._smoothing, self._reading = index, grid, smoothing, reading
+        self._texts: dict[int, SampleText] = {}
+        """Of samples that are read while they grow: all if live, or if they may end at a stop string."""
+        self._traces: dict[int, list[TracePoint]] = {}
+
+    def branch(self, leaf: int | None, count: int) -> list[int]:
+        """Begin samples at the prompt, or where another one is; their numbers."""
+        numbers = [self.trie.branch(leaf) for _ in range(count)]
+        if self._reading.live or self._reading.stops:
+            begun = self._texts[leaf] if leaf is not None else None
+            begun = begun or SampleText(self._reading.decode_stream(), self._reading.stops)
+            self._texts |= {number: begun.fork() for number in numbers}
+        return numbers
+
+    def drop(self, samples: Sequence[int]) -> None:
+        """End samples that nobody waits for."""
+        for sample in samples:
+            self._texts.pop(sample, None)
+            self.trie.set_status(sample, "dropped")
+
+    def outlook(self, sample: int) -> Outlook:
+        """What is expected of a sample from where it is."""
+        return outlook(self.trie.joint(sample), self._grid)
+
+    def ended(self) -> list[Finished]:
+        """The samples that ended, as strategies see them."""
+        return [
+            Finished(number, self.trie.length(number), ending.value, is_complete(ending.finish))
+            for number, ending in sorted(self.endings.items())
+        ]
+
+    def trace(self, decision: int, sample: int, seen: Outlook) -> None:
+        """Note what is expected of a sample at a decision."""
+        point = TracePoint(decision, self.trie.length(sample), seen.value, seen.remaining)
+        self._traces.setdefault(sample, []).append(point)
+
+    def grow(self, sample: int, advanced: Advanced) -> list[Event]:
+        """Append what a sample generated, cut at a stop string, and end it where it ends."""
+        tokens, rows = advanced.tokens, advanced.reserved_logits
+        finish: SampleFinish | None = "stop" if advanced.finished else None
+        growing = self._texts.get(sample)
+        count = growing.grow(tokens.tolist()) if growing else None
+        if count is not None:
+            # The token that completes the stop string is terminal, as an end of sequence is: it has no joint.
+            tokens, rows, finish = tokens[:count], rows[: count - 1], "stop_string"
+        recent = rows[-self._smoothing :]
+        shape = (0, *self._grid.shape)
+        joints = joint.from_logits(recent, self._grid) if len(recent) else np.empty(shape, np.float32)
+        self.trie.extend(sample, tokens, joints)
+        length = self.trie.length(sample)
+        if finish is None and length >= self.longest:
+            finish = "length"
+        if finish is not None:
+            return [self._end(sample, finish, length)]
+        if growing is None or not self._reading.live or not len(tokens):
+            return []
+        return [SampleAdvanced(self._index, sample, growing.text, length, self.outlook(sample))]
+
+    def _end(self, sample: int, finish: SampleFinish, length: int) -> SampleFinished:
+        complete = is_complete(finish)
+        value = self.outlook(sample).value if complete else float(self._grid.reward_values[0])
+        text = self._text(sample, finish)
+        answer = extract(self._reading.extractor, text) if complete else None
+        self.endings[sample] = Ending(finish, value, text, answer)
+        self.just_finished.append(sample)
+        self.trie.set_status(sample, "finished")
+        return SampleFinished(self._index, sample, text, length, finish, value, answer)
+
+    def _text(self, sample: int, finish: SampleFinish) -> str:
+        """The text of a sample that has ended."""
+        grown = self._texts.pop(sample, None)
+        if grown is None:
+            return self._reading.decode(self.trie.path(sample).tolist())
+        return grown.text if finish == "stop_string" else grown.end()
+
+    def results(self) -> tuple[SampleResult, ...]:
+        """Every sample, in order of its number."""
+        return tuple(self._result(number) for number in self.trie.leaves())
+
+    def _result(self, number: int) -> SampleResult:
+        ending = self.endings.get(number)
+        ids = tuple(self.trie.path(number).tolist())
+        return SampleResult(
+            number=number,
+            text=ending.text if ending else self._reading.decode(ids),
+            tokens=len(ids),
+            token_ids=ids,
+            status=self.trie.status(number),
+            finish=ending.finish if ending else None,
+            value=ending.value if ending else self.outlook(number).value,
+            answer=ending.answer if ending else None,
+            trace=tuple(self._traces.get(number, ())),
+            parent=self.trie.parent(number),
+        )
+
+
+def outlook(probabilities: NDArray[np.floating], grid: JointGrid) -> Outlook:
+    """What a joint expects (eq. 8)."""
+    return Outlook(float(joint.expected_value(probabilities, grid)), float(joint.expected_length(probabilities, grid)))
