@@ -51,6 +51,14 @@ class GatedBackend(SimulatedBackend):
         self.gate.clear()
 
 
+def freed(backend: SimulatedBackend) -> bool:
+    """Whether nothing is left of calls that were given up: the engine drops them after the call in progress."""
+    deadline = time.monotonic() + 10.0
+    while backend.held and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return backend.held == 0
+
+
 def unchanged(results: list[Advanced]) -> list[Advanced]:
     """No fault at all, for tests of timing."""
     return results

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripted import FaultyBackend, OlderBackend, TemplatedBackend, nan_in_the_last, unchanged
+from tests.scripted import FaultyBackend, OlderBackend, TemplatedBackend, freed, nan_in_the_last, unchanged
 from zip_introspect import (
     BackendError,
     BackendNotInstalledError,
@@ -30,14 +30,6 @@ from zip_introspect import llm as llm_module
 from zip_introspect.testing.simulator import SimulatedBackend
 
 CONFIG = GenerationConfig(interval=4, beta=0.05)
-
-
-def freed(backend: SimulatedBackend) -> bool:
-    """Whether nothing is left of calls that were given up: the engine drops them after the call in progress."""
-    deadline = time.monotonic() + 5.0
-    while backend.held and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return backend.held == 0
 
 
 @pytest.fixture

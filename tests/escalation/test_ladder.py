@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.scripted import FaultyBackend, SeedRecorder, nan_in_the_last, out_of_memory, unchanged
+from tests.scripted import FaultyBackend, SeedRecorder, freed, nan_in_the_last, out_of_memory, unchanged
 from zip_introspect import (
     Budget,
     BudgetError,
@@ -345,7 +345,7 @@ def test_a_closed_stream_and_a_cancelled_call_release_everything() -> None:
     stream = ladder.stream(PROMPTS[0])
     assert next(stream).kind == "started"
     stream.close()
-    assert backend.held == 0
+    assert freed(backend)
 
     async def cancelled() -> None:
         task = asyncio.create_task(ladder.agenerate(PROMPTS[0]))
@@ -355,7 +355,7 @@ def test_a_closed_stream_and_a_cancelled_call_release_everything() -> None:
             await task
 
     asyncio.run(cancelled())
-    assert backend.held == 0
+    assert freed(backend)
 
 
 def test_slow_functions_do_not_hold_up_the_event_loop(llm: IntrospectiveLLM) -> None:

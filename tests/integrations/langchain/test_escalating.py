@@ -24,7 +24,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import ValidationError
 
 from langchain_zip_introspect import ChatIntrospective, EscalatingChat
-from tests.scripted import FaultyBackend, unchanged
+from tests.scripted import FaultyBackend, freed, unchanged
 from zip_introspect import (
     Budget,
     BudgetError,
@@ -318,7 +318,7 @@ def test_a_cancelled_call_and_a_closed_stream_leave_nothing_running() -> None:
                 await task
 
     asyncio.run(cancelled())
-    assert backend.held == 0
+    assert freed(backend)
 
 
 async def big_and_slow(given: Any) -> str:
@@ -349,7 +349,7 @@ def test_a_cancelled_batch_asks_nobody_else_and_waits_for_nobody(after: float) -
         return time.perf_counter() - begun
 
     assert asyncio.run(cancelled()) < 1.0
-    assert backend.held == 0
+    assert freed(backend)
 
 
 def test_streams_that_are_closed_leave_nothing_behind() -> None:
@@ -366,7 +366,7 @@ def test_streams_that_are_closed_leave_nothing_behind() -> None:
         await chunks.aclose()  # type: ignore[attr-defined]
 
     asyncio.run(left())
-    assert backend.held == 0
+    assert freed(backend)
 
 
 def test_tool_calls_of_a_stronger_model_come_through(chat: ChatIntrospective) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from langchain_zip_introspect import ChatIntrospective
-from tests.scripted import GatedBackend
+from tests.scripted import GatedBackend, freed
 from zip_introspect import GenerationConfig, IntrospectiveLLM
 from zip_introspect.backend.exporting import exporter
 from zip_introspect.llm import DEMO_MODEL
@@ -35,7 +35,7 @@ async def test_a_thousand_cancelled_calls_leave_no_sequence_behind() -> None:
         backend.gate.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert backend.held == 0
+        assert freed(backend)
     assert (await chat.ainvoke("q")).text == expected
 
 
@@ -50,7 +50,7 @@ async def test_cancelling_many_at_once_leaves_nothing_behind() -> None:
     backend.gate.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
-    assert backend.held == 0
+    assert freed(backend)
 
 
 @pytest.mark.parametrize("backend", ["transformers", "llama-cpp"])

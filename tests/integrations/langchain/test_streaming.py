@@ -19,7 +19,7 @@ from langgraph.graph import END, START, StateGraph
 from langchain_zip_introspect import ChatIntrospective, TextIntrospective
 from langchain_zip_introspect.settings import Call
 from langchain_zip_introspect.streaming import EVENT_NAME, Pieces, settled
-from tests.scripted import FaultyBackend, unchanged
+from tests.scripted import FaultyBackend, freed, unchanged
 from zip_introspect import Budget, GenerationConfig, IntrospectiveLLM, PromptError
 from zip_introspect.events import SampleAdvanced, SearchFinished
 from zip_introspect.result import GenerationResult, Outlook, Usage
@@ -214,7 +214,7 @@ def test_closing_a_stream_stops_it(chat: ChatIntrospective, backend: SimulatedBa
         chunks = chat.stream("a question", **settings)
         next(chunks)
         chunks.close()  # type: ignore[attr-defined]
-        assert backend.held == 0
+        assert freed(backend)
     assert chat.invoke("a question").content
 
 
@@ -225,7 +225,7 @@ async def test_closing_an_async_stream_stops_it(
     chunks: AsyncIterator[Any] = kind(llm=llm).astream("a question", max_samples=1)
     await anext(chunks)
     await chunks.aclose()  # type: ignore[attr-defined]
-    assert backend.held == 0
+    assert freed(backend)
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -243,7 +243,7 @@ async def test_cancelling_an_async_stream_stops_it(several: bool) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert backend.held == 0
+    assert freed(backend)
 
 
 def test_bad_input_to_a_stream_closes_the_run(chat: ChatIntrospective) -> None:
