@@ -191,6 +191,8 @@ class Engine:
         )
         self._thread.start()
         _running.add(self)
+        atexit.unregister(_end_all)
+        atexit.register(_end_all)  # last, and so before what the backend's libraries do at the end
 
     def work(self, item: Brought) -> bool:
         """Do what was brought, and all that comes meanwhile; whether the engine goes on to live."""
@@ -326,7 +328,6 @@ def _serve(reference: weakref.ref[Engine], inbox: SimpleQueue[Any]) -> None:
 _running: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
-@atexit.register
 def _end_all() -> None:
     """At the end of the program: what still runs ends at the next call of its backend."""
     for closing in [engine.begin_to_close(wait=False) for engine in list(_running)]:
