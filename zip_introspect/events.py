@@ -82,7 +82,7 @@ class SearchFailed:
     """A prompt of a batch failed; the others go on. `generate` and `stream` raise the error instead."""
 
     prompt: int
-    error: Exception
+    error: BaseException
     kind: str = field(default="failed", init=False)
 
 

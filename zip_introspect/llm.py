@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
@@ -27,7 +28,7 @@ from zip_introspect.errors import (
     PromptError,
     ZipIntrospectError,
 )
-from zip_introspect.events import Event, SearchFailed, SearchFinished
+from zip_introspect.events import Event, SearchFinished
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.model_source import DEMO_NAME, Origin
@@ -223,10 +224,14 @@ class IntrospectiveLLM:
         def tell(event: Event | None) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
+        def end(_: Future[GenerationResult]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed, and nobody reads on
+                tell(None)
+
         future = self._engine.search(Search(self._prepare(prompt, settings), self.extractor, tell))
-        future.add_done_callback(lambda _: tell(None))
+        future.add_done_callback(end)
         try:
-            while (event := await events.get()) is not None and not isinstance(event, SearchFailed):
+            while (event := await events.get()) is not None:
                 yield self._told(event)
         finally:
             future.cancel()
@@ -417,7 +422,7 @@ class IntrospectiveLLM:
         future = self._engine.search(Search(lambda: checked, self.extractor, events.put))
         future.add_done_callback(lambda _: events.put(None))
         try:
-            while (event := events.get()) is not None and not isinstance(event, SearchFailed):
+            while (event := events.get()) is not None:
                 yield self._told(event)
         finally:
             future.cancel()

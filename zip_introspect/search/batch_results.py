@@ -11,9 +11,9 @@ from zip_introspect.result import GenerationResult, Outlook, StopReason, Usage
 from zip_introspect.search.request import Checked
 
 
-def raise_first(outcomes: Sequence[GenerationResult | Exception]) -> None:
+def raise_first(outcomes: Sequence[GenerationResult | BaseException]) -> None:
     """Raise the first error, with what all prompts have where it carries partial results."""
-    error = next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
+    error = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
     if isinstance(error, BackendError):
         partial: list[GenerationResult] = []
         for outcome in outcomes:

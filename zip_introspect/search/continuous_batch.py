@@ -7,6 +7,7 @@ join. What is left comes in the next call, before another decision, so that no d
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -15,11 +16,11 @@ from dataclasses import dataclass
 
 from zip_introspect.answers.extraction import AnswerExtractor, default_extractor
 from zip_introspect.backend.contract import Advanced, Backend, Prefilled
-from zip_introspect.errors import BackendError, ZipIntrospectError
+from zip_introspect.errors import BackendError
 from zip_introspect.events import DecisionMade, Event, SearchFailed, SearchFinished, SearchStarted
 from zip_introspect.result import GenerationResult
 from zip_introspect.search.batch_results import nothing
-from zip_introspect.search.prompt_search import Move, PromptSearch
+from zip_introspect.search.prompt_search import Move, PromptSearch, failure
 from zip_introspect.search.request import Checked, Request, check
 from zip_introspect.search.samples import Reading
 
@@ -105,13 +106,11 @@ class ContinuousBatch:
 
     def fail_all(self, error: BaseException) -> Iterator[Told]:
         """End all requests, each with the samples that it has."""
-        for entry in list(self):
-            partial = entry.search.broken_off(str(error)) if entry.search else self._nothing(entry, str(error))
-            yield from self._fail(entry, BackendError(str(error), [partial]), error)
+        yield from self._fail_each(list(self), error)
 
     def _give_up_waiting(self) -> Iterator[Told]:
         """End those whose time is over before their turn came."""
-        for entry in [entry for entry in self._waiting if entry.checked.ledger.exhausted() == "seconds"]:
+        for entry in [entry for entry in self._waiting if _too_late(entry)]:
             self.leave(entry)
             detail = "the budget's limit on seconds is reached before its turn came"
             yield entry, SearchFinished(entry.index, nothing(entry.checked, self._backend.grid, "budget", detail))
@@ -131,10 +130,10 @@ class ContinuousBatch:
         told: list[Told] = []  # once every search has its sequences, and so is sure to release them
         for entry, prefilled in zip(joining, made, strict=True):
             try:
-                if isinstance(prefilled, Exception):
-                    raise _of_the_backend(prefilled)
+                if isinstance(prefilled, BaseException):
+                    raise failure(prefilled)
                 entry.search = self._begin(entry, prefilled)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's alone
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is this request's alone
                 if isinstance(prefilled, Prefilled):
                     self._backend.release([prefilled.sequence])
                 if isinstance(error, BackendError):
@@ -176,7 +175,7 @@ class ContinuousBatch:
         try:
             decision, moves = search.decide()
             result = None if moves else search.result()
-        except Exception as error:  # noqa: BLE001 - a strategy's, or a grader's: this request's alone
+        except BaseException as error:  # noqa: BLE001 - a strategy's, or a grader's: this request's alone
             yield from self._fail(entry, self._with_samples(entry, error))
             return
         if decision is not None:
@@ -184,8 +183,10 @@ class ContinuousBatch:
         if result is None:
             turns.append((entry, search, moves))
             return
-        self.leave(entry)
-        yield entry, SearchFinished(search.index, result)
+        try:
+            self.leave(entry)
+        finally:  # its result is there, whatever becomes of its sequences
+            yield entry, SearchFinished(search.index, result)
 
     def _advance(self, turns: list[Turn], begun: float) -> Iterator[Told]:
         """One call of the backend for all."""
@@ -196,8 +197,8 @@ class ContinuousBatch:
         started = time.perf_counter()
         try:
             results = self._backend.advance([move.sequence for move in everyone], [move.steps for move in everyone])
-        except Exception as error:  # noqa: BLE001 - whatever fails here fails for all who share the call
-            yield from self.fail_all(_of_the_backend(error))
+        except BaseException as error:  # noqa: BLE001 - whatever fails here fails for all who share the call
+            yield from self._fail_each([entry for entry, *_ in turns], error)
             return
         seconds = time.perf_counter() - started
         steps = max(len(result.tokens) for result in results)
@@ -208,7 +209,7 @@ class ContinuousBatch:
             place += len(moves)
             try:
                 events = search.absorb(moves, mine, seconds, steps)
-            except Exception as error:  # noqa: BLE001 - its logits, its extractor: this request's alone
+            except BaseException as error:  # noqa: BLE001 - its logits, its extractor: this request's alone
                 yield from self._fail(entry, self._with_samples(entry, error))
             else:
                 for event in events:
@@ -228,22 +229,31 @@ class ContinuousBatch:
             return longest
         worth = math.ceil(WORTH * self._overhead / pace) if pace else longest
         steps = min(max(min(wanted), worth), longest, max(1, int(PATIENCE / pace)) if pace else longest)
-        return max(1, min(steps, int(hurry / pace))) if pace and hurry < math.inf else steps
+        return max(1, int(min(steps, hurry / pace))) if pace else steps
 
-    def _fail(self, entry: Entry, error: Exception, cause: BaseException | None = None) -> Iterator[Told]:
-        try:
+    def _fail_each(self, entries: Sequence[Entry], error: BaseException) -> Iterator[Told]:
+        told = failure(error)
+        for entry in entries:
+            own = BackendError(str(told), [self._partial(entry, str(told))])
+            own.__cause__ = told.__cause__ or told
+            yield from self._fail(entry, own)
+
+    def _fail(self, entry: Entry, error: BaseException) -> Iterator[Told]:
+        with contextlib.suppress(BaseException):  # what failed before is what is told
             self.leave(entry)
-        except Exception:  # noqa: BLE001 - what failed before is what is told
-            if entry in self._running:
-                self._running.remove(entry)
-        if cause is not None:
-            error.__cause__ = cause
         yield entry, SearchFailed(entry.index, error)
 
-    def _with_samples(self, entry: Entry, error: Exception) -> Exception:
-        if isinstance(error, BackendError) and not error.partial and entry.search is not None:
-            error.partial = [entry.search.broken_off(str(error))]
+    def _with_samples(self, entry: Entry, error: BaseException) -> BaseException:
+        if isinstance(error, BackendError) and not error.partial:
+            error.partial = [self._partial(entry, str(error))]
         return error
+
+    def _partial(self, entry: Entry, detail: str) -> GenerationResult:
+        """What a request has that fails: without its samples, where their texts cannot be told either."""
+        if entry.search is not None:
+            with contextlib.suppress(BaseException):
+                return entry.search.broken_off(detail)
+        return self._nothing(entry, detail)
 
     def _nothing(self, entry: Entry, detail: str) -> GenerationResult:
         return nothing(entry.checked, self._backend.grid, "error", detail)
@@ -283,20 +293,16 @@ def _tokens(entry: Entry) -> int:
     return len(entry.checked.request.tokens)
 
 
-def _of_the_backend(error: Exception) -> Exception:
-    """What to tell of an error that a call of the backend ended with."""
-    if isinstance(error, ZipIntrospectError):
-        return error
-    told = BackendError(f"the backend failed: {type(error).__name__}: {error}. `partial` holds what was generated.")
-    told.__cause__ = error
-    return told
+def _too_late(entry: Entry) -> bool:
+    ledger = entry.checked.ledger
+    return ledger.budget.max_seconds is not None and ledger.exhausted() == "seconds"
 
 
-def _prefill(backend: Backend, requests: Sequence[Request]) -> list[Prefilled | Exception]:
+def _prefill(backend: Backend, requests: Sequence[Request]) -> list[Prefilled | BaseException]:
     """Prompts in one batch; one by one where that fails, so that only those fail that have to."""
     try:
         return list(backend.prefill([request.tokens for request in requests]))
-    except Exception as error:  # noqa: BLE001 - told to those whose prompt it was
+    except BaseException as error:  # noqa: BLE001 - told to those whose prompt it was
         if len(requests) == 1:
             return [error]
     return [made for request in requests for made in _prefill(backend, [request])]

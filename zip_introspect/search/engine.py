@@ -51,7 +51,8 @@ class Search:
 
     Args:
         prepare: the request, checked; what it raises is the caller's.
-        tell: is given every event on the engine's thread, and must not wait; an error of its own cancels the search.
+        tell: is given every event but `SearchFailed` on the engine's thread, and must not wait; an error of its own
+            cancels the search. What a search failed with is the future's alone, so that the end is told once.
         index: the prompt's place in the caller's batch.
     """
 
@@ -67,18 +68,12 @@ class Together:
     """Searches that begin only if all of them can: what is wrong with one is told to all."""
 
     searches: list[Search]
-    future: Future[None] = field(default_factory=Future)
+    prepared: list[Checked] = field(default_factory=list)
 
 
-@dataclass(eq=False)
-class Close:
-    """Free the model: once all that runs has ended, or at once."""
-
-    wait: bool
-    future: Future[None] = field(default_factory=Future)
-
-
-Brought = Call | Search | Together | Close
+Brought = Call | Search | Together
+Inbox = SimpleQueue["tuple[Engine, Brought | None] | None"]
+"""What is brought, with the engine, which lives on until it is done; None when nobody holds that any more."""
 
 
 class Engine:
@@ -92,14 +87,15 @@ class Engine:
         self.backend = backend
         self._batch = ContinuousBatch(backend)
         self._searches: dict[Entry, Search] = {}
-        self._inbox: SimpleQueue[Brought | None] = SimpleQueue()
+        self._inbox: Inbox = SimpleQueue()
         self._brought: deque[Brought] = deque()
-        self._books = threading.Lock()
-        """Held to put something into the inbox, never while the model works."""
+        self._books = threading.RLock()
+        """Held to put something into the inbox, never while the model works. A signal's handler may close the model."""
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
-        self._closing: Close | None = None
-        self._closed = False
+        self._closed = self._at_once = self._silent = False
+        """Nothing more is brought; what runs is not waited for; nobody is told."""
+        self._freed: Future[None] = Future()
 
     @property
     def closed(self) -> bool:
@@ -144,22 +140,28 @@ class Engine:
         Args:
             wait: for what runs to end; otherwise it ends at the next call of the backend, with what it has.
         """
-        closing = self.begin_to_close(wait)
+        freed = self.begin_to_close(wait)
         if threading.current_thread() is not self._thread:
-            closing.result()
+            freed.result()
 
-    def begin_to_close(self, wait: bool) -> Future[None]:
-        """`close`, and a future that is done when the model has been freed."""
-        close = Close(wait)
-        with contextlib.nullcontext() if self._forked else self._books:  # in a child somebody may hold it for ever
+    def begin_to_close(self, wait: bool, silent: bool = False) -> Future[None]:
+        """`close`, and a future that is done when the model has been freed.
+
+        Args:
+            silent: leave those who wait for results waiting: they are about to end with the program.
+        """
+        if self._forked:  # the model is the parent's, and so may be whoever holds the lock
+            self._closed = True
+            return _done()
+        with self._books:
             first, self._closed = not self._closed, True
-            if self._thread is not None and not self._forked and first:
-                self._inbox.put(close)
-                return close.future
-        if first and not self._forked:  # otherwise the model is the parent's
-            self.backend.close()
-        _resolve(close.future, None)
-        return close.future
+            self._at_once, self._silent = self._at_once or not wait, self._silent or silent
+            if self._thread is None:
+                if first:
+                    _settle(self._freed, self.backend.close)
+            elif not self._freed.done():
+                self._inbox.put((self, None))
+        return self._freed
 
     @property
     def _forked(self) -> bool:
@@ -181,66 +183,86 @@ class Engine:
                 raise BackendError(CLOSED)
             if self._thread is None:
                 self._start()
-            self._inbox.put(item)
+            self._inbox.put((self, item))
 
     def _start(self) -> None:
         self._process, inbox = os.getpid(), self._inbox
-        reference = weakref.ref(self, lambda _: inbox.put(None))
-        self._thread = threading.Thread(
-            target=_serve, args=(reference, inbox), name="zip-introspect engine", daemon=True
-        )
+        gone = weakref.ref(self, lambda _: inbox.put(None))
+        self._thread = threading.Thread(target=_serve, args=(inbox, gone), name="zip-introspect engine", daemon=True)
         self._thread.start()
         _running.add(self)
         atexit.unregister(_end_all)
         atexit.register(_end_all)  # last, and so before what the backend's libraries do at the end
 
-    def work(self, item: Brought) -> bool:
+    def work(self, item: Brought | None) -> bool:
         """Do what was brought, and all that comes meanwhile; whether the engine goes on to live."""
-        self._brought.append(item)
-        while self._brought or self._batch or not self._inbox.empty():
-            self._take_in()
-            self._leave_cancelled()
-            if self._closing is not None and not (self._closing.wait and (self._batch or self._brought)):
-                self._end(self._closing)
+        self._receive(item)
+        while self._closed or self._busy:
+            if self._closed and (self._at_once or not self._busy):
+                self._end()
                 return False
             self._round()
         return True
 
+    @property
+    def _busy(self) -> bool:
+        return bool(self._brought or self._batch or not self._inbox.empty())
+
     def _round(self) -> None:
         try:
+            self._take_in()
+            self._leave_cancelled()
             for entry, event in self._batch.round():
                 self._tell(entry, event)
         except BaseException as error:  # noqa: BLE001 - whatever it is, no caller is left waiting for ever
-            for entry, event in self._batch.fail_all(error):
-                self._tell(entry, event)
+            self._fail_all(error)
+
+    def _fail_all(self, error: BaseException) -> None:
+        for entry, event in self._batch.fail_all(error):
+            self._tell(entry, event)
+        for search in self._searches.values():  # one that had left, and was not told
+            _fail(search.future, error)
+        self._searches.clear()
+
+    def _receive(self, item: Brought | None) -> None:
+        if item is not None:
+            self._brought.append(item)
+        with contextlib.suppress(Empty):
+            while (received := self._inbox.get_nowait()) is not None:
+                if received[1] is not None:
+                    self._brought.append(received[1])
 
     def _take_in(self) -> None:
         """What callers have brought, for a moment."""
         begun = time.perf_counter()
         while time.perf_counter() - begun < INTAKE:
-            with contextlib.suppress(Empty):
-                while (item := self._inbox.get_nowait()) is not None:
-                    self._brought.append(item)
+            self._receive(None)
             if not self._brought:
                 return
             self._take(self._brought.popleft())
 
     def _take(self, item: Brought) -> None:
-        if isinstance(item, Close):
-            self._closing = item
+        if isinstance(item, Together):
+            self._take_together(item)
         elif item.future.cancelled():
             return
         elif isinstance(item, Call):
-            with settling(item.future):
-                _resolve(item.future, item.work())
-        elif isinstance(item, Search):
-            with settling(item.future):
-                self._join(item, item.prepare())
+            _settle(item.future, item.work)
         else:
-            with settling(*(search.future for search in item.searches)):
-                prepared = [search.prepare() for search in item.searches]
-                for search, checked in zip(item.searches, prepared, strict=True):
-                    self._join(search, checked)
+            with failing(item.future):
+                self._join(item, item.prepare())
+
+    def _take_together(self, item: Together) -> None:
+        """Prepare one of them, and go on with the next one after what is due meanwhile."""
+        if all(search.future.cancelled() for search in item.searches):
+            return
+        with failing(*(search.future for search in item.searches)):
+            item.prepared.append(item.searches[len(item.prepared)].prepare())
+            if len(item.prepared) < len(item.searches):
+                self._brought.appendleft(item)
+                return
+            for search, checked in zip(item.searches, item.prepared, strict=True):
+                self._join(search, checked)
 
     def _join(self, search: Search, checked: Checked) -> None:
         entry = Entry(checked, search.index, search.extractor, live=search.tell is not None)
@@ -255,43 +277,36 @@ class Engine:
 
     def _tell(self, entry: Entry, event: Event) -> None:
         search = self._searches[entry]
+        if isinstance(event, SearchFailed):
+            del self._searches[entry]
+            _fail(search.future, event.error)
+            return
         if search.tell is not None:
             try:
                 search.tell(event)
-            except Exception:  # noqa: BLE001 - an event loop that has ended: nobody listens any more
+            except BaseException:  # noqa: BLE001 - an event loop that has ended: nobody listens any more
                 search.future.cancel()
-        if isinstance(event, SearchFinished | SearchFailed):
+        if isinstance(event, SearchFinished):
             del self._searches[entry]
-            if isinstance(event, SearchFinished):
-                _resolve(search.future, event.result)
-            else:
-                with settling(search.future):
-                    raise event.error
+            _resolve(search.future, event.result)
 
-    def _end(self, close: Close) -> None:
-        for entry, event in self._batch.fail_all(BackendError("the model was closed before the search had ended")):
-            self._tell(entry, event)
-        with contextlib.suppress(Empty):
-            while (item := self._inbox.get_nowait()) is not None:
-                self._brought.append(item)
-        for item in self._brought:
-            waiting = [search.future for search in item.searches] if isinstance(item, Together) else [item.future]
-            with settling(*waiting):
-                raise BackendError(CLOSED)
-        with settling(close.future):
-            self.backend.close()
-            _resolve(close.future, None)
+    def _end(self) -> None:
+        if not self._silent:
+            self._fail_all(BackendError("the model was closed before the search had ended"))
+            self._receive(None)
+            for item in self._brought:
+                for future in [s.future for s in item.searches] if isinstance(item, Together) else [item.future]:
+                    _fail(future, BackendError(CLOSED))
+            self._brought.clear()
+        _settle(self._freed, self.backend.close)
 
 
 @contextlib.contextmanager
-def settling(*futures: Future[Any]) -> Iterator[None]:
+def failing(*futures: Future[Any]) -> Iterator[None]:
     """Give an error raised within to whoever waits for a future."""
     try:
         yield
-    except BaseException as raised:  # noqa: BLE001 - it is the waiting caller's
-        error = raised
-        if isinstance(raised, StopIteration):  # a future cannot hold it
-            error = RuntimeError(f"it raised StopIteration: {raised}")
+    except BaseException as error:  # noqa: BLE001 - it is the waiting caller's
         for future in futures:
             _fail(future, error)
 
@@ -306,8 +321,12 @@ def wait(future: Future[T]) -> T:
 
 
 def _fail(future: Future[Any], error: BaseException) -> None:
+    told = error
+    if isinstance(error, StopIteration):  # neither a coroutine nor a future of asyncio can raise it
+        told = RuntimeError(f"it raised StopIteration: {error}")
+        told.__cause__ = error
     with contextlib.suppress(InvalidStateError):  # cancelled a moment ago
-        future.set_exception(error)
+        future.set_exception(told)
 
 
 def _resolve(future: Future[Any], result: Any) -> None:
@@ -315,21 +334,32 @@ def _resolve(future: Future[Any], result: Any) -> None:
         future.set_result(result)
 
 
-def _serve(reference: weakref.ref[Engine], inbox: SimpleQueue[Any]) -> None:
-    """The engine's thread. While it waits it holds no engine, so that one which nobody holds any more can go."""
-    while True:
-        item = inbox.get()
-        engine = reference()
-        if engine is None or not engine.work(item):
+def _settle(future: Future[T], work: Callable[[], T]) -> None:
+    with failing(future):
+        _resolve(future, work())
+
+
+def _done() -> Future[None]:
+    future: Future[None] = Future()
+    future.set_result(None)
+    return future
+
+
+def _serve(inbox: Inbox, _: weakref.ref[Engine]) -> None:
+    """The engine's thread, until nobody holds the engine: while it waits, only what is brought to it does."""
+    while (received := inbox.get()) is not None:
+        engine, item = received
+        if not engine.work(item):
             return
-        del engine, item
+        del engine, item, received
 
 
 _running: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _end_all() -> None:
-    """At the end of the program: what still runs ends at the next call of its backend."""
-    for closing in [engine.begin_to_close(wait=False) for engine in list(_running)]:
-        with contextlib.suppress(TimeoutError):  # a call that goes on for ever keeps no program from ending
-            closing.result(AT_EXIT)
+    """At the end of the program: what still runs ends at the next call of its backend, so that none is cut off."""
+    latest = time.monotonic() + AT_EXIT
+    for freed in [engine.begin_to_close(wait=False, silent=True) for engine in list(_running)]:
+        with contextlib.suppress(Exception):  # a call that goes on for ever keeps no program from ending
+            freed.result(latest - time.monotonic())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from zip_introspect.backend.contract import Advanced, Backend, Prefilled, SequenceId
 from zip_introspect.backend.streams import prompt_seed
-from zip_introspect.errors import BackendError, NonFiniteLogitsError
+from zip_introspect.errors import BackendError, NonFiniteLogitsError, ZipIntrospectError
 from zip_introspect.events import Event
 from zip_introspect.introspection import joint
 from zip_introspect.result import Decision, FinishReason, GenerationResult, Outlook, StopReason, Usage
@@ -25,6 +26,26 @@ class Move:
     sample: int
     sequence: SequenceId
     steps: int
+
+
+def failure(error: BaseException) -> BaseException:
+    """What to tell of an error that a call of the backend ended with."""
+    if isinstance(error, ZipIntrospectError):
+        return error
+    told = BackendError(f"the backend failed: {type(error).__name__}: {error}. `partial` holds what was generated.")
+    told.__cause__ = error
+    return told
+
+
+@contextlib.contextmanager
+def _by_the_backend() -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        told = failure(error)
+        if told is error:
+            raise
+        raise told from error
 
 
 class PromptSearch:
@@ -114,7 +135,7 @@ class PromptSearch:
                 )
             events.extend(self.samples.grow(move.sample, result))
             if move.sample in self.samples.endings:
-                self._backend.release([self._sequences.pop(move.sample)])
+                self._release([move.sample])
             elif result.non_finite:
                 broken.append(move.sample)
         if broken:
@@ -253,7 +274,8 @@ class PromptSearch:
         run = [sample for sample, count in served if count]
         moves = [Move(sample, self._sequences[sample], count) for sample, count in served if count]
         paused = [sample for sample in self._running if sample not in run and sample in self._sequences]
-        self._backend.pause([self._sequences[sample] for sample in paused if sample not in action.drop])
+        with _by_the_backend():
+            self._backend.pause([self._sequences[sample] for sample in paused if sample not in action.drop])
         for sample in paused:
             self.samples.trie.set_status(sample, "paused")
         place = len(action.run)
@@ -284,15 +306,21 @@ class PromptSearch:
             return []
         numbers = self.samples.branch(leaf, len(steps))
         parent = self._root if leaf is None else self._sequences[leaf]
-        sequences = self._backend.fork(parent, numbers, self._sampling)
+        with _by_the_backend():
+            sequences = self._backend.fork(parent, numbers, self._sampling)
         self._sequences.update(zip(numbers, sequences, strict=True))
         self.ledger.samples += len(numbers)
         moves.extend(Move(*move) for move in zip(numbers, sequences, steps, strict=True))
         return numbers
 
     def _drop(self, samples: Sequence[int]) -> None:
-        self._backend.release([self._sequences.pop(sample) for sample in samples if sample in self._sequences])
+        self._release(samples)
         self.samples.drop(samples)
+
+    def _release(self, samples: Sequence[int]) -> None:
+        """Give the sequences of samples back that have one."""
+        with _by_the_backend():
+            self._backend.release([self._sequences.pop(sample) for sample in samples if sample in self._sequences])
 
     def _end(self, stop: StopReason, action: MetaAction, state: MetaState) -> Decision:
         dropped = self.samples.trie.leaves("active", "paused")
