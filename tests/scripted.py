@@ -32,8 +32,8 @@ class FaultyBackend(SimulatedBackend):
 class GatedBackend(SimulatedBackend):
     """At call number `at` of `advance` it sets `reached`, and computes nothing before `gate` is set."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, max_sequences: int | None = None) -> None:
+        super().__init__(max_sequences=max_sequences)
         self.at = self.calls = 0
         self.reached, self.gate = threading.Event(), threading.Event()
 
