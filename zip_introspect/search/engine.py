@@ -143,6 +143,8 @@ class Engine:
         freed = self.begin_to_close(wait)
         if threading.current_thread() is not self._thread:
             freed.result()
+            if self._thread is not None and not self._forked:
+                self._thread.join()  # it has nothing left to do but to end
 
     def begin_to_close(self, wait: bool, silent: bool = False) -> Future[None]:
         """`close`, and a future that is done when the model has been freed.
@@ -190,7 +192,7 @@ class Engine:
         gone = weakref.ref(self, lambda _: inbox.put(None))
         self._thread = threading.Thread(target=_serve, args=(inbox, gone), name="zip-introspect engine", daemon=True)
         self._thread.start()
-        _running.add(self)
+        _running[self._thread] = weakref.ref(self)
         atexit.unregister(_end_all)
         atexit.register(_end_all)  # last, and so before what the backend's libraries do at the end
 
@@ -354,12 +356,15 @@ def _serve(inbox: Inbox, _: weakref.ref[Engine]) -> None:
         del engine, item, received
 
 
-_running: weakref.WeakSet[Engine] = weakref.WeakSet()
+_running: weakref.WeakKeyDictionary[threading.Thread, weakref.ref[Engine]] = weakref.WeakKeyDictionary()
 
 
 def _end_all() -> None:
     """At the end of the program: what still runs ends at the next call of its backend, so that none is cut off."""
     latest = time.monotonic() + AT_EXIT
-    for freed in [engine.begin_to_close(wait=False, silent=True) for engine in list(_running)]:
-        with contextlib.suppress(Exception):  # a call that goes on for ever keeps no program from ending
-            freed.result(latest - time.monotonic())
+    running = list(_running.items())
+    for engine in [reference() for _, reference in running]:
+        if engine is not None:
+            engine.begin_to_close(wait=False, silent=True)
+    for thread, _ in running:  # a call that goes on for ever keeps no program from ending
+        thread.join(max(0.0, latest - time.monotonic()))
