@@ -8,6 +8,7 @@ join. What is left comes in the next call, before another decision, so that no d
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections import deque
@@ -26,8 +27,10 @@ from zip_introspect.search.samples import Reading
 
 CONCURRENCY = 64
 """Requests that run at once; more of them wait."""
-PATIENCE = 0.25
-"""Seconds that a call may take where somebody waits to join, or may have gone."""
+PATIENCE = 0.5
+"""Seconds that a call may take: somebody may wait to join, or may have gone."""
+FLOCK = 0.01
+"""Seconds of the first call after idleness: callers come in flocks, and those behind the first need not wait long."""
 WORTH = 6
 """A call takes so many times as long as the round around it, where it can: short calls are mostly overhead."""
 
@@ -95,14 +98,14 @@ class ContinuousBatch:
 
     def round(self) -> Iterator[Told]:
         """Let requests in, decide for those that are due it, and advance all; yields what there is to tell."""
-        begun = time.perf_counter()
+        begun, idle = time.perf_counter(), not self._running
         yield from self._give_up_waiting()
         yield from self._admit()
         turns: list[Turn] = []
         for entry in list(self._running):
             yield from self._decide(entry, turns)
         if turns:
-            yield from self._advance(turns, begun)
+            yield from self._advance(turns, begun, FLOCK if idle else PATIENCE)
 
     def fail_all(self, error: BaseException) -> Iterator[Told]:
         """End all requests, each with the samples that it has."""
@@ -188,10 +191,10 @@ class ContinuousBatch:
         finally:  # its result is there, whatever becomes of its sequences
             yield entry, SearchFinished(search.index, result)
 
-    def _advance(self, turns: list[Turn], begun: float) -> Iterator[Told]:
+    def _advance(self, turns: list[Turn], begun: float, patience: float) -> Iterator[Told]:
         """One call of the backend for all."""
         sequences = sum(len(moves) for *_, moves in turns)
-        most = self._steps(turns, sequences)
+        most = self._steps(turns, sequences, patience)
         turns = [(entry, search, search.shorten(moves, most)) for entry, search, moves in turns]
         everyone = [move for *_, moves in turns for move in moves]
         started = time.perf_counter()
@@ -216,20 +219,28 @@ class ContinuousBatch:
                     yield entry, event
         self._overhead = time.perf_counter() - begun - seconds
 
-    def _steps(self, turns: Sequence[Turn], sequences: int) -> int:
-        """Serial steps of the next call."""
-        wanted = [max(move.steps for move in moves) for *_, moves in turns]
-        longest = max(wanted)
+    def _steps(self, turns: Sequence[Turn], sequences: int, patience: float) -> int:
+        """Serial steps of the next call: it ends where most of what runs is due a decision.
+
+        Those who are due earlier wait for it, by one interval of their own at most, and from then on are due together.
+        """
+        wanted = sorted(
+            ((max(move.steps for move in moves), len(moves), entry) for entry, _, moves in turns),
+            key=lambda item: item[0],
+        )
+        longest = wanted[-1][0]
+        left = [search.ledger.seconds_left for _, search, _ in turns]
+        hurry = min((seconds for seconds in left if seconds is not None), default=math.inf)
         if self._pace is None:
-            return longest if all(search.ledger.seconds_left is None for _, search, _ in turns) else 1
+            return longest if hurry == math.inf else 1
         pace = self._pace[0] * max(1.0, sequences / self._pace[1])
-        limits = [search.ledger.seconds_left for _, search, _ in turns]
-        hurry = min((left for left in limits if left is not None), default=math.inf)
-        if min(hurry, PATIENCE) >= longest * pace and len(turns) == 1:
+        if not pace:
             return longest
-        worth = math.ceil(WORTH * self._overhead / pace) if pace else longest
-        steps = min(max(min(wanted), worth), longest, max(1, int(PATIENCE / pace)) if pace else longest)
-        return max(1, int(min(steps, hurry / pace))) if pace else steps
+        due = itertools.accumulate(count for _, count, _ in wanted)
+        most = next(steps for (steps, *_), count in zip(wanted, due, strict=True) if 2 * count >= sequences)
+        patient = min(steps + entry.checked.request.config.interval for steps, _, entry in wanted)
+        steps = max(min(most, patient), math.ceil(WORTH * self._overhead / pace))
+        return max(1, int(min(steps, longest, max(1.0, patience / pace), hurry / pace)))
 
     def _fail_each(self, entries: Sequence[Entry], error: BaseException) -> Iterator[Told]:
         told = failure(error)
