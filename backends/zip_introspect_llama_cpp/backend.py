@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,8 @@ from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
 from zip_introspect_llama_cpp import decoding, gguf_file
 from zip_introspect_llama_cpp.cache.context import Context
-from zip_introspect_llama_cpp.cache.residents import Held, Origin, Residents
+from zip_introspect_llama_cpp.cache.held import Held, SharedPrompt
+from zip_introspect_llama_cpp.cache.residents import Residents
 from zip_introspect_llama_cpp.decoding import Run
 from zip_introspect_llama_cpp.loading import Model
 from zip_introspect_llama_cpp.options import LlamaCppOptions
@@ -48,9 +50,11 @@ class LlamaCppBackend(Backend):
         self._model = model
         self._context = Context(model, options)
         self._free = weakref.finalize(self, _free, self._context, model)  # where nobody closes it
-        self._residents = Residents(self._context, options.max_sequences, whole=model.whole)
+        self._residents = Residents(
+            self._context, options.max_sequences, cuttable=model.cuttable, kept=options.prefix_cache
+        )
         self._reserved = slice(grid.first_reserved, grid.first_reserved + grid.num_cells)
-        self.info = BackendInfo(
+        self._info = BackendInfo(
             backend="llama-cpp",
             model=str(model.path),
             architecture=model.architecture,
@@ -62,7 +66,14 @@ class LlamaCppBackend(Backend):
             parameters=model.parameters,
             max_sequences=options.max_sequences,
             resident_sequences=self._context.slots,
+            resident_tokens=self._context.cells,
         )
+
+    @property
+    def info(self) -> BackendInfo:  # type: ignore[override]  # what it says changes
+        """What the model is and can do, and how many cells released prompts keep."""
+        kept = self._residents.kept_cells if self._residents.kept else 0
+        return replace(self._info, kept_tokens=kept) if kept else self._info
 
     @classmethod
     def open(cls, model: str | Path, *, grid: JointGrid | None = None, **options: Any) -> Self:
@@ -109,19 +120,19 @@ class LlamaCppBackend(Backend):
         return ByteStream(self._model.piece)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
-        check_tokens(prompts, self.info)
+        check_tokens(prompts, self._info)
         self._residents.check_room(len(prompts))
-        samples = [Held([int(token) for token in prompt], origin=Origin(len(prompt))) for prompt in prompts]
+        samples = [Held([int(token) for token in prompt], origin=SharedPrompt(len(prompt))) for prompt in prompts]
         ids = [self._residents.add(sample) for sample in samples]
         try:
             with self._residents.recovering(samples):
                 self._compute(samples)
             return [
-                Prefilled(identity, self._after_prompt(number, sample))
+                Prefilled(identity, self._after_prompt(number, sample), sample.taken_over)
                 for number, (identity, sample) in enumerate(zip(ids, samples, strict=True))
             ]
         except BaseException:
-            self._residents.release(ids)
+            self._residents.release(ids, sound=False)
             raise
 
     def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
@@ -135,7 +146,7 @@ class LlamaCppBackend(Backend):
     def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
         samples = self._residents.advanceable(sequences, steps)
         budgets = {
-            sample: min(asked, self.info.max_context - len(sample.tokens))
+            sample: min(asked, self._info.max_context - len(sample.tokens))
             for sample, asked in zip(samples, steps, strict=True)
         }
         moving = [sample for sample in samples if budgets[sample] > 0]
@@ -202,7 +213,7 @@ class LlamaCppBackend(Backend):
         return runs
 
     def _decode(self, group: Sequence[Held], budgets: Sequence[int]) -> list[Run]:
-        return decoding.run(self._context, group, budgets, self._reserved, frozenset(self.info.eos_token_ids))
+        return decoding.run(self._context, group, budgets, self._reserved, frozenset(self._info.eos_token_ids))
 
     def _account(self, sample: Held, run: Run) -> None:
         """Enter what a row did into its sample, and give up its cells where it has ended."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zip_introspect.backend.sequences import draws
 from zip_introspect_llama_cpp.cache.context import Context
-from zip_introspect_llama_cpp.cache.residents import Held
+from zip_introspect_llama_cpp.cache.held import Held
 from zip_introspect_llama_cpp.sampling import RowSampler
 
 

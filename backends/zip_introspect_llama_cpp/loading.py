@@ -159,13 +159,14 @@ class Model:
         return int(llama_cpp.llama_model_n_ctx_train(self.handle))
 
     @property
-    def whole(self) -> bool:
-        """Whether a state cannot be cut back to an earlier token: of recurrent, hybrid and sliding-window models."""
-        return bool(
-            llama_cpp.llama_model_is_recurrent(self.handle)
-            or llama_cpp.llama_model_is_hybrid(self.handle)
-            or llama_cpp.llama_model_n_swa(self.handle) > 0
-        )
+    def cuttable(self) -> int | None:
+        """States of fewer tokens than this can be cut back to an earlier one; None is any state.
+
+        Recurrent and hybrid states never can. Of a sliding window, llama.cpp gives cells away once it has moved past.
+        """
+        if llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle):
+            return 0
+        return int(llama_cpp.llama_model_n_swa(self.handle)) or None
 
     def bytes_per_cell(self, bytes_per_number: float) -> int:
         """Memory of one token's keys and values, at the most."""

@@ -38,6 +38,9 @@ class LlamaCppOptions(Settings):
         description="Sequences that hold cells at once; others are recomputed when needed.",
     )
     batch_size: int = Field(2048, ge=1, description="Tokens of one call of llama_decode.")
+    prefix_cache: int = Field(
+        4, ge=0, description="Released prompts whose cells are kept for prompts that begin alike; 0 keeps none."
+    )
     threads: int | None = Field(
         None, ge=1, description="CPU threads; None is OMP_NUM_THREADS, else one for each core that may be used."
     )

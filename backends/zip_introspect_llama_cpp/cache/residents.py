@@ -1,7 +1,8 @@
 """Which sequences hold cells: sharing prompts, making room, and computing again what had to give way.
 
 A sequence is its tokens; its cells can always be computed from them. While it holds cells it has a slot. Forks share
-the cells of what they were forked from, and a `Stem` counts such shared cells once.
+the cells of what they were forked from, prompts those of prompts that begin alike, and a `Stem` counts such shared
+cells once. Prompts that were released keep theirs until somebody needs the room.
 """
 
 from __future__ import annotations
@@ -11,57 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zip_introspect.backend.contract import SequenceId
-from zip_introspect.backend.sequences import Sample, Sequences
+from zip_introspect.backend.sequences import Sequences
 from zip_introspect.errors import BackendError
 from zip_introspect_llama_cpp.cache.context import Context, chunks
-
-
-@dataclass(eq=False)
-class Stem:
-    """Cells that several sequences share, after those of `parent`."""
-
-    cells: int
-    parent: Stem | None = None
-
-    def chain(self) -> Iterator[Stem]:
-        """This stem and all before it."""
-        stem: Stem | None = self
-        while stem is not None:
-            yield stem
-            stem = stem.parent
-
-
-@dataclass(eq=False)
-class Origin:
-    """The prompt that samples have in common."""
-
-    length: int
-
-
-@dataclass(eq=False, kw_only=True)
-class Held(Sample):
-    """A sample, and the cells that remember it."""
-
-    origin: Origin
-    slot: int | None = None
-    """None while it holds no cells."""
-    stem: Stem | None = None
-    """What it shares of its cells."""
-    logits: NDArray[np.float32] | None = None
-    """Shape (V,), after the last token, reserved ids masked; shared by forks, never written to."""
-
-    @property
-    def own(self) -> int:
-        """Cells that nobody else holds."""
-        return len(self.tokens) - (sum(stem.cells for stem in self.stem.chain()) if self.stem else 0)
-
-    def freeze(self) -> None:
-        """Turn its own cells into a stem that others may share."""
-        if self.own:
-            self.stem = Stem(self.own, self.stem)
+from zip_introspect_llama_cpp.cache.held import Held, SharedPrompt, Stem
+from zip_introspect_llama_cpp.cache.prefixes import Prefixes, longest
 
 
 @dataclass
@@ -76,37 +33,59 @@ class Residents(Sequences[Held]):
     """All unreleased sequences, and which of them hold cells.
 
     Args:
-        whole: whether a state cannot be cut back, so that a prompt is shared only from a sequence that ends there.
+        cuttable: states of fewer tokens than this can be cut back to an earlier one, None is any. Prompts are shared
+            only from a sequence that ends there, where not all can.
+        kept: how many released prompts keep their cells.
     """
 
-    def __init__(self, context: Context, limit: int | None, *, whole: bool) -> None:
+    def __init__(self, context: Context, limit: int | None, *, cuttable: int | None, kept: int = 0) -> None:
         super().__init__(limit)
         self._context = context
-        self._whole = whole
+        self._whole, self._cuttable = cuttable is not None, cuttable
+        self.kept = Prefixes(kept)
         self._free = list(range(context.slots - 1, -1, -1))
 
     @property
     def used_cells(self) -> int:
-        """Cells that are held, shared ones counted once."""
-        holders = [sample for sample in self if sample.slot is not None]
-        stems = {stem for sample in holders if sample.stem for stem in sample.stem.chain()}
-        return sum(sample.own for sample in holders) + sum(stem.cells for stem in stems)
+        """Cells that sequences hold, shared ones counted once."""
+        return _cells(self)
+
+    @property
+    def kept_cells(self) -> int:
+        """Cells that released prompts alone hold."""
+        return self._occupied - self.used_cells
+
+    @property
+    def _occupied(self) -> int:
+        return _cells([*self, *self.kept]) if self.kept else self.used_cells
 
     def fork(self, origin: Held, copies: Iterable[Held]) -> list[SequenceId]:
         """Take copies of a sequence in; they share its cells while there are slots for them."""
         ids = []
         for copy in copies:
-            if origin.slot is not None and self._free:
+            if origin.slot is not None and (self._free or self.kept):
                 origin.freeze()
-                copy.slot, copy.stem = self._free.pop(), origin.stem
+                copy.slot, copy.stem = self._take_slot(), origin.stem
                 self._context.share(origin.slot, copy.slot, len(origin.tokens))
             ids.append(self.add(copy))
         return ids
 
-    def release(self, sequences: Iterable[SequenceId]) -> None:
-        """Forget sequences, unknown ones passed over."""
+    def release(self, sequences: Iterable[SequenceId], sound: bool = True) -> None:
+        """Forget sequences, unknown ones passed over. Prompts may keep their cells for others that begin alike.
+
+        Args:
+            sound: whether they may; after a failure their cells are not to be trusted.
+        """
         for sample in self.pop(sequences):
-            self.evict(sample)
+            if not (sound and self.kept.wants(sample)):
+                self.evict(sample)
+                continue
+            for other in self.kept.keep(sample):
+                self.evict(other)
+
+    def clear(self) -> None:
+        super().clear()
+        self.kept = Prefixes(0)
 
     def evict(self, sample: Held) -> None:
         """Take a sample's cells from it."""
@@ -119,6 +98,8 @@ class Residents(Sequences[Held]):
         """Take the cells from all, and wipe them: after logits that are not finite."""
         for sample in self:
             self.evict(sample)
+        while self.kept:
+            self.evict(self.kept.pop())
         self._context.clear()
 
     def groups(self, samples: Sequence[Held], growth: Sequence[int]) -> Iterator[list[Held]]:
@@ -155,7 +136,7 @@ class Residents(Sequences[Held]):
         """Cells that a group holds, or would hold, if it had all to itself."""
         total = 0
         stems: set[Stem] = set()
-        origins: set[Origin] = set()
+        origins: set[SharedPrompt] = set()
         for sample in group:
             if sample.slot is not None:
                 total += sample.own
@@ -170,21 +151,24 @@ class Residents(Sequences[Held]):
     def _ready(self, group: list[Held], growth: int) -> list[Held]:
         """Let every sample of a group hold cells, with room to grow; others give way, the least recently used first."""
         missing, inside = [sample for sample in group if sample.slot is None], set(group)
-        if not missing and self.used_cells + growth <= self._context.cells:
+        if not missing and self._occupied + growth <= self._context.cells:
             return group
+        for sample in missing:  # so that what it begins with is the last to give way
+            if (source := self._prefix(sample)[0]) is not None:
+                self.kept.touch(source)
+        while self.kept and not self._fits(missing, growth):
+            self.evict(self.kept.pop())
         wanted = {sample.origin for sample in missing}
         others = sorted(
             (sample for sample in self if sample.slot is not None and sample not in inside),
             key=lambda sample: (sample.origin in wanted, not sample.idle, sample.last_used),
         )
         for other in others:
-            plan = self._plan(missing)
-            cells = self.used_cells + growth + self._cost(plan)
-            if len(self._free) >= len(missing) and cells <= self._context.cells:
+            if self._fits(missing, growth):
                 break
             self.evict(other)
         plan = self._plan(missing)
-        needed = self.used_cells + growth + self._cost(plan)
+        needed = self._occupied + growth + self._cost(plan)
         if needed > self._context.cells or len(missing) > len(self._free):
             raise BackendError(
                 f"{len(group)} sequences need {needed} cells and {len(missing)} free slots; there are "
@@ -192,6 +176,21 @@ class Residents(Sequences[Held]):
             )
         self._compute(plan)
         return group
+
+    def _fits(self, missing: Sequence[Held], growth: int) -> bool:
+        """Whether cells and slots are free for so many samples without them, and for all to grow."""
+        needed = self._occupied + growth + self._cost(self._plan(missing))
+        return len(self._free) >= len(missing) and needed <= self._context.cells
+
+    def _take_slot(self) -> int:
+        if not self._free:
+            self.evict(self.kept.pop())
+        return self._free.pop()
+
+    def _prefix(self, sample: Held) -> tuple[Held | None, int]:
+        """Who holds most of the cells that a sample begins with, and how many of its tokens these are."""
+        holders = [other for other in (*self, *self.kept) if other.slot is not None and other is not sample]
+        return longest(sample.tokens, holders, self._cuttable)
 
     def _source(self, sample: Held) -> Held | None:
         """A sequence whose cells begin with the sample's prompt."""
@@ -203,7 +202,7 @@ class Residents(Sequences[Held]):
 
     def _plan(self, missing: Iterable[Held]) -> _Plan:
         plan = _Plan()
-        first: set[Origin] = set()
+        first: set[SharedPrompt] = set()
         for sample in missing:
             shareable = len(sample.tokens) > sample.origin.length or sample.logits is not None
             found = shareable and (self._source(sample) is not None or sample.origin in first)
@@ -214,28 +213,49 @@ class Residents(Sequences[Held]):
 
     def _cost(self, plan: _Plan) -> int:
         shared = sum(len(sample.tokens) - sample.origin.length for sample in plan.sharing)
-        return shared + sum(len(sample.tokens) for sample in plan.alone)
+        return shared + sum(len(sample.tokens) - self._prefix(sample)[1] for sample in plan.alone)
 
     def _compute(self, plan: _Plan) -> None:
-        """Compute cells from tokens: first those that share with nobody, then those that share their prompts."""
-        for sample in plan.alone:
-            sample.slot = self._free.pop()
-        self._decode([(sample, 0) for sample in plan.alone])
-        for sample in plan.alone:
-            if not self._whole:
-                sample.stem = Stem(sample.origin.length)
+        """Compute cells from tokens: first those that share no prompt, then those that share theirs."""
+        while plan.alone:
+            later = self._behind(plan.alone)
+            now = [sample for sample in plan.alone if sample not in later]
+            sources = [self._prefix(sample) for sample in now]  # before any of these has a slot, but no cells yet
+            begun = [(sample, self._begin(sample, *source)) for sample, source in zip(now, sources, strict=True)]
+            self._decode(begun)
+            for sample in now:
+                if not self._whole:
+                    sample.stem_to(sample.origin.length)
+            plan.alone = later
         starts = []
         for sample in plan.sharing:
             source = self._source(sample)
             if source is None or source.slot is None:
                 raise AssertionError("the sequence to share a prompt with has gone")
-            if source.stem is None:
-                source.freeze()
-            sample.slot = self._free.pop()
-            sample.stem = _root(source.stem)
+            sample.slot, sample.stem = self._free.pop(), source.stem_to(sample.origin.length)
             self._context.share(source.slot, sample.slot, sample.origin.length)
             starts.append((sample, sample.origin.length))
         self._decode(starts)
+
+    def _behind(self, samples: Sequence[Held]) -> list[Held]:
+        """Those that begin as one before them in the list does, which is to be computed first."""
+        if self._whole or len(samples) == 1:
+            return []
+        first: list[Held] = []
+        later: list[Held] = []
+        for sample in samples:
+            found = longest(sample.tokens, first)[1] > self._prefix(sample)[1]
+            (later if found else first).append(sample)
+        return later
+
+    def _begin(self, sample: Held, source: Held | None, length: int) -> int:
+        """Give a sample a slot, with the cells that another one holds of its first `length` tokens."""
+        sample.slot, sample.taken_over = self._free.pop(), length
+        if source is not None and source.slot is not None:
+            sample.stem = source.stem_to(length)
+            self._context.share(source.slot, sample.slot, length)
+            self.kept.touch(source)
+        return length
 
     def _decode(self, starts: Sequence[tuple[Held, int]]) -> None:
         """Compute the tokens of samples from a position on; the logits of those that lack them are kept."""
@@ -255,5 +275,8 @@ class Residents(Sequences[Held]):
                 ends[place].logits = row.copy()
 
 
-def _root(stem: Stem | None) -> Stem | None:
-    return None if stem is None else list(stem.chain())[-1]
+def _cells(samples: Iterable[Held]) -> int:
+    """Cells that sequences hold, shared ones counted once."""
+    holders = [sample for sample in samples if sample.slot is not None]
+    stems = {stem for sample in holders if sample.stem for stem in sample.stem.chain()}
+    return sum(sample.own for sample in holders) + sum(stem.cells for stem in stems)
