@@ -8,10 +8,10 @@ uniforms go up once, tokens and reserved logits come down once.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from zip_introspect.backend.detokenization import TextStream
 from zip_introspect.backend.encoding import end_ids
 from zip_introspect.backend.sequences import check_tokens, draws
 from zip_introspect.config import SamplingParams
-from zip_introspect.errors import NonFiniteLogitsError
+from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
 from zip_introspect_transformers.cache.states import State, upload
@@ -32,6 +32,8 @@ from zip_introspect_transformers.loading import TransformersOptions, load, looks
 from zip_introspect_transformers.prompts import PromptEncoder
 from zip_introspect_transformers.sampling import RowSampler
 from zip_introspect_transformers.text import TokenText
+
+T = TypeVar("T")
 
 _LOOK_EVERY = 16  # steps between two looks for rows that have ended, where looking is free
 _LEAVE_SHARE = 8  # dropping ended rows copies the others: worth it from one row in so many
@@ -58,7 +60,7 @@ class TransformersBackend(Backend):
         eos = _eos_token_ids(model, tokenizer, vocab_size, self._prompts.closing())
         grid.check_fits(vocab_size, eos)
         self.grid = grid
-        self.info = BackendInfo(
+        self._info = BackendInfo(
             backend="transformers",
             model=name,
             architecture=type(model).__name__,
@@ -73,7 +75,15 @@ class TransformersBackend(Backend):
         self._threads = options.threads
         self._text = TokenText(tokenizer)
         self._decoder = Decoder(model, grid, eos, options.prefill_tokens)
-        self._sequences = SequenceTable(self._decoder, options.max_sequences, options.max_state_bytes)
+        self._sequences = SequenceTable(
+            self._decoder, options.max_sequences, options.max_state_bytes, options.prefix_cache
+        )
+
+    @property
+    def info(self) -> BackendInfo:  # type: ignore[override]  # what it says changes
+        """What the model is and can do, and how many tokens of released prompts it keeps the states of."""
+        kept = sum(len(sample.tokens) for sample in self._sequences.kept)
+        return replace(self._info, kept_tokens=kept) if kept else self._info
 
     @classmethod
     def open(cls, model: str | Path, *, grid: JointGrid | None = None, **options: Any) -> Self:
@@ -120,8 +130,11 @@ class TransformersBackend(Backend):
         return self._text.stream()
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
+        return self._with_room(lambda: self._prefill(prompts))
+
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
         self._follow()
-        check_tokens(prompts, self.info)
+        check_tokens(prompts, self._info)
         self._sequences.check_room(len(prompts))
         samples = [Row([int(token) for token in prompt]) for prompt in prompts]
         first, last = self.grid.first_reserved, self.grid.first_reserved + self.grid.num_cells
@@ -134,7 +147,10 @@ class TransformersBackend(Backend):
                     f"the logits after prompt {number} ({len(prompts[number])} tokens) hold NaN or infinity; expected "
                     f"finite numbers. Check the model's weights, or open it with dtype='float32'."
                 )
-        prefilled = [Prefilled(self._sequences.add(sample), row) for sample, row in zip(samples, reserved, strict=True)]
+        prefilled = [
+            Prefilled(self._sequences.add(sample), row, sample.taken_over)
+            for sample, row in zip(samples, reserved, strict=True)
+        ]
         self._sequences.evict()
         return prefilled
 
@@ -148,10 +164,13 @@ class TransformersBackend(Backend):
         ]
 
     def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
+        return self._with_room(lambda: self._advance(sequences, steps))
+
+    def _advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
         self._follow()
         samples = self._sequences.advanceable(sequences, steps)
         budgets = {
-            id(sample): min(asked, self.info.max_context - len(sample.tokens))
+            id(sample): min(asked, self._info.max_context - len(sample.tokens))
             for sample, asked in zip(samples, steps, strict=True)
         }
         drawn: dict[int, Drawn] = {}
@@ -172,19 +191,29 @@ class TransformersBackend(Backend):
         """Forget all sequences; the model goes when this object does."""
         self._sequences.clear()
 
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """Do something, and where memory is short, again without the states that are only kept."""
+        try:
+            return work()
+        except BackendError as error:
+            if not (self._sequences.kept and isinstance(error.__cause__, torch.OutOfMemoryError)):
+                raise
+        self._sequences.kept.clear()
+        return work()
+
     def _follow(self) -> None:
         """Take the model as it is now: where it was moved, cast or changed in part, all states are computed anew."""
         if self._decoder.follow():
             self._sequences.forget_states()
             model = self._decoder.model
-            self.info = replace(
-                self.info,
+            self._info = replace(
+                self._info,
                 vocab_size=_vocab_size(model),
                 device=str(model.device),
                 dtype=str(model.dtype).removeprefix("torch."),
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
             )
-        self.grid.check_fits(self.info.vocab_size, self.info.eos_token_ids)
+        self.grid.check_fits(self._info.vocab_size, self._info.eos_token_ids)
 
     def _run(self, state: State, rows: list[Row], budgets: dict[int, int]) -> dict[int, Drawn]:
         """Advance the rows of a state by their budgets; those whose budget ends leave the batch with their state.
@@ -224,7 +253,7 @@ class TransformersBackend(Backend):
         """Enter what came down into the sample, and give up its state where it has ended."""
         if drawn is None:
             return Advanced(np.zeros(0, np.int32), np.zeros((0, self.grid.num_cells), np.float32), finished=False)
-        finished = bool(drawn.tokens.size) and int(drawn.tokens[-1]) in self.info.eos_token_ids
+        finished = bool(drawn.tokens.size) and int(drawn.tokens[-1]) in self._info.eos_token_ids
         sample.tokens += drawn.tokens.tolist()
         sample.step += drawn.tokens.size
         if finished or drawn.broken:

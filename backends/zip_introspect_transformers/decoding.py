@@ -71,7 +71,7 @@ class Decoder:
         self._first, self._last = grid.first_reserved, grid.reserved_token_ids[-1] + 1
         self._eos_ids = list(eos)
         self._filler = int(eos[0]) if eos else 0
-        self._prefill_tokens = prefill_tokens
+        self.prefill_tokens = prefill_tokens
         self._exact_lengths = not tolerates_padding(self.config)
         parameters = inspect.signature(model.forward).parameters
         if "past_key_values" not in parameters:
@@ -129,6 +129,21 @@ class Decoder:
             state.logits = self._forward(upload(ids, self.device), state.cache, mask, positions)
             state.width = width
             yield group, state
+
+    @torch.inference_mode()
+    def extend(self, state: State, tokens: Sequence[Sequence[int]]) -> None:
+        """Let the rows of a state read as many further tokens each, shape (rows, n), in place."""
+        ids = upload(np.array(tokens, dtype=np.int64), self.device)
+        # A model that folds its past into a state takes several tokens at once from nothing only.
+        parts = ids.split(1, dim=1) if self._exact_lengths else (ids,)
+        for part in parts:
+            count = part.shape[1]
+            mask = state.padding_mask(count) if state.padded else None
+            columns = np.array(state.lengths)[:, None] + np.arange(count)[None, :]
+            state.cache.padded = mask is not None
+            state.logits = self._forward(part, state.cache, mask, upload(columns, self.device))
+            state.width += count
+            state.lengths = [length + count for length in state.lengths]
 
     @torch.inference_mode()
     def run(self, state: State, sampler: RowSampler, uniforms: Tensor, alive: Tensor) -> Span:
@@ -189,7 +204,7 @@ class Decoder:
         for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
             longest = lengths[group[0]] if group else lengths[number]
             alike = lengths[number] == longest if self._exact_lengths else 2 * lengths[number] >= longest
-            if group and (not alike or (len(group) + 1) * longest > self._prefill_tokens):
+            if group and (not alike or (len(group) + 1) * longest > self.prefill_tokens):
                 yield group
                 group = []
             group.append(number)

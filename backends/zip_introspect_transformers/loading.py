@@ -41,6 +41,9 @@ class TransformersOptions(Settings):
     max_state_bytes: int | None = Field(
         None, ge=0, description="Memory for states that are not advancing; beyond it they are evicted and recomputed."
     )
+    prefix_cache: int = Field(
+        4, ge=0, description="Released prompts whose states are kept for prompts that begin alike; 0 keeps none."
+    )
     prefill_tokens: int = Field(8192, ge=1, description="Tokens of one shared prefill, padding included.")
 
     def resolved_device(self) -> torch.device:

@@ -57,11 +57,6 @@ class Held(Sample):
         if self.own:
             self.stem = Stem(self.own, self.stem)
 
-    @property
-    def is_prompt(self) -> bool:
-        """Whether it is a prompt that nobody has advanced."""
-        return self.sampling is None and len(self.tokens) == self.origin.length
-
     def stem_to(self, length: int) -> Stem:
         """What it shares of its cells up to a length, made where there is none; of its first `length` tokens."""
         self.freeze()

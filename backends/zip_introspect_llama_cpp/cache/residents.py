@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from zip_introspect.backend.contract import SequenceId
+from zip_introspect.backend.prefixes import KeptPrompts, behind, longest
 from zip_introspect.backend.sequences import Sequences
 from zip_introspect.errors import BackendError
 from zip_introspect_llama_cpp.cache.context import Context, chunks
 from zip_introspect_llama_cpp.cache.held import Held, SharedPrompt, Stem
-from zip_introspect_llama_cpp.cache.prefixes import Prefixes, longest
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Residents(Sequences[Held]):
         super().__init__(limit)
         self._context = context
         self._whole, self._cuttable = cuttable is not None, cuttable
-        self.kept = Prefixes(kept)
+        self.kept = KeptPrompts[Held](kept)
         self._free = list(range(context.slots - 1, -1, -1))
 
     @property
@@ -77,7 +77,7 @@ class Residents(Sequences[Held]):
             sound: whether they may; after a failure their cells are not to be trusted.
         """
         for sample in self.pop(sequences):
-            if not (sound and self.kept.wants(sample)):
+            if not (sound and sample.slot is not None and self.kept.wants(sample)):
                 self.evict(sample)
                 continue
             for other in self.kept.keep(sample):
@@ -85,7 +85,7 @@ class Residents(Sequences[Held]):
 
     def clear(self) -> None:
         super().clear()
-        self.kept = Prefixes(0)
+        self.kept.clear()
 
     def evict(self, sample: Held) -> None:
         """Take a sample's cells from it."""
@@ -218,7 +218,8 @@ class Residents(Sequences[Held]):
     def _compute(self, plan: _Plan) -> None:
         """Compute cells from tokens: first those that share no prompt, then those that share theirs."""
         while plan.alone:
-            later = self._behind(plan.alone)
+            held = [self._prefix(sample)[1] for sample in plan.alone]
+            later = [] if self._whole else behind(plan.alone, held)
             now = [sample for sample in plan.alone if sample not in later]
             sources = [self._prefix(sample) for sample in now]  # before any of these has a slot, but no cells yet
             begun = [(sample, self._begin(sample, *source)) for sample, source in zip(now, sources, strict=True)]
@@ -236,17 +237,6 @@ class Residents(Sequences[Held]):
             self._context.share(source.slot, sample.slot, sample.origin.length)
             starts.append((sample, sample.origin.length))
         self._decode(starts)
-
-    def _behind(self, samples: Sequence[Held]) -> list[Held]:
-        """Those that begin as one before them in the list does, which is to be computed first."""
-        if self._whole or len(samples) == 1:
-            return []
-        first: list[Held] = []
-        later: list[Held] = []
-        for sample in samples:
-            found = longest(sample.tokens, first)[1] > self._prefix(sample)[1]
-            (later if found else first).append(sample)
-        return later
 
     def _begin(self, sample: Held, source: Held | None, length: int) -> int:
         """Give a sample a slot, with the cells that another one holds of its first `length` tokens."""

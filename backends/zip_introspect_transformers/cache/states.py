@@ -65,6 +65,17 @@ def tolerates_padding(config: PreTrainedConfig) -> bool:
     return all(type(layer) in _PADDABLE for layer in new_cache(config).layers)
 
 
+def cuttable(config: PreTrainedConfig) -> int | None:
+    """States of fewer tokens than this can be cut back to an earlier one; None is any state.
+
+    One that folds its past into a state never can; a sliding window holds all that was before only until it moves.
+    """
+    layers = new_cache(config).layers
+    if any(type(layer) not in _PADDABLE for layer in layers):
+        return 0
+    return min((layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)), default=None)
+
+
 @dataclass(eq=False)
 class State:
     """What the model remembers of some sequences, one a row, and what it says next of each."""
@@ -94,6 +105,15 @@ class State:
             for layer in self.cache.layers:
                 _trim(layer, self.width - spare)
             self.width -= spare
+
+    def prefix(self, row: int, length: int) -> State:
+        """A new state of the first `length` tokens of a row, with the logits of its last; see `cuttable`."""
+        state = self.select([row])
+        if length < state.lengths[0]:
+            for layer in state.cache.layers:
+                _cut(layer, length)
+            state.lengths, state.width = [length], length
+        return state
 
     @property
     def padded(self) -> bool:
@@ -168,6 +188,14 @@ def _trim(layer: Any, width: int) -> None:
         layer.cumulative_length = width
     layer.keys = layer.keys[..., layer.keys.shape[-2] - columns :, :].contiguous()
     layer.values = layer.values[..., layer.values.shape[-2] - columns :, :].contiguous()
+
+
+def _cut(layer: Any, length: int) -> None:
+    if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
+        return
+    layer.keys, layer.values = layer.keys[..., :length, :].contiguous(), layer.values[..., :length, :].contiguous()
+    if isinstance(layer, DynamicSlidingWindowLayer):
+        layer.cumulative_length = length
 
 
 def _copy_containers(cache: PaddedCache) -> PaddedCache:
