@@ -127,7 +127,7 @@ def main() -> None:
     threads = usable_cores()
     backend = LlamaCppBackend.open(options.model, cells=CELLS, threads=threads, flash_attention=True)
     prompt = backend.encode(PROMPT)
-    backend.info = dataclasses.replace(backend.info, eos_token_ids=(-1,))
+    backend._info = dataclasses.replace(backend.info, eos_token_ids=(-1,))
     bare = Bare(options.model, threads, 32)
     llama_cpp.llama_cpp.llama_model_default_params = model_params  # the wrapper has no option for it
     wrapped = llama_cpp.Llama(options.model, n_ctx=CELLS, n_threads=threads, flash_attn=True, verbose=False)

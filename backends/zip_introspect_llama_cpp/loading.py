@@ -168,6 +168,11 @@ class Model:
             return 0
         return int(llama_cpp.llama_model_n_swa(self.handle)) or None
 
+    @property
+    def heads(self) -> int:
+        """Attention heads of a layer."""
+        return int(llama_cpp.llama_model_n_head(self.handle))
+
     def bytes_per_cell(self, bytes_per_number: float) -> int:
         """Memory of one token's keys and values, at the most."""
         layers, heads, width = (

@@ -48,7 +48,10 @@ class Context:
         params.type_k = params.type_v = kind
         params.kv_unified = True  # samples of one prompt share its cells
         params.no_perf = True
-        if options.flash_attention is not None or cache == "f32":
+        scores = model.heads * wanted * params.n_ubatch * 4  # bytes, of a batch's attention to all cells
+        # Fused attention computes few tokens beside many cells two to six times as slowly on a CPU.
+        plain = cache == "f32" or (model.device == "cpu" and cache == "f16" and scores <= free_memory() // 4)
+        if options.flash_attention is not None or plain:
             params.flash_attn_type = int(options.flash_attention or False)
         memory = wanted * model.bytes_per_cell(size)
         if model.device == "cpu" and memory > free_memory():
