@@ -52,12 +52,14 @@ reproduce: $(DEV)  ## the figures of docs/results.md from the embedded model
 	$(BIN)/zip-introspect evaluate build/scored.parquet --lite build/lite.parquet --out build/results \
 	    --training "with the KL term=$(RIVALS)/with_kl.json" --training "without it=$(RIVALS)/without_kl.json"
 
-bench: $(LLAMA)  ## time decisions, introspection, the search loop, growth, streaming and the start; JSON in build/bench/
+bench: $(LLAMA)  ## time decisions, the search loop, many callers, kept prompts, growth, streaming, the start; JSON in build/bench/
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/decision_time.py --out build/bench/decision_time.json
 	$(BIN)/python benchmarks/introspection_overhead.py --out build/bench/introspection_overhead.json
 	$(BIN)/python benchmarks/search_loop.py --out build/bench/search_loop.json
 	$(BIN)/python benchmarks/growth.py --out build/bench/growth.json
 	$(BIN)/python benchmarks/streaming.py --out build/bench/streaming.json
+	$(BIN)/python benchmarks/concurrent_callers.py --out build/bench/concurrent_callers.json
+	$(BIN)/python benchmarks/prefix_reuse.py --out build/bench/prefix_reuse.json
 	$(BIN)/python benchmarks/start_up.py --out build/bench/start_up.json
 
 clean:  ## remove the environment and everything built

@@ -69,6 +69,25 @@ def test_the_text_of_a_growing_sample_is_timed_on_every_backend(tmp_path: Path) 
         assert f"| {1000 * row['pieces']:.1f} | {1000 * row['stops']:.1f} | {1000 * row['anew']:.1f} |" in printed
 
 
+def test_many_callers_are_timed_on_every_backend(tmp_path: Path) -> None:
+    settings = ["--callers", 2, "--rounds", 1, "--singles", 3, "--deadline", 0.2]
+    figures, printed = run("concurrent_callers", tmp_path, *settings)
+    assert [(row["backend"], row["callers"]) for row in figures["rows"]] == [(name, 2) for name in BACKENDS]
+    for row in figures["rows"]:
+        assert f"| {row['agenerate_ratio']:.2f} | {row['threads_ratio']:.2f} |" in printed
+    for row in figures["others"]:
+        assert row["back"] > 0
+        assert f"| {1000 * row['generate']:.1f} | {row['bare_ratio']:.3f} |" in printed
+
+
+def test_prompts_that_begin_alike_are_timed_on_every_backend(tmp_path: Path) -> None:
+    figures, printed = run("prefix_reuse", tmp_path, "--tokens", 200, "--rounds", 1, "--threads", 1)
+    assert [row["backend"] for row in figures["rows"]] == BACKENDS
+    for row in figures["rows"]:
+        assert 0.8 * row["prompt_tokens"] < row["cached_tokens"] < row["prompt_tokens"]
+        assert f"| {row['ratio']:.3f} | {row['cached_tokens']} |" in printed
+
+
 def test_introspection_is_timed_on_every_backend(tmp_path: Path) -> None:
     figures, printed = run(
         "introspection_overhead", tmp_path, "--samples", 2, "--steps", 4, "--rounds", 1, "--threads", 1

@@ -50,10 +50,14 @@ class _Roomy(DynamicLayer):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
-        self._rooms = _Room(), _Room()
+        self.forget_rooms()
 
     def reorder_cache(self, beam_idx: LongTensor) -> None:
         super().reorder_cache(beam_idx)
+        self.forget_rooms()
+
+    def forget_rooms(self) -> None:
+        """Begin fresh rooms, for keys and values that are others now."""
         self._rooms = _Room(), _Room()
 
 

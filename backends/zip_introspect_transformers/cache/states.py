@@ -107,13 +107,13 @@ class State:
             self.width -= spare
 
     def prefix(self, row: int, length: int) -> State:
-        """A new state of the first `length` tokens of a row, with the logits of its last; see `cuttable`."""
-        state = self.select([row])
-        if length < state.lengths[0]:
-            for layer in state.cache.layers:
-                _cut(layer, length)
-            state.lengths, state.width = [length], length
-        return state
+        """A new state of the first `length` tokens of a row, to read on from; see `cuttable`. Nothing is copied yet."""
+        if not all(type(layer) in _PADDABLE for layer in self.cache.layers):
+            return self.select([row])  # whole
+        cache = _copy_containers(self.cache)
+        for layer in cache.layers:
+            _cut(layer, row, self.lengths[row], length)
+        return State(cache, [length], length, self.logits[row : row + 1])
 
     @property
     def padded(self) -> bool:
@@ -190,12 +190,19 @@ def _trim(layer: Any, width: int) -> None:
     layer.values = layer.values[..., layer.values.shape[-2] - columns :, :].contiguous()
 
 
-def _cut(layer: Any, length: int) -> None:
+def _cut(layer: Any, row: int, held: int, length: int) -> None:
+    """Leave the first `length` of a row's `held` tokens in a layer: a view, which the next tokens move elsewhere."""
     if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
         return
-    layer.keys, layer.values = layer.keys[..., :length, :].contiguous(), layer.values[..., :length, :].contiguous()
     if isinstance(layer, DynamicSlidingWindowLayer):
+        held = min(held, layer.sliding_window - 1)
         layer.cumulative_length = length
+    end = layer.keys.shape[-2] - held + min(length, held)
+    layer.keys, layer.values = (
+        item[row : row + 1, :, end - min(length, held) : end] for item in (layer.keys, layer.values)
+    )
+    if isinstance(layer, GrowingLayer | GrowingSlidingWindowLayer):
+        layer.forget_rooms()
 
 
 def _copy_containers(cache: PaddedCache) -> PaddedCache:
