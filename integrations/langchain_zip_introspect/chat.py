@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import RunnableConfig
 
-from langchain_zip_introspect.batching import SharedBatch, seat_of
+from langchain_zip_introspect.concurrency import ConcurrentBatch, run_closed
 from langchain_zip_introspect.escalating import EscalatingChat
 from langchain_zip_introspect.messages import metadata, to_message, to_prompt, usage
 from langchain_zip_introspect.reading import countable
@@ -24,7 +24,7 @@ from zip_introspect.escalation.policy import EscalationPolicy
 from zip_introspect.result import GenerationResult
 
 
-class ChatIntrospective(SharedBatch, BaseChatModel):
+class ChatIntrospective(ConcurrentBatch, BaseChatModel):
     """A chat model over an `IntrospectiveLLM`, opened by name or given with `llm=`.
 
     A message's `response_metadata["introspection"]` holds what the model knows of its answer (`Introspection`), and its
@@ -146,7 +146,7 @@ class ChatIntrospective(SharedBatch, BaseChatModel):
                 yield chunk
 
     async def agenerate(self, *args: Any, **kwargs: Any) -> LLMResult:
-        """Answer many conversations one by one; `abatch` shares forward passes."""
+        """Answer many conversations together, beside the event loop."""
         await self.acall(None, {})  # open before LangChain asks for its traces' parameters
         return await super().agenerate(*args, **kwargs)
 
@@ -168,9 +168,8 @@ class ChatIntrospective(SharedBatch, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call, prompt = await self.acall(stop, kwargs), to_prompt(messages)
-        seat = seat_of(self)
-        result = await (seat.ask(prompt, call) if seat else call.llm.agenerate(prompt, **call.settings))
-        return _chat_result(result, call.model)
+        async with run_closed(run_manager):
+            return _chat_result(await call.llm.agenerate(prompt, **call.settings), call.model)
 
     def _stream(
         self,
@@ -200,10 +199,6 @@ class ChatIntrospective(SharedBatch, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
         call, prompt = await self.acall(stop, kwargs), to_prompt(messages)
-        if seat := seat_of(self):
-            result = await seat.ask(prompt, call)
-            yield _chunk(Piece(result.text, result=result), call.model)
-            return
         async with aclosing(apieces(call, prompt, run_manager)) as found:
             async for piece in found:
                 yield _chunk(piece, call.model)

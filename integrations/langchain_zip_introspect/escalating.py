@@ -22,9 +22,9 @@ from langchain_core.runnables.base import coerce_to_runnable
 from langchain_core.runnables.config import patch_config
 from pydantic import ConfigDict, PrivateAttr
 
-from langchain_zip_introspect.batching import batch_cancelled, in_loop, in_steps, seat_of
+from langchain_zip_introspect.concurrency import at_once, in_loop
 from langchain_zip_introspect.messages import to_prompt
-from langchain_zip_introspect.settings import Call as Settled
+from langchain_zip_introspect.settings import Settled
 from langchain_zip_introspect.streaming import EVENT_NAME
 from langchain_zip_introspect.way import Way
 from zip_introspect.errors import PromptError
@@ -130,7 +130,7 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         async def ask(given: LanguageModelInput, own: RunnableConfig) -> AIMessage:
             return await self._acall_with_config(partial(self._ainvoke, threads=True), given, own, **kwargs)
 
-        return in_loop(lambda: in_steps(self.chat, ask, inputs, config, return_exceptions))
+        return in_loop(lambda: at_once(ask, inputs, config, return_exceptions))
 
     async def abatch(
         self,
@@ -140,14 +140,13 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """Answer many inputs: the chat model all together, stronger ones beside each other, in steps of the config's
-        `max_concurrency` if it gives one.
+        """Answer many inputs beside each other, at most the config's `max_concurrency` at once if it gives one.
 
         Args:
             return_exceptions: put the error of an input in its place instead of raising the first one.
         """
         await self.chat.acall(None, kwargs)
-        return await in_steps(self.chat, lambda *item: self.ainvoke(*item, **kwargs), inputs, config, return_exceptions)
+        return await at_once(lambda *item: self.ainvoke(*item, **kwargs), inputs, config, return_exceptions)
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """As the chat model counts; so `trim_messages` can be given this as its counter."""
@@ -242,7 +241,7 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
     ) -> None:
         runnable = self._runnables[call.place]
         limits = self._limits(call, kwargs)
-        with watching(way.climb, call, final=batch_cancelled) as watch:
+        with watching(way.climb, call) as watch:
             if not call.rung.introspective and (threads or (call.timeout is not None and not _native(runnable))):
                 async with asyncio.timeout(call.timeout):
                     output = await asyncio.wrap_future(in_thread(lambda: runnable.invoke(given, config)))
@@ -250,8 +249,6 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
                 async with asyncio.timeout(_patience(call)):
                     output = await runnable.ainvoke(given, config, **limits)
             watch.reply = way.heard(call, output)
-        if call.place == 0 and (seat := seat_of(self.chat)) is not None:
-            seat.leave()  # the others need not wait for what comes now
 
     def _streams(self, call: Call) -> bool:
         """Whether chunks may be handed out: the model need not prove its confidence, nor be left for its slowness."""

@@ -16,17 +16,17 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import ChatPromptValue, ImagePromptValue, PromptValue
 from langchain_core.runnables import RunnableConfig
 
-from langchain_zip_introspect.batching import SharedBatch, seat_of
+from langchain_zip_introspect.concurrency import ConcurrentBatch, run_closed
 from langchain_zip_introspect.messages import metadata, usage
 from langchain_zip_introspect.opening import Wanted
 from langchain_zip_introspect.reading import legible, plain
-from langchain_zip_introspect.settings import CALL_KWARGS, Call
+from langchain_zip_introspect.settings import CALL_KWARGS, Settled
 from langchain_zip_introspect.streaming import Piece, aiterate, apieces, kept, pieces, scoped
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.result import GenerationResult
 
 
-class TextIntrospective(SharedBatch, BaseLLM):
+class TextIntrospective(ConcurrentBatch, BaseLLM):
     """A text model over an `IntrospectiveLLM`, for completion-style chains.
 
     A generation's `generation_info` holds what a chat message's `response_metadata` does, and `usage_metadata`.
@@ -54,7 +54,7 @@ class TextIntrospective(SharedBatch, BaseLLM):
 
     call_kwargs: ClassVar[frozenset[str]] = CALL_KWARGS | {"chat"}
 
-    def _called(self, wanted: Wanted, llm: IntrospectiveLLM, given: Mapping[str, Any]) -> Call:
+    def _called(self, wanted: Wanted, llm: IntrospectiveLLM, given: Mapping[str, Any]) -> Settled:
         return replace(super()._called(wanted, llm, given), chat=given.get("chat", self.chat))
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
@@ -118,9 +118,8 @@ class TextIntrospective(SharedBatch, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         call = await self.acall(stop, kwargs)
-        seat = seat_of(self) if len(prompts) == 1 else None
-        results = [await seat.ask(prompts[0], call)] if seat else await call.llm.abatch(prompts, **call.settings)
-        return _llm_result(results, call.model)
+        async with run_closed(run_manager):
+            return _llm_result(await call.llm.abatch(prompts, **call.settings), call.model)
 
     def _stream(
         self,

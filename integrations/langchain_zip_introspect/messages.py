@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.prompt_values import PromptValue, StringPromptValue
 
 from langchain_zip_introspect.reading import read
@@ -155,11 +155,13 @@ def usage(result: GenerationResult) -> UsageMetadata:
 
 def usage_of(spent: Usage) -> UsageMetadata:
     """LangChain's account of what was spent; the details tell the chosen sample's share."""
+    taken_over = InputTokenDetails(cache_read=spent.cached_tokens)
     details = {"chosen": spent.chosen_tokens, "unchosen": spent.generated_tokens - spent.chosen_tokens}
     return UsageMetadata(
         input_tokens=spent.prompt_tokens,
         output_tokens=spent.generated_tokens,
         total_tokens=spent.prompt_tokens + spent.generated_tokens,
+        input_token_details=taken_over,
         output_token_details=cast(Any, details),  # LangChain allows keys of a provider's own
     )
 

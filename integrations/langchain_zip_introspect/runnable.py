@@ -15,8 +15,9 @@ from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 
-from langchain_zip_introspect.batching import SharedBatch, seat_of
+from langchain_zip_introspect.concurrency import ConcurrentBatch
 from langchain_zip_introspect.messages import prompt_of
+from langchain_zip_introspect.settings import IntrospectiveSettings
 from langchain_zip_introspect.streaming import EVENT_NAME
 from zip_introspect.events import SearchFailed, SearchFinished
 from zip_introspect.result import GenerationResult
@@ -24,7 +25,9 @@ from zip_introspect.result import GenerationResult
 PromptInput = str | PromptValue | Sequence[BaseMessage]
 
 
-class IntrospectiveRunnable(SharedBatch, RunnableSerializable[PromptInput, GenerationResult]):
+class IntrospectiveRunnable(
+    ConcurrentBatch, IntrospectiveSettings, RunnableSerializable[PromptInput, GenerationResult]
+):
     """An `IntrospectiveLLM` as a Runnable: a string, prompt value or messages in, a `GenerationResult` out.
 
     Where callbacks listen, progress is dispatched to them as custom events named "zip_introspect".
@@ -65,8 +68,6 @@ class IntrospectiveRunnable(SharedBatch, RunnableSerializable[PromptInput, Gener
         self, value: PromptInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> GenerationResult:
         call, prompt = await self.acall(None, kwargs), prompt_of(value)
-        if seat := seat_of(self):
-            return await seat.ask(prompt, call)
         if not run_manager.handlers:
             return await call.llm.agenerate(prompt, **call.settings)
         result: GenerationResult | None = None

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt
 
 from langchain_zip_introspect.opening import Key, Wanted, aopen_shared, open_shared
 from zip_introspect import HandOn
-from zip_introspect.backend.counting import text_tokens
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import ConfigError
@@ -36,7 +35,7 @@ CALL_KWARGS = frozenset({*OVERRIDES, *LOCATION, "budget", "hand_on", "timeout", 
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Settled:
     """One call, settled: whom to ask and how."""
 
     llm: IntrospectiveLLM
@@ -141,7 +140,7 @@ class IntrospectiveSettings(BaseModel):
         else:
             self.call(None, {})
 
-    def call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
+    def call(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Settled:
         """Settle a call from its own keyword arguments and, for what they leave open, from this object's fields.
 
         Raises:
@@ -152,7 +151,7 @@ class IntrospectiveSettings(BaseModel):
         wanted = self._wanted(given)
         return self._called(wanted, self._held(wanted) or open_shared(wanted), given)
 
-    async def acall(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
+    async def acall(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Settled:
         """`call`; where a model has to be opened for it, that is done beside the event loop."""
         given = self._given(stop, kwargs)
         wanted = self._wanted(given)
@@ -161,7 +160,7 @@ class IntrospectiveSettings(BaseModel):
     def get_token_ids(self, text: str) -> list[int]:
         """The text in the model's own tokens, without the chat template."""
         custom = getattr(self, "custom_get_token_ids", None)  # a field of LangChain's language models
-        return list(custom(text)) if custom else text_tokens(self.call(None, {}).llm.backend, text)
+        return list(custom(text)) if custom else self.call(None, {}).llm.token_ids(text)
 
     def to_json(self) -> Any:
         """What LangChain's `dumps` writes: the budget as a dict, and the settings of an `llm` that was given."""
@@ -246,11 +245,11 @@ class IntrospectiveSettings(BaseModel):
         llm = self._models.get(wanted.key)
         return None if llm is None or llm.closed else llm
 
-    def _called(self, wanted: Wanted, llm: IntrospectiveLLM, given: Mapping[str, Any]) -> Call:
+    def _called(self, wanted: Wanted, llm: IntrospectiveLLM, given: Mapping[str, Any]) -> Settled:
         if llm is not self.llm:
             self._models[wanted.key] = llm  # open as long as this object
         config, budget, interval = self._settle(llm.config, given)
-        return Call(llm, wanted.origin.model, budget, config, interval, given.get("hand_on"))
+        return Settled(llm, wanted.origin.model, budget, config, interval, given.get("hand_on"))
 
     def _settle(self, base: GenerationConfig, given: Mapping[str, Any]) -> tuple[GenerationConfig, Budget, int]:
         """The settings, the limits and the tokens in a chunk, over a model's own settings."""

@@ -20,7 +20,7 @@ from langchain_core.runnables.config import ensure_config
 from langchain_core.utils.uuid import uuid7
 
 from langchain_zip_introspect.messages import Running, running
-from langchain_zip_introspect.settings import Call
+from langchain_zip_introspect.settings import Settled
 from zip_introspect.events import Event, SampleAdvanced, SearchFailed, SearchFinished
 from zip_introspect.prompts import Prompt
 from zip_introspect.result import GenerationResult
@@ -49,7 +49,7 @@ class Piece:
 class Pieces:
     """Turns events into pieces: as the text comes where there is one sample, else all of it when it is chosen."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Settled) -> None:
         self._stops = call.config.stop
         self._live = call.one_sample
         self._sent = 0
@@ -133,7 +133,7 @@ def kept(chunks: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     return chunks
 
 
-def pieces(call: Call, prompt: Prompt, run: CallbackManagerForLLMRun | None) -> Iterator[Piece]:
+def pieces(call: Settled, prompt: Prompt, run: CallbackManagerForLLMRun | None) -> Iterator[Piece]:
     """Stream a prompt and report progress to the run's callbacks."""
     reader = Pieces(call)
     events = call.llm.stream(prompt, **call.stream_settings)
@@ -148,7 +148,9 @@ def pieces(call: Call, prompt: Prompt, run: CallbackManagerForLLMRun | None) -> 
         events.close()
 
 
-async def apieces(call: Call, prompt: Prompt, run: AsyncCallbackManagerForLLMRun | None) -> AsyncGenerator[Piece, None]:
+async def apieces(
+    call: Settled, prompt: Prompt, run: AsyncCallbackManagerForLLMRun | None
+) -> AsyncGenerator[Piece, None]:
     """`pieces`, with the work beside the event loop."""
     reader = Pieces(call)
     events = cast(AsyncGenerator[Event, None], call.llm.astream(prompt, **call.stream_settings))
@@ -184,7 +186,7 @@ def _listeners(
     return manager, config.get("run_id")
 
 
-def _report(call: Call, event: Event) -> dict[str, Any] | None:
+def _report(call: Settled, event: Event) -> dict[str, Any] | None:
     """An event's data; None for those that the chunks of the answer tell already."""
     if call.one_sample or isinstance(event, (SearchFinished, SearchFailed)):
         return None

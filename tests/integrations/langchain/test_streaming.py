@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import END, START, StateGraph
 
 from langchain_zip_introspect import ChatIntrospective, TextIntrospective
-from langchain_zip_introspect.settings import Call
+from langchain_zip_introspect.settings import Settled
 from langchain_zip_introspect.streaming import EVENT_NAME, Pieces, settled
 from tests.scripted import FaultyBackend, freed, unchanged
 from zip_introspect import Budget, GenerationConfig, IntrospectiveLLM, PromptError
@@ -44,7 +44,7 @@ def test_what_was_streamed_is_the_text_whatever_the_pieces(text: str, cuts: list
     places = [found for stop in stops if (found := text.find(stop)) >= 0]
     final = text[: min(places)] if places else text
     config = GenerationConfig(strategy="single", stop=tuple(stops))
-    reader = Pieces(Call(IntrospectiveLLM(SimulatedBackend()), "m", Budget(), config, 1))
+    reader = Pieces(Settled(IntrospectiveLLM(SimulatedBackend()), "m", Budget(), config, 1))
     streamed = ""
     for cut in sorted(cuts):
         seen = raw[:cut].decode(errors="replace")

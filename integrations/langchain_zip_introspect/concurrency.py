@@ -1,0 +1,118 @@
+"""Batches: every input is a run of LangChain's own, and all of them ask the model at once.
+
+Their searches share its forward passes, as those of any callers do; nothing here brings them together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
+from typing import Any, TypeVar, cast
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
+from langchain_core.outputs import LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
+from langchain_core.runnables.utils import gather_with_concurrency
+
+from langchain_zip_introspect.settings import IntrospectiveSettings
+
+T = TypeVar("T")
+
+
+class ConcurrentBatch(IntrospectiveSettings):
+    """`batch` and `abatch` that ask about all inputs at once."""
+
+    def batch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Answer many inputs together; `abatch` tells how."""
+        return in_loop(lambda: self.abatch(inputs, config, return_exceptions=return_exceptions, **kwargs))
+
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Answer many inputs together, at most the config's `max_concurrency` at once if it gives one.
+
+        Args:
+            config: for all inputs, or one for each.
+            return_exceptions: put the error of an input in its place; without it the first one is raised, once the
+                others are done.
+            kwargs: settings, for all inputs.
+
+        Raises:
+            ConfigError: bad settings, before anything runs.
+            ZipIntrospectError: as `IntrospectiveLLM.generate`.
+        """
+        await self.acall(None, kwargs)
+        ask = cast(Runnable[Any, Any], self).ainvoke
+        return await at_once(lambda *item: ask(*item, **kwargs), inputs, config, return_exceptions)
+
+
+Ask = Callable[[Any, RunnableConfig], Coroutine[Any, Any, Any]]
+
+
+async def at_once(
+    ask: Ask, inputs: list[Any], config: RunnableConfig | list[RunnableConfig] | None, return_exceptions: bool
+) -> list[Any]:
+    """What is answered to each input, in order, by tasks beside each other; or the first error, once all are done."""
+    if not inputs:
+        return []
+    configs = get_config_list(config, len(inputs))
+
+    async def one(given: Any, own: RunnableConfig) -> Any:
+        try:
+            return await ask(given, own)
+        except Exception as error:  # noqa: BLE001 - the others go on
+            return error
+
+    tasks = (one(*item) for item in zip(inputs, configs, strict=True))
+    outputs = await gather_with_concurrency(configs[0].get("max_concurrency"), *tasks)
+    error = next((output for output in outputs if isinstance(output, Exception)), None)
+    if error is not None and not return_exceptions:
+        raise error
+    return outputs
+
+
+@asynccontextmanager
+async def run_closed(run: AsyncCallbackManagerForLLMRun | None) -> AsyncIterator[None]:
+    """Tell a run's handlers that it was cancelled, within: LangChain itself leaves it open then."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if run is not None:
+            await run.on_llm_error(error, response=LLMResult(generations=[]))
+        raise
+
+
+def in_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end on a loop in a thread of its own, so that it may be done within a running loop too."""
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
+
+    async def main() -> T:
+        begun.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        return await work()
+
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(copy_context().run, asyncio.run, main())
+        try:
+            return done.result()
+        except BaseException:  # Ctrl-C: the work ends at its next interval, and then the thread
+            loop, task = begun.result()
+            if task is not None and not done.done():
+                with suppress(RuntimeError):  # the loop has just been closed
+                    loop.call_soon_threadsafe(task.cancel)
+            raise
