@@ -17,8 +17,7 @@ import numpy as np
 from zip_introspect import EscalationPolicy, GenerationResult, IntrospectiveLLM, Ladder, Reply, Rung, Usage
 from zip_introspect.answers.extraction import same
 from zip_introspect.demo.problems import Problem, held_out
-from zip_introspect.escalation.drivers import ask
-from zip_introspect.escalation.plan import Climb
+from zip_introspect.escalation.plan import EscalationPlan
 from zip_introspect.evaluation.measures.handing_on import Answered, Prices, compared, table
 from zip_introspect.result import EscalationResult
 
@@ -52,7 +51,7 @@ def main() -> None:
         def at_the_end(name: str, threshold: float) -> Answered:
             ladder = Ladder(llm, exact, policy=EscalationPolicy(min_confidence=threshold))
             pairs = zip(prompts, alone, strict=True)
-            return _answered(name, problems, [_ended(ladder.climb(prompt), prompt, result) for prompt, result in pairs])
+            return _answered(name, problems, [_ended(ladder.plan(prompt), prompt, result) for prompt, result in pairs])
 
         alone = llm.batch(prompts, config=config)
         first = _answered("always small", problems, [(item.answer, item.usage, None) for item in alone])
@@ -74,11 +73,16 @@ def main() -> None:
         options.json.write_text(json.dumps({"typical": typical, "rows": rows}, indent=1), encoding="utf-8")
 
 
-def _ended(climb: Climb, prompt: str, result: GenerationResult) -> Ended:
+def _ended(plan: EscalationPlan, prompt: str, result: GenerationResult) -> Ended:
     """What a ladder makes of a search that has been run already: a threshold only matters once it is over."""
-    while call := climb.next():
-        climb.replied(call, ask(call, prompt, {}) if call.place else Reply.of(result), 0.0)
-    outcome = climb.outcome()
+    flow, reply = plan.flow(), Reply.of(result)
+    try:
+        next(flow)
+        while True:
+            call = flow.send(reply)
+            reply = call.model.ask(call, prompt, {})
+    except StopIteration as end:
+        outcome = end.value
     return outcome.reply.answer if outcome.reply else None, outcome.usage, outcome.escalation
 
 

@@ -27,7 +27,9 @@ from zip_introspect.errors import (
     ZipIntrospectError,
 )
 from zip_introspect.escalation.ladder import Ladder
-from zip_introspect.escalation.policy import EscalationPolicy, Reply, Rung
+from zip_introspect.escalation.policy import EscalationPolicy
+from zip_introspect.escalation.reply import Reply
+from zip_introspect.escalation.rung import Rung
 from zip_introspect.events import (
     DecisionMade,
     Event,

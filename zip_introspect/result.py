@@ -259,3 +259,9 @@ class GenerationResult(Record):
     """The probability of being right, where the model has a calibration."""
     escalation: EscalationResult | None = None
     """How a ladder came to this answer; None where its first model was sure enough, or without a ladder."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text was written to its end, whatever ended the search."""
+        chosen = next((sample for sample in self.samples if sample.number == self.chosen), None)
+        return self.finish_reason == "stop" if chosen is None else chosen.complete

@@ -12,12 +12,13 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 
 from langchain_zip_introspect.concurrency import ConcurrentBatch, run_closed
 from langchain_zip_introspect.escalating import EscalatingChat
 from langchain_zip_introspect.messages import metadata, to_message, to_prompt, usage
 from langchain_zip_introspect.reading import countable
+from langchain_zip_introspect.rungs import IntrospectiveModel
 from langchain_zip_introspect.streaming import Piece, Scope, aiterate, apieces, inside, iterate, kept, pieces, scoped
 from zip_introspect.errors import ConfigError
 from zip_introspect.escalation.policy import EscalationPolicy
@@ -79,6 +80,10 @@ class ChatIntrospective(ConcurrentBatch, BaseChatModel):
         if policy is not None and criteria:
             raise ConfigError(f"policy and {', '.join(criteria)} were given; expected one or the other")
         return EscalatingChat(chat=self, stronger=list(stronger), policy=policy or EscalationPolicy(**criteria))
+
+    def as_rung_model(self, runnable: Runnable[Any, Any], name: str, kwargs: dict[str, Any]) -> IntrospectiveModel:
+        """How a ladder asks it; `runnable` is this, with `kwargs` bound to it."""
+        return IntrospectiveModel(runnable, name, self.call(None, kwargs))
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
         """Refuse tools.

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
-from contextvars import copy_context
-from typing import Any, TypeVar, cast
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.outputs import LLMResult
@@ -19,8 +17,7 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.runnables.utils import gather_with_concurrency
 
 from langchain_zip_introspect.settings import IntrospectiveSettings
-
-T = TypeVar("T")
+from zip_introspect.threads import in_loop
 
 
 class ConcurrentBatch(IntrospectiveSettings):
@@ -96,23 +93,3 @@ async def run_closed(run: AsyncCallbackManagerForLLMRun | None) -> AsyncIterator
         if run is not None:
             await run.on_llm_error(error, response=LLMResult(generations=[]))
         raise
-
-
-def in_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine to its end on a loop in a thread of its own, so that it may be done within a running loop too."""
-    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
-
-    async def main() -> T:
-        begun.set_result((asyncio.get_running_loop(), asyncio.current_task()))
-        return await work()
-
-    with ThreadPoolExecutor(1) as thread:
-        done = thread.submit(copy_context().run, asyncio.run, main())
-        try:
-            return done.result()
-        except BaseException:  # Ctrl-C: the work ends at its next interval, and then the thread
-            loop, task = begun.result()
-            if task is not None and not done.done():
-                with suppress(RuntimeError):  # the loop has just been closed
-                    loop.call_soon_threadsafe(task.cancel)
-            raise

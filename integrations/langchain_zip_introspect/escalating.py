@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing
-from dataclasses import replace
+from contextlib import aclosing, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from langchain_core.callbacks import (
-    AsyncCallbackManagerForChainRun,
-    CallbackManagerForChainRun,
-    adispatch_custom_event,
-    dispatch_custom_event,
-)
+from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda, RunnableSerializable
-from langchain_core.runnables.base import coerce_to_runnable
-from langchain_core.runnables.config import patch_config
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from pydantic import ConfigDict, PrivateAttr
 
-from langchain_zip_introspect.concurrency import at_once, in_loop
-from langchain_zip_introspect.messages import to_prompt
+from langchain_zip_introspect.concurrency import at_once
+from langchain_zip_introspect.messages import to_message, to_prompt, usage_of
+from langchain_zip_introspect.rungs import Conversation, NestedChat, as_chunk, rung_of
 from langchain_zip_introspect.settings import Settled
-from langchain_zip_introspect.streaming import EVENT_NAME
-from langchain_zip_introspect.way import Way
-from zip_introspect.errors import PromptError
-from zip_introspect.escalation.drivers import in_thread, watching, within
+from zip_introspect.errors import EscalationError, PromptError
+from zip_introspect.escalation import drivers
 from zip_introspect.escalation.ladder import Ladder
-from zip_introspect.escalation.plan import Call
-from zip_introspect.escalation.policy import EscalationPolicy, Rung
-from zip_introspect.events import HandedOn
-from zip_introspect.llm import IntrospectiveLLM
+from zip_introspect.escalation.plan import Flow, Outcome
+from zip_introspect.escalation.policy import EscalationPolicy
+from zip_introspect.escalation.reply import Reply
 from zip_introspect.prompts import Prompt
+from zip_introspect.threads import in_loop
 
 if TYPE_CHECKING:
     from langchain_zip_introspect.chat import ChatIntrospective
@@ -67,7 +57,6 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
     policy: EscalationPolicy
 
     _ladder: Ladder = PrivateAttr()
-    _runnables: list[Runnable[Any, Any]] = PrivateAttr()
 
     def __init__(self, **data: Any) -> None:
         super().__init__(**data)
@@ -81,10 +70,12 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         self._build()
 
     def _build(self) -> None:
-        rungs = [given if isinstance(given, Rung) else Rung(given) for given in (self.chat, *self.stronger)]
-        self._runnables = [_runnable(rung.model, type(self.chat)) for rung in rungs]
-        first, *stronger = (_known(*pair, type(self.chat)) for pair in zip(rungs, self._runnables, strict=True))
+        first, *stronger = (rung_of(given, type(self.chat)) for given in (self.chat, *self.stronger))
         self._ladder = Ladder(first, *stronger, policy=self.policy)
+
+    def as_rung_model(self, runnable: Runnable[Any, Any], name: str, kwargs: dict[str, Any]) -> NestedChat:
+        """How another ladder asks it; `runnable` is this, with `kwargs` bound to it."""
+        return NestedChat(runnable, name, self.chat.call(None, kwargs), self._ladder.rungs)
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """Answer a conversation. Keyword arguments are the chat model's."""
@@ -159,10 +150,8 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
     def _invoke(
         self, given: LanguageModelInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> AIMessage:
-        way = self._way(given, self.chat.call(None, kwargs))
-        while call := way.climb.next():
-            self._ask(way, call, given, _announced(call, run_manager, config), kwargs)
-        return way.message()
+        prompt, flow = self._asked(given, self.chat.call(None, kwargs))
+        return _message(drivers.drive(flow, prompt, Conversation(given, run_manager, config, kwargs)))
 
     async def _ainvoke(
         self,
@@ -172,10 +161,8 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         threads: bool = False,
         **kwargs: Any,
     ) -> AIMessage:
-        way = self._way(given, await self.chat.acall(None, kwargs))
-        while call := way.climb.next():
-            await self._aask(way, call, given, await _aannounced(call, run_manager, config), kwargs, threads)
-        return way.message()
+        prompt, flow = self._asked(given, await self.chat.acall(None, kwargs))
+        return _message(await drivers.adrive(flow, prompt, Conversation(given, run_manager, config, kwargs, threads)))
 
     def _stream(
         self,
@@ -184,20 +171,12 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         config: RunnableConfig,
         **kwargs: Any,
     ) -> Iterator[AIMessage]:
-        given = next(inputs)
-        way = self._way(given, self.chat.call(None, kwargs))
-        while call := way.climb.next():
-            child = _announced(call, run_manager, config)
-            if not self._streams(call):
-                self._ask(way, call, given, child, kwargs)
-                continue
-            with watching(way.climb, call, final=lambda: way.streamed) as watch:
-                way.chunks = []
-                for chunk in self._runnables[call.place].stream(given, child):
-                    if (piece := way.piece(chunk)) is not None:
-                        yield piece
-                watch.reply = way.heard_stream(call)
-        yield way.last()
+        given, reader = next(inputs), _Reader()
+        prompt, flow = self._asked(given, self.chat.call(None, kwargs))
+        with closing(drivers.stream(flow, prompt, Conversation(given, run_manager, config, kwargs))) as items:
+            for item in items:
+                if (chunk := reader.read(item)) is not None:
+                    yield chunk
 
     async def _astream(
         self,
@@ -206,92 +185,16 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
         config: RunnableConfig,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessage]:
-        given = await anext(inputs)
-        way = self._way(given, await self.chat.acall(None, kwargs))
-        while call := way.climb.next():
-            child = await _aannounced(call, run_manager, config)
-            if not self._streams(call):
-                await self._aask(way, call, given, child, kwargs)
-                continue
-            with watching(way.climb, call, final=lambda: way.streamed) as watch:
-                way.chunks = []
-                async with aclosing(cast(Any, self._runnables[call.place].astream(given, child))) as chunks:
-                    async for chunk in chunks:
-                        if (piece := way.piece(chunk)) is not None:
-                            yield piece
-                watch.reply = way.heard_stream(call)
-        yield way.last()
+        given, reader = await anext(inputs), _Reader()
+        prompt, flow = self._asked(given, await self.chat.acall(None, kwargs))
+        async with aclosing(drivers.astream(flow, prompt, Conversation(given, run_manager, config, kwargs))) as items:
+            async for item in items:
+                if (chunk := reader.read(item)) is not None:
+                    yield chunk
 
-    def _ask(
-        self, way: Way, call: Call, given: LanguageModelInput, config: RunnableConfig, kwargs: dict[str, Any]
-    ) -> None:
-        runnable = self._runnables[call.place]
-        with watching(way.climb, call) as watch:
-            output = within(lambda: runnable.invoke(given, config, **self._limits(call, kwargs)), _patience(call))
-            watch.reply = way.heard(call, output)
-
-    async def _aask(
-        self,
-        way: Way,
-        call: Call,
-        given: LanguageModelInput,
-        config: RunnableConfig,
-        kwargs: dict[str, Any],
-        threads: bool = False,
-    ) -> None:
-        runnable = self._runnables[call.place]
-        limits = self._limits(call, kwargs)
-        with watching(way.climb, call) as watch:
-            if not call.rung.introspective and (threads or (call.timeout is not None and not _native(runnable))):
-                async with asyncio.timeout(call.timeout):
-                    output = await asyncio.wrap_future(in_thread(lambda: runnable.invoke(given, config)))
-            else:
-                async with asyncio.timeout(_patience(call)):
-                    output = await runnable.ainvoke(given, config, **limits)
-            watch.reply = way.heard(call, output)
-
-    def _streams(self, call: Call) -> bool:
-        """Whether chunks may be handed out: the model need not prove its confidence, nor be left for its slowness."""
-        judged = call.rung.introspective or isinstance(self._runnables[call.place], EscalatingChat)
-        return not judged and call.timeout is None
-
-    def _limits(self, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What a model is called with, beside the input: ours hold the budget themselves, and their own too."""
-        if not call.rung.introspective:
-            return {}
-        budget = call.budget
-        if call.place:
-            budget = budget.within(_settled(self._runnables[call.place]).budget)
-        return {**(kwargs if call.place == 0 else {}), "budget": budget, "hand_on": call.hand_on}
-
-    def _way(self, given: LanguageModelInput, settled: Settled) -> Way:
-        return Way(self._ladder.climb(_prompt(self.chat, given), settled.budget))
-
-
-def _runnable(model: Any, chat: type[ChatIntrospective]) -> Runnable[Any, Any]:
-    if isinstance(model, IntrospectiveLLM):
-        return chat(llm=model)
-    return cast(Runnable[Any, Any], coerce_to_runnable(model))
-
-
-def _known(rung: Rung, runnable: Runnable[Any, Any], chat: type[ChatIntrospective]) -> Rung:
-    """A rung as a ladder knows it: of a chat model of ours, bound or not, the model within."""
-    own = isinstance(runnable.bound if isinstance(runnable, RunnableBinding) else runnable, chat)
-    return replace(rung, model=_settled(runnable).llm if own else runnable)
-
-
-def _settled(runnable: Any) -> Settled:
-    """How a chat model of ours would be asked, with what is bound to it."""
-    if isinstance(runnable, RunnableBinding):
-        return cast(Settled, cast(Any, runnable.bound).call(None, runnable.kwargs))
-    return cast(Settled, runnable.call(None, {}))
-
-
-def _native(runnable: Runnable[Any, Any]) -> bool:
-    """Whether it is `async` by itself, and so can be left at once."""
-    if isinstance(runnable, RunnableLambda):
-        return hasattr(runnable, "afunc")
-    return type(runnable).ainvoke is not Runnable.ainvoke
+    def _asked(self, given: LanguageModelInput, settled: Settled) -> tuple[Prompt, Flow]:
+        prompt = _prompt(self.chat, given)
+        return prompt, self._ladder.plan(prompt, settled.budget).flow()
 
 
 def _prompt(chat: ChatIntrospective, given: LanguageModelInput) -> Prompt:
@@ -305,30 +208,80 @@ def _prompt(chat: ChatIntrospective, given: LanguageModelInput) -> Prompt:
         return value.to_string()
 
 
-def _child(call: Call, callbacks: Any, config: RunnableConfig) -> RunnableConfig:
-    """The config to ask a model with. LangGraph does not show as the answer what is still to be judged."""
-    child = patch_config(config, callbacks=callbacks)
-    if call.rung.introspective:
-        child["tags"] = [*child.get("tags", []), "nostream"]
-    return child
+class _Reader:
+    """Turns what a ladder tells into chunks: a model's own, and the last one."""
+
+    def __init__(self) -> None:
+        self._handed_out = False
+
+    def read(self, item: Any) -> AIMessageChunk | None:
+        """The chunk that an item brings, if it does.
+
+        Raises:
+            EscalationError: as `EscalatingChat`.
+        """
+        if isinstance(item, AIMessageChunk):
+            self._handed_out = self._handed_out or bool(item.text or item.tool_call_chunks)
+            return item
+        return self._last(_message(item)) if isinstance(item, Outcome) else None
+
+    def _last(self, message: AIMessage) -> AIMessageChunk:
+        """All of the answer, or where that was streamed, what there is to say of it."""
+        if not self._handed_out:
+            return as_chunk(message).model_copy(update={"chunk_position": "last"})
+        return AIMessageChunk(
+            content="",
+            response_metadata=message.response_metadata,
+            usage_metadata=message.usage_metadata,
+            chunk_position="last",
+        )
 
 
-def _announced(call: Call, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> RunnableConfig:
-    """Say who is asked, if it is not the first; the config to ask it with."""
-    child = _child(call, run_manager.get_child(f"rung:{call.place}"), config)
-    if call.reason:
-        dispatch_custom_event(EVENT_NAME, HandedOn(0, call.rung.name, call.reason).to_dict(), config=child)
-    return child
+_OF_THE_FIRST = ("expected_confidence", "expected_remaining_tokens", "strategy", "selection", "seed")
 
 
-async def _aannounced(
-    call: Call, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
-) -> RunnableConfig:
-    child = _child(call, run_manager.get_child(f"rung:{call.place}"), config)
-    if call.reason:
-        await adispatch_custom_event(EVENT_NAME, HandedOn(0, call.rung.name, call.reason).to_dict(), config=child)
-    return child
+def _message(outcome: Outcome) -> AIMessage:
+    """The final message.
+
+    Raises:
+        EscalationError: as `EscalatingChat`.
+    """
+    chosen = AIMessage("") if outcome.reply is None else _said(outcome, outcome.reply)
+    about = {**chosen.response_metadata, "introspection": _introspection(outcome, chosen)}
+    about["finish_reason"] = about["introspection"]["finish_reason"]
+    spent = usage_of(outcome.usage)
+    message = chosen.model_copy(update={"response_metadata": about, "usage_metadata": spent})
+    if outcome.raises:
+        raise EscalationError(outcome.trouble or "", message if outcome.reply is not None else None)
+    return message
 
 
-def _patience(call: Call) -> float | None:
-    return None if call.rung.introspective else call.timeout
+def _said(outcome: Outcome, reply: Reply) -> AIMessage:
+    """A reply as the message that it was; of a model that broke, what it had."""
+    if isinstance(reply.message, AIMessage):
+        return reply.message
+    who = outcome.escalation.target if outcome.escalation else None
+    return AIMessage(reply.text) if reply.result is None else to_message(reply.result, who or "")
+
+
+def _introspection(outcome: Outcome, chosen: AIMessage) -> dict[str, Any]:
+    own = dict(chosen.response_metadata.get("introspection") or {})
+    first = {} if outcome.first is None else _said(outcome, outcome.first).response_metadata.get("introspection", {})
+    finish = own.get("finish_reason", "stop")
+    if outcome.reply is None:
+        finish = "error" if outcome.raises else "abstained"
+    elif outcome.out_of_budget:
+        finish = "budget"
+    troubles = [] if outcome.trouble is None else [outcome.trouble]
+    return {
+        **{name: first[name] for name in _OF_THE_FIRST if name in first},
+        **own,
+        "answer": None if outcome.reply is None else outcome.reply.answer,
+        "confidence": outcome.confidence,
+        "finish_reason": finish,
+        "depth": outcome.usage.depth,
+        "seconds": outcome.usage.seconds,
+        "cost": outcome.usage.cost,
+        "warnings": [*own.get("warnings", []), *troubles],
+        "escalation": None if outcome.escalation is None else outcome.escalation.to_dict(),
+    }

@@ -13,7 +13,6 @@ from langchain_zip_introspect.reading import read
 from langchain_zip_introspect.settings import PROVIDER
 from zip_introspect.backend.contract import Message
 from zip_introspect.errors import PromptError
-from zip_introspect.escalation.policy import Reply
 from zip_introspect.prompts import Prompt
 from zip_introspect.result import Decision, GenerationResult, Outlook, SampleResult, Usage
 
@@ -113,7 +112,7 @@ def introspection(result: GenerationResult) -> Introspection:
     return Introspection(
         answer=result.answer,
         confidence=result.confidence,
-        complete=Reply.of(result).complete,
+        complete=result.complete,
         expected_confidence=result.expected.value,
         expected_remaining_tokens=result.expected.remaining,
         samples=[_sample(sample, sample.number == result.chosen) for sample in result.samples],

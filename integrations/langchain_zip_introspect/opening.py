@@ -13,10 +13,10 @@ from weakref import WeakValueDictionary
 
 from zip_introspect.backend.discovery import InstalledBackends
 from zip_introspect.errors import BackendNotInstalledError, ModelLoadError
-from zip_introspect.escalation.drivers import in_thread
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.model_source import DEMO_NAME, Origin
 from zip_introspect.paths import expanded
+from zip_introspect.threads import in_thread
 
 Key = tuple[Any, ...]
 

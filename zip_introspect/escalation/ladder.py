@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Generator, Sequence
+import time
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from zip_introspect.budget import Budget
 from zip_introspect.errors import ConfigError, EscalationError, PromptError, ZipIntrospectError
-from zip_introspect.escalation.drivers import Heard, aask, aask_many, ask, ask_many, limits, take_in, watching
-from zip_introspect.escalation.plan import Call, Climb, Outcome
-from zip_introspect.escalation.policy import EscalationPolicy, Reply, Rung
-from zip_introspect.events import Event, HandedOn, SearchFinished
+from zip_introspect.escalation import drivers
+from zip_introspect.escalation.bounds import HeldByItsRungs
+from zip_introspect.escalation.models import SIDE_BY_SIDE, Introspective, LocalModel, Model, adapted
+from zip_introspect.escalation.plan import Call, EscalationPlan, Outcome
+from zip_introspect.escalation.policy import EscalationPolicy
+from zip_introspect.escalation.reply import Reply
+from zip_introspect.escalation.rung import Rung
+from zip_introspect.events import Event, SearchFinished
+from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.prompts import Prompt, check_batch, check_prompt
 from zip_introspect.result import GenerationResult, Outlook
+from zip_introspect.threads import in_loop
+
+Planned = tuple[Prompt, EscalationPlan | ZipIntrospectError]
+"""A prompt of a batch, and its plan or what is wrong with it."""
 
 
 class Ladder:
     """Answers with the first model that is sure enough, under one budget for all of them.
 
     It has the verbs of `IntrospectiveLLM`, and their results; `result.escalation` says who was asked and why. A model
-    that fails or takes too long is passed over. Models are not closed with the ladder.
+    that fails or takes too long is passed over. Models are not closed with the ladder. A ladder may be a rung of
+    another one, which weighs its answers and not its decisions.
 
     Args:
-        first: answers what it is sure of; a `Rung` around it may name it.
+        first: answers what it is sure of: an `IntrospectiveLLM` or a ladder; a `Rung` around it may name it.
         stronger: models to hand on to, weakest first: each a `Rung`, or what `Rung(model=...)` takes.
         policy: when to hand on; or its fields as `criteria`, as in `Ladder(small, big, min_confidence=0.7)`.
 
@@ -35,9 +46,12 @@ class Ladder:
         CalibrationError: the policy wants a level of error, and a model has no calibration for it.
     """
 
+    calibration: Calibration | None = None
+    """A ladder has none, so a level of error cannot be asked of it as a rung."""
+
     def __init__(
         self,
-        first: IntrospectiveLLM | Rung,
+        first: IntrospectiveLLM | Ladder | Rung,
         *stronger: Any,
         policy: EscalationPolicy | None = None,
         **criteria: Any,
@@ -48,32 +62,33 @@ class Ladder:
             _numbered([model if isinstance(model, Rung) else Rung(model) for model in (first, *stronger)])
         )
         self.policy = policy = policy or EscalationPolicy(**criteria)
-        if not self.rungs[0].introspective:
+        if not self.rungs[0].adapter.knows_confidence:
             raise ConfigError(
                 f"the first model is {first!r}; expected an IntrospectiveLLM, which knows how sure it is. In "
                 f"LangChain, use ChatIntrospective(...).with_escalation(...)"
             )
         if policy.expected_utility:
             _check_utilities(self.rungs[1:])
-        self.thresholds = tuple(
-            policy.threshold(rung.model.calibration) if rung.introspective else policy.min_confidence
-            for rung in self.rungs
-        )
+        self.thresholds = tuple(rung.adapter.threshold(policy) for rung in self.rungs)
 
     @property
-    def first(self) -> IntrospectiveLLM:
+    def first(self) -> Any:
         """The model that is asked first."""
-        model: IntrospectiveLLM = self.rungs[0].model
-        return model
+        return self.rungs[0].model
 
-    def climb(self, prompt: Prompt, budget: Budget | int | None = None) -> Climb:
+    @property
+    def lowest_reward(self) -> float:
+        """The confidence that is reported where nobody answered: the first model's lowest reward."""
+        return self.rungs[0].adapter.lowest_reward
+
+    def plan(self, prompt: Prompt, budget: Budget | int | None = None) -> EscalationPlan:
         """The way of one prompt up this ladder, for drivers of their own.
 
         Raises:
             PromptError, BudgetError: as `generate`.
         """
         check_prompt(prompt)
-        return Climb(self.rungs, self.policy, self.thresholds, prompt, Budget.of(budget))
+        return EscalationPlan(self.rungs, self.policy, self.thresholds, prompt, Budget.of(budget))
 
     def generate(self, prompt: Prompt, *, budget: Budget | int | None = None, **settings: Any) -> GenerationResult:
         """Answer a prompt.
@@ -87,21 +102,15 @@ class Ladder:
             EscalationError: no model answered, or with `otherwise="raise"`, none was sure enough; `partial` holds the
                 best answer.
         """
-        climb = self.climb(prompt, budget)
-        while call := climb.next():
-            with watching(climb, call) as watch:
-                watch.reply = ask(call, prompt, settings)
-        return self._result(climb.outcome())
+        _check_settings(settings)
+        return self._result(drivers.drive(self.plan(prompt, budget).flow(), prompt, settings))
 
     async def agenerate(
         self, prompt: Prompt, *, budget: Budget | int | None = None, **settings: Any
     ) -> GenerationResult:
-        """`generate` beside the event loop. Cancelling it stops the model that is being asked."""
-        climb = self.climb(prompt, budget)
-        while call := climb.next():
-            with watching(climb, call) as watch:
-                watch.reply = await aask(call, prompt, settings)
-        return self._result(climb.outcome())
+        """`generate`, awaited. Cancelling it stops the model that is being asked."""
+        _check_settings(settings)
+        return self._result(await drivers.adrive(self.plan(prompt, budget).flow(), prompt, settings))
 
     def stream(
         self, prompt: Prompt, *, budget: Budget | int | None = None, **settings: Any
@@ -112,28 +121,18 @@ class Ladder:
         Raises:
             ZipIntrospectError: as `generate`.
         """
-        return self._events(self.climb(prompt, budget), prompt, settings)
+        _check_settings(settings)
+        return self._events(drivers.stream(self.plan(prompt, budget).flow(), prompt, settings))
 
     async def astream(
         self, prompt: Prompt, *, budget: Budget | int | None = None, **settings: Any
     ) -> AsyncIterator[Event]:
-        """`stream` beside the event loop."""
-        climb = self.climb(prompt, budget)
-        while call := climb.next():
-            if call.reason:
-                yield HandedOn(0, call.rung.name, call.reason)
-            with watching(climb, call) as watch:
-                if not call.rung.introspective:
-                    watch.reply = await aask(call, prompt, settings)
-                    continue
-                events = call.rung.model.astream(prompt, **limits(call, settings))
-                async with contextlib.aclosing(events):
-                    async for event in events:
-                        if isinstance(event, SearchFinished):
-                            watch.reply = Reply.of(event.result)
-                        else:
-                            yield event
-        yield SearchFinished(0, self._result(climb.outcome()))
+        """`stream`, awaited."""
+        _check_settings(settings)
+        items = drivers.astream(self.plan(prompt, budget).flow(), prompt, settings)
+        async with contextlib.aclosing(items):
+            async for item in items:
+                yield SearchFinished(0, self._result(item)) if isinstance(item, Outcome) else item
 
     def batch(
         self,
@@ -143,9 +142,8 @@ class Ladder:
         return_exceptions: bool = False,
         **settings: Any,
     ) -> list[Any]:
-        """Answer many prompts: each model is asked about all that reach it at once, in the order of the ladder.
-
-        Models with a `batch` of their own are asked with it, unless they have a timeout; functions one after another.
+        """Answer many prompts beside each other: local models share their passes, Runnables are asked some at once,
+        and functions about one prompt at a time, from a thread of the ladder's.
 
         Args:
             budget: for each prompt.
@@ -154,12 +152,9 @@ class Ladder:
         Raises:
             ZipIntrospectError: as `generate`.
         """
-        climbs, outcomes = self._climbs(prompts, budget, return_exceptions)
-        while calls := _due(climbs):
-            for group in _groups(calls):
-                heard = ask_many([calls[i] for i in group], [prompts[i] for i in group], settings)
-                _absorb(group, climbs, calls, heard, outcomes if return_exceptions else None)
-        return self._outcomes(climbs, outcomes, return_exceptions)
+        plans = self._plans(prompts, budget, return_exceptions, settings)
+        rooms = [rung.adapter.at_once for rung in self.rungs]
+        return in_loop(lambda: self._side_by_side(plans, settings, rooms, return_exceptions))
 
     async def abatch(
         self,
@@ -169,58 +164,64 @@ class Ladder:
         return_exceptions: bool = False,
         **settings: Any,
     ) -> list[Any]:
-        """`batch` beside the event loop; functions run beside each other too."""
-        climbs, outcomes = self._climbs(prompts, budget, return_exceptions)
-        while calls := _due(climbs):
-            for group in _groups(calls):
-                heard = await aask_many([calls[i] for i in group], [prompts[i] for i in group], settings)
-                _absorb(group, climbs, calls, heard, outcomes if return_exceptions else None)
-        return self._outcomes(climbs, outcomes, return_exceptions)
+        """`batch`, awaited; functions are asked about some prompts at once too."""
+        plans = self._plans(prompts, budget, return_exceptions, settings)
+        rooms = [rung.adapter.at_once and SIDE_BY_SIDE for rung in self.rungs]
+        return await self._side_by_side(plans, settings, rooms, return_exceptions)
 
-    def _events(self, climb: Climb, prompt: Prompt, settings: dict[str, Any]) -> Generator[Event, None, None]:
-        while call := climb.next():
-            if call.reason:
-                yield HandedOn(0, call.rung.name, call.reason)
-            with watching(climb, call) as watch:
-                if not call.rung.introspective:
-                    watch.reply = ask(call, prompt, settings)
-                    continue
-                with contextlib.closing(call.rung.model.stream(prompt, **limits(call, settings))) as events:
-                    for event in events:
-                        if isinstance(event, SearchFinished):
-                            watch.reply = Reply.of(event.result)
-                        else:
-                            yield event
-        yield SearchFinished(0, self._result(climb.outcome()))
-
-    def _climbs(
-        self, prompts: Sequence[Prompt], budget: Budget | int | None, return_exceptions: bool
-    ) -> tuple[dict[int, Climb], dict[int, ZipIntrospectError]]:
-        """The climbs of prompts that can be asked, and the errors of the others, by place."""
+    def _plans(
+        self, prompts: Sequence[Prompt], budget: Budget | int | None, return_exceptions: bool, settings: dict[str, Any]
+    ) -> list[Planned]:
+        """Each prompt with its plan, or with what is wrong with it."""
         check_batch(prompts)
-        climbs: dict[int, Climb] = {}
-        errors: dict[int, ZipIntrospectError] = {}
+        _check_settings(settings)
+        planned: list[Planned] = []
         for place, prompt in enumerate(prompts):
             try:
-                climbs[place] = self.climb(prompt, budget)
+                planned.append((prompt, self.plan(prompt, budget)))
             except (PromptError, ConfigError) as error:
                 if not return_exceptions:
                     raise type(error)(f"prompt {place}: {error}") from None
-                errors[place] = error
-        return climbs, errors
+                planned.append((prompt, error))
+        return planned
 
-    def _outcomes(
-        self, climbs: dict[int, Climb], errors: dict[int, ZipIntrospectError], return_exceptions: bool
+    async def _side_by_side(
+        self,
+        planned: Sequence[Planned],
+        settings: dict[str, Any],
+        rooms: Sequence[int | None],
+        return_exceptions: bool,
     ) -> list[Any]:
-        outcomes: dict[int, GenerationResult | ZipIntrospectError] = dict(errors)
-        for place, climb in climbs.items():
-            try:
-                outcomes[place] = self._result(climb.outcome())
-            except EscalationError as error:
-                if not return_exceptions:
-                    raise
-                outcomes[place] = error
-        return [outcomes[place] for place in sorted(outcomes)]
+        """What becomes of each prompt; or the first error, once the others are done.
+
+        Args:
+            rooms: for each rung, how many calls of it run at once; None for any number.
+        """
+        import asyncio
+
+        places = [asyncio.Semaphore(size or max(1, len(planned))) for size in rooms]
+
+        async def ask(call: Call, prompt: Prompt, settings: Any) -> Reply:
+            async with places[call.place]:
+                call.begun = time.perf_counter()
+                return await call.model.aask(call, prompt, settings)
+
+        async def one(prompt: Prompt, plan: EscalationPlan | ZipIntrospectError) -> GenerationResult:
+            if isinstance(plan, ZipIntrospectError):
+                raise plan
+            return self._result(await drivers.adrive(plan.flow(), prompt, settings, ask))
+
+        outcomes = await asyncio.gather(*(one(*item) for item in planned), return_exceptions=True)
+        for outcome in outcomes:
+            kept = return_exceptions and isinstance(outcome, ZipIntrospectError)
+            if isinstance(outcome, BaseException) and not kept:
+                raise outcome
+        return outcomes
+
+    def _events(self, items: Generator[Any, None, None]) -> Generator[Event, None, None]:
+        with contextlib.closing(items):
+            for item in items:
+                yield SearchFinished(0, self._result(item)) if isinstance(item, Outcome) else item
 
     def _result(self, outcome: Outcome) -> GenerationResult:
         """The result of a whole ladder: that of the model whose answer is taken, with the account of all of them.
@@ -233,7 +234,7 @@ class Ladder:
         if reply is not None and reply.result is not None:
             result = reply.result
         else:
-            result = _spoken(reply or Reply(""), outcome, known[0] if known else None, self.first)
+            result = _spoken(reply or Reply(""), outcome, known[0] if known else None, self.lowest_reward)
         if reply is None and not outcome.raises:
             result = replace(result, finish_reason="abstained")
         elif outcome.out_of_budget:
@@ -247,12 +248,35 @@ class Ladder:
         return result
 
 
-def _spoken(
-    reply: Reply, outcome: Outcome, known: GenerationResult | None, first: IntrospectiveLLM
-) -> GenerationResult:
+class NestedLadder(LocalModel):
+    """A ladder within a ladder: it decides by its own policy, within what is left of the outer one's budget."""
+
+    def __init__(self, ladder: Ladder, name: str) -> None:
+        super().__init__(cast(Introspective, ladder), name, ladder.lowest_reward)
+        self.bounds = HeldByItsRungs(ladder.rungs)
+
+    def limits(self, call: Call, settings: Mapping[str, Any]) -> dict[str, Any]:
+        given = super().limits(call, settings)
+        return {name: value for name, value in given.items() if name not in _OWN_CHOICE}
+
+
+@adapted.register
+def _(model: Ladder) -> Model:
+    return NestedLadder(model, "ladder")
+
+
+_OWN_CHOICE = frozenset({"hand_on"})
+"""What a ladder decides by its policy, and cannot be told by a caller."""
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    for name in _OWN_CHOICE & settings.keys():
+        raise ConfigError(f"{name} was given; a ladder decides by its policy. Give it to an IntrospectiveLLM.")
+
+
+def _spoken(reply: Reply, outcome: Outcome, known: GenerationResult | None, lowest: float) -> GenerationResult:
     """A result of a text that no sample of an `IntrospectiveLLM` stands for."""
     escalation = outcome.escalation
-    lowest = float(first.grid.reward_values[0])
     who = escalation.target if escalation else None
     return GenerationResult(
         text=reply.text,
@@ -266,9 +290,9 @@ def _spoken(
         stop_reason="handed_on",
         stop_detail=f"{escalation.reason}; {f'{who} answered' if who else 'no answer is given'}" if escalation else "",
         expected=known.expected if known else Outlook(lowest, 0.0),
-        strategy=known.strategy if known else first.config.strategy,
-        selection=known.selection if known else str(first.config.selection or ""),
-        seed=known.seed if known else first.config.seed or 0,  # no search ran
+        strategy=known.strategy if known else "",
+        selection=known.selection if known else "",
+        seed=known.seed if known else 0,  # no search ran
     )
 
 
@@ -291,31 +315,3 @@ def _numbered(rungs: list[Rung]) -> list[Rung]:
         seen[rung.name] = number = seen.get(rung.name, 0) + 1
         told.append(rung if number == 1 else replace(rung, name=f"{rung.name} ({number})"))
     return told
-
-
-def _absorb(
-    group: list[int],
-    climbs: dict[int, Climb],
-    calls: dict[int, Call],
-    heard: Sequence[Heard],
-    errors: dict[int, ZipIntrospectError] | None,
-) -> None:
-    """Tell each prompt's climb what came of its call; bad input is the prompt's own error, where errors are kept."""
-    for place, (outcome, seconds) in zip(group, heard, strict=True):
-        try:
-            take_in(climbs[place], calls[place], outcome, seconds)
-        except ConfigError as error:
-            if errors is None:
-                raise
-            errors[place] = error
-            del climbs[place]
-
-
-def _due(climbs: dict[int, Climb]) -> dict[int, Call]:
-    return {place: call for place, climb in climbs.items() if (call := climb.next())}
-
-
-def _groups(calls: dict[int, Call]) -> list[list[int]]:
-    """The places of prompts, by the rung that is asked about them."""
-    rungs = sorted({call.place for call in calls.values()})
-    return [[place for place, call in calls.items() if call.place == rung] for rung in rungs]

@@ -1,24 +1,28 @@
 """One question's way up a ladder: whom to ask next, under which budget, and whose answer to take.
 
-A climb asks nobody itself. Whoever drives it (threads, tasks, LangChain) asks as `next` says and tells it what came of
-it, so that all of them decide alike.
+The plan asks nobody itself: it is a generator of calls that is sent the replies. Whoever drives it (`drivers`) holds no
+policy, so all front doors decide alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from zip_introspect.budget import Budget
-from zip_introspect.errors import BudgetError, NonFiniteLogitsError
-from zip_introspect.escalation.policy import NOTHING_USED, EscalationPolicy, Reply, Rung
+from zip_introspect.errors import BackendError, BudgetError, ConfigError, EscalationError, NonFiniteLogitsError
+from zip_introspect.escalation.models import HandedOut, Model
+from zip_introspect.escalation.policy import EscalationPolicy
+from zip_introspect.escalation.reply import NOTHING_USED, Reply
+from zip_introspect.escalation.rung import Rung
 from zip_introspect.prompts import Prompt
 from zip_introspect.result import Attempt, AttemptOutcome, EscalationResult, Usage
 from zip_introspect.search.request import HandOn
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """A model to ask, and the limits it is asked under."""
 
@@ -32,6 +36,13 @@ class Call:
     timeout: float | None
     """Seconds, for a model that does not hold budgets itself."""
     hand_on: HandOn | None
+    begun: float
+    """By the plan's clock; a driver that has to wait first says when it was over."""
+
+    @property
+    def model(self) -> Model:
+        """The rung's."""
+        return self.rung.adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,8 @@ class Outcome:
     """The reply that is taken; None where there is none, or where the ladder abstains."""
     place: int | None
     """Whose it is."""
+    first: Reply | None
+    """The first model's, if it has said anything."""
     confidence: float | None
     """Of the best reply: as its model reports it, or the reward expected of that model."""
     usage: Usage
@@ -55,11 +68,16 @@ class Outcome:
     """Whether a model was not asked for want of budget."""
 
 
-class Climb:
+Flow = Generator[Call, Reply, Outcome]
+"""Yields whom to ask, is sent the reply or thrown the error, and returns what is made of them."""
+
+
+class EscalationPlan:
     """Whom to ask about one question, given what came of asking so far.
 
     Args:
         thresholds: of each rung, the confidence from which its answers are taken; None takes all.
+        clock: seconds.
 
     Raises:
         BudgetError: a limit that one of the rungs could not be held to.
@@ -73,11 +91,13 @@ class Climb:
         thresholds: Sequence[float | None],
         prompt: Prompt,
         budget: Budget,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         for rung in rungs:
-            _check_bounds(rung, budget)
+            rung.adapter.bounds.check(rung, budget)
         self._rungs, self._policy, self._thresholds, self._budget = rungs, policy, thresholds, budget
         self._rewards = [rung.reward(prompt) for rung in rungs]
+        self._clock = clock
         self._untried = list(range(len(rungs)))
         self._attempts: list[Attempt] = []
         self._replies: dict[int, Reply] = {}
@@ -87,12 +107,28 @@ class Climb:
         self._samples = 0
         self._asked_again = False
 
-    def next(self) -> Call | None:
-        """The next model to ask; None where the question is settled, or nobody is left.
+    def flow(self) -> Flow:
+        """Ask until the question is settled, or nobody is left. It can be run once.
 
         Raises:
             BudgetError: the first model cannot be held to its limits.
+            ConfigError: it refused its settings: bad input, not a failure to pass over.
+            Exception: what came after a part of the answer was handed out.
         """
+        while (call := self._next()) is not None:
+            try:
+                reply = yield call
+            except HandedOut as broken:
+                raise broken.error from None
+            except Exception as error:  # whatever a model of others raises, the ladder goes on
+                if isinstance(error, ConfigError) and call.place == 0 and not call.reason:
+                    raise
+                self._failed(call, error, self._clock() - call.begun)
+            else:
+                self._replied(call, reply, self._clock() - call.begun)
+        return self._outcome()
+
+    def _next(self) -> Call | None:
         while self._untried and self._accepted is None:
             place = self._preferred()
             self._untried.remove(place)
@@ -102,11 +138,9 @@ class Climb:
             self._record(place, "skipped", refusal, NOTHING_USED)
         return self._first_after_all()
 
-    def replied(self, call: Call, reply: Reply, seconds: float) -> None:
-        """Take in what a model said, and the seconds it took."""
+    def _replied(self, call: Call, reply: Reply, seconds: float) -> None:
         usage = replace(reply.usage, seconds=reply.usage.seconds or seconds, cost=call.rung.money(reply))
-        if not (usage.generated_tokens or call.rung.introspective) and self._budget.max_tokens is not None:
-            usage = replace(usage, generated_tokens=call.rung.max_tokens or 0)  # it does not say, so they may be spent
+        usage = call.model.bounds.told(call.rung, usage, self._budget)
         self._samples += reply.samples
         self._replies[call.place] = reply
         doubt = self._doubt_about(call.place, reply)
@@ -119,32 +153,26 @@ class Climb:
             self._saved = reply.tokens_saved if reply.handed_on else None
         self._record(call.place, outcome, doubt or "its answer is taken", usage, reply)
 
-    def failed(self, call: Call, error: Exception, seconds: float) -> None:
-        """Take in that a model raised an error. What it may have used up counts as used."""
+    def _failed(self, call: Call, error: Exception, seconds: float) -> None:
+        """Go on without a model that raised an error. What it may have used up counts as used."""
         if isinstance(error, BudgetError):  # what is left does not carry a single token
             self._record(call.place, "skipped", f"the budget has too little left: {error}", NOTHING_USED)
             return
-        partial = error.partial[0] if isinstance(error, NonFiniteLogitsError) and error.partial else None
-        if partial is None:
-            usage = replace(NOTHING_USED, seconds=seconds, **self._at_most(call))
-        else:
+        partial = _partial(error)
+        if partial is not None and isinstance(error, (NonFiniteLogitsError, EscalationError)):
             usage = partial.usage
-            self._samples += len(partial.samples)
-            self._replies.setdefault(call.place, Reply.of(partial))
+        else:  # of what a backend did in the call that failed, nothing is known
+            usage = replace(NOTHING_USED, seconds=seconds, **call.model.bounds.at_most(call.rung, call.budget))
+        if partial is not None:
+            self._samples += partial.samples
+            if partial.text.strip():
+                self._replies.setdefault(call.place, partial)
         late = isinstance(error, TimeoutError) and call.timeout is not None and seconds >= 0.9 * call.timeout
         reason = f"it took longer than {call.timeout:g} seconds" if late else _said(error)
         self._record(call.place, "timeout" if late else "failed", reason, usage)
         self._doubt = f"{call.rung.name} {'timed out' if late else 'failed'}"
 
-    def _at_most(self, call: Call) -> dict[str, Any]:
-        """What a call that failed may have used of the limits that there are."""
-        if not call.rung.introspective:
-            return {"generated_tokens": call.rung.max_tokens or 0, "cost": call.rung.max_cost}
-        left = call.budget
-        return {"generated_tokens": left.max_tokens or 0, "depth": left.max_depth or 0, "cost": left.max_cost}
-
-    def outcome(self) -> Outcome:
-        """What to give, once `next` is None."""
+    def _outcome(self) -> Outcome:
         place = self._accepted
         if place is None:
             place = max(self._replies, key=self._rank, default=None)
@@ -156,6 +184,7 @@ class Climb:
         return Outcome(
             reply=reply,
             place=None if reply is None else place,
+            first=self._replies.get(0),
             confidence=None if place is None else self._confidence(place),
             usage=replace(usage, chosen_tokens=reply.usage.chosen_tokens if reply else 0),
             escalation=None if alone else self._escalation(None if reply is None else place),
@@ -198,9 +227,8 @@ class Climb:
     def _call(self, place: int, reason: str, alone: bool = False) -> Call:
         rung, left = self._rungs[place], self._left(self._rungs[place])
         timeout = min((item for item in (rung.timeout, left.max_seconds) if item is not None), default=None)
-        if rung.introspective and timeout is not None:
-            left = left.replace(max_seconds=timeout)
-        return Call(place, rung, reason, left, timeout, None if alone else self._hand_on())
+        granted = rung.adapter.bounds.granted(rung, left, timeout)
+        return Call(place, rung, reason, granted, timeout, None if alone else self._hand_on(), self._clock())
 
     def _hand_on(self) -> HandOn | None:
         """The choice that a search gets: what the rungs above are worth, and when to leave at the prompt."""
@@ -220,39 +248,35 @@ class Climb:
 
     def _refusal(self, place: int) -> str | None:
         """Why the budget does not allow a rung to be asked, or None."""
-        rung = self._rungs[place]
-        spent = self._usage
-        needs = (
-            ("tokens", self._budget.max_tokens, spent.generated_tokens, 1 if rung.introspective else rung.max_tokens),
-            ("money", self._budget.max_cost, spent.cost or 0.0, 0.0 if rung.introspective else rung.max_cost),
-            ("seconds", self._budget.max_seconds, spent.seconds, 0.0),
-            ("serial steps", self._budget.max_depth if rung.introspective else None, spent.depth, 1),
-            ("samples", self._budget.max_samples if rung.introspective else None, self._samples, 1),
-        )
-        for name, limit, used, need in needs:
-            if limit is not None and (limit - used < (need or 0) or limit - used <= 0 < used):
-                return f"the budget of {limit:g} {name} has {max(0, limit - used):g} left"
+        rung, spent = self._rungs[place], self._spent
+        for limit, need in rung.adapter.bounds.needs(rung).items():
+            allowed, used = getattr(self._budget, limit), spent[limit]
+            if allowed is not None and (allowed - used < need or allowed - used <= 0 < used):
+                return f"the budget of {allowed:g} {_UNITS[limit]} has {max(0, allowed - used):g} left"
         return None
 
     def _left(self, rung: Rung) -> Budget:
-        """The budget less what is spent, at a rung's prices."""
-        budget, spent = self._budget, self._usage
-        price = budget.price_per_token if rung.price_per_token is None else rung.price_per_token
-        prompt_price = budget.price_per_prompt_token if rung.price_per_token is None else rung.price_per_prompt_token
-        left = Budget(
-            max_tokens=None if budget.max_tokens is None else budget.max_tokens - spent.generated_tokens,
-            max_seconds=None if budget.max_seconds is None else budget.max_seconds - spent.seconds,
-            max_cost=None if budget.max_cost is None else budget.max_cost - (spent.cost or 0.0),
-            price_per_token=price,
-            price_per_prompt_token=prompt_price,
-        )
-        if not rung.introspective:
-            return left
-        left = left.replace(
-            max_samples=None if budget.max_samples is None else budget.max_samples - self._samples,
-            max_depth=None if budget.max_depth is None else budget.max_depth - spent.depth,
-        )
-        return left.within(Budget(max_tokens=rung.max_tokens, max_cost=rung.max_cost, price_per_token=price))
+        """The budget less what is spent, of the limits that bind a rung and at its prices."""
+        left: dict[str, float | None] = dict.fromkeys(_UNITS)
+        for limit in rung.adapter.bounds.needs(rung):
+            allowed = getattr(self._budget, limit)
+            left[limit] = None if allowed is None else allowed - self._spent[limit]
+        if rung.price_per_token is None:
+            return self._budget.replace(**left)
+        prices = {"price_per_token": rung.price_per_token, "price_per_prompt_token": rung.price_per_prompt_token}
+        return self._budget.replace(**left, **prices)
+
+    @property
+    def _spent(self) -> dict[str, float]:
+        """Of each limit of a budget."""
+        usage = self._usage
+        return {
+            "max_tokens": usage.generated_tokens,
+            "max_cost": usage.cost or 0.0,
+            "max_seconds": usage.seconds,
+            "max_depth": usage.depth,
+            "max_samples": self._samples,
+        }
 
     @property
     def _usage(self) -> Usage:
@@ -265,6 +289,7 @@ class Climb:
             depth=sum(item.depth for item in used),
             seconds=sum(item.seconds for item in used),
             cost=sum(costs) if costs else None,
+            cached_tokens=sum(item.cached_tokens for item in used),
         )
 
     def _record(
@@ -298,18 +323,24 @@ class Climb:
         return EscalationResult(target, self._attempts[0].reason, tuple(self._attempts), self._saved)
 
 
-def _check_bounds(rung: Rung, budget: Budget) -> None:
-    """Refuse a ladder that could not be held to its budget, before any model is asked."""
-    if rung.introspective:
-        if rung.max_cost is not None and rung.price_per_token is None and budget.price_per_token is None:
-            raise BudgetError(f"max_cost of {rung.name!r} needs price_per_token, the price of one generated token")
-        return
-    for limit, bound in (("max_tokens", rung.max_tokens), ("max_cost", rung.max_cost)):
-        if getattr(budget, limit) is not None and bound is None:
-            raise BudgetError(
-                f"the budget has {limit}={getattr(budget, limit)}, and nothing says how much a call of {rung.name!r} "
-                f"can take; give it as Rung(..., {limit}=...)"
-            )
+_UNITS = {
+    "max_tokens": "tokens",
+    "max_cost": "money",
+    "max_seconds": "seconds",
+    "max_depth": "serial steps",
+    "max_samples": "samples",
+}
+"""What each limit of a budget counts."""
+
+
+def _partial(error: Exception) -> Reply | None:
+    """What a model had when it failed."""
+    partial = error.partial if isinstance(error, EscalationError) else None
+    if isinstance(error, BackendError) and error.partial:
+        partial = error.partial[0]
+    with contextlib.suppress(EscalationError):  # it holds no text
+        return None if partial is None else Reply.of(partial)
+    return None
 
 
 def _said(error: Exception) -> str:

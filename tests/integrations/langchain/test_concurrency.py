@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent import futures
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
-from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, TextIntrospective, concurrency
+from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, TextIntrospective
 from tests.scripted import FaultyBackend, freed, nan_in_the_last, out_of_memory, unchanged
 from zip_introspect import (
     BackendError,
@@ -283,7 +284,7 @@ def test_an_interrupted_batch_stops_at_the_next_interval(monkeypatch: pytest.Mon
     backend = counting(pace=0.02)
     chat = ChatIntrospective(llm=IntrospectiveLLM(backend, CONFIG.replace(interval=1)))
 
-    class Interrupted(concurrency.ThreadPoolExecutor):
+    class Interrupted(futures.ThreadPoolExecutor):
         def submit(self, *args: Any, **kwargs: Any) -> Any:
             future = super().submit(*args, **kwargs)
             wait = future.result
@@ -298,7 +299,7 @@ def test_an_interrupted_batch_stops_at_the_next_interval(monkeypatch: pytest.Mon
             return future
 
     with monkeypatch.context() as patched:
-        patched.setattr(concurrency, "ThreadPoolExecutor", Interrupted)
+        patched.setattr(futures, "ThreadPoolExecutor", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             chat.batch(PROMPTS)
     assert backend.calls < 20
