@@ -32,12 +32,11 @@ from benchmarks.reporting import processor, table, write
 from zip_introspect.config import GenerationConfig
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.introspection.joint import expected_length
-from zip_introspect.introspection.plans import EXACT_LIMIT, HorizonMode, MetaAction, SearchMode, best_meta_action
+from zip_introspect.introspection.plans import EXACT_LIMIT, HorizonMode, Plan, SearchMode, best_plan
 from zip_introspect.introspection.utility import capped_statistics, evaluate, normalized_beta
 from zip_introspect.search.continuous_batch import run
 from zip_introspect.search.request import Request
-from zip_introspect.strategies import MetaAction as MetaChoice
-from zip_introspect.strategies import MetaState, ZipRC, register
+from zip_introspect.strategies import MetaAction, MetaState, ZipRC, register
 from zip_introspect.strategies.zip_rc import OWED
 from zip_introspect.testing.simulator import SimulatedBackend
 
@@ -87,7 +86,7 @@ def draw_decision(rng: np.random.Generator, n: int, grid: JointGrid, max_new: in
     }
 
 
-def timed(decisions: Sequence[Callable[[], MetaAction]], seconds: float) -> dict[str, float]:
+def timed(decisions: Sequence[Callable[[], Plan]], seconds: float) -> dict[str, float]:
     """Median wall and processor time of a decision in microseconds, and processor time of the slowest of them."""
     wall: list[float] = []
     cpu: list[list[float]] = [[] for _ in decisions]
@@ -150,9 +149,7 @@ def measure_times(leaves: Sequence[int], seconds: float, longest: float) -> tupl
         for place, n in enumerate(leaves):
             # What a per-prefix decision costs depends on how many samples it would run, so on the case.
             cases = [draw_decision(rng, n, GRID, MAX_NEW) for _ in range(CASES)]
-            found = timed(
-                [partial(best_meta_action, **case, search=search, horizon=horizon) for case in cases], seconds
-            )
+            found = timed([partial(best_plan, **case, search=search, horizon=horizon) for case in cases], seconds)
             rows.append({"mode": name, "leaves": n, "sets": sets_weighed(search, n), **found})
             if found["cpu_us"] > longest * 1e6 and leaves[place + 1 :]:
                 larger = ", ".join(map(str, leaves[place + 1 :]))
@@ -171,7 +168,7 @@ class _Timed(ZipRC):
     name: ClassVar[str] = "zip_rc_timed"
     spent: ClassVar[list[tuple[bool, float]]] = []
 
-    def decide(self, state: MetaState) -> MetaChoice:
+    def decide(self, state: MetaState) -> MetaAction:
         used = time.thread_time()
         action = super().decide(state)
         _Timed.spent.append((action.reason.startswith(OWED), (time.thread_time() - used) * 1e6))
@@ -224,7 +221,7 @@ def measure_regret(decisions: int) -> list[dict[str, Any]]:
             case = draw_decision(rng, n, grid, max_new)
             best = brute_force(case, per_prefix)
             for name, (search, horizon) in modes.items():
-                found = best_meta_action(**case, search=search, horizon=horizon).utility.value
+                found = best_plan(**case, search=search, horizon=horizon).utility.value
                 regrets[name].append(best - found)
         rows += given_up(title, regrets)
     return rows
@@ -239,7 +236,7 @@ def measure_beyond(leaves: Sequence[int], decisions: int) -> list[dict[str, Any]
         for _ in range(decisions):
             case = draw_decision(rng, n, GRID, MAX_NEW)
             found = {
-                name: best_meta_action(**case, search=search, horizon=horizon).utility.value
+                name: best_plan(**case, search=search, horizon=horizon).utility.value
                 for name, (search, horizon) in MODES.items()
             }
             for name, value in found.items():

@@ -37,9 +37,9 @@ from benchmarks.reporting import device_name, table, write
 from zip_introspect import IntrospectiveLLM, SamplingParams
 from zip_introspect.backend.contract import Backend
 from zip_introspect.backend.exporting import exporter
+from zip_introspect.demo.embedded import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.demo.problems import held_out
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.llm import DEMO_GGUF, DEMO_MODEL
 
 SAMPLES_OF_LENGTH = 8
 INTERVAL = 16

@@ -14,9 +14,9 @@ from scipy.stats import binomtest
 
 from zip_introspect import IntrospectiveLLM
 from zip_introspect.backend.exporting import exporter
+from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.demo.problems import Problem, held_out
 from zip_introspect.evaluation.measures.agreement import agreement
-from zip_introspect.llm import DEMO_MODEL
 
 
 def solved(llm: IntrospectiveLLM, problems: list[Problem]) -> str:

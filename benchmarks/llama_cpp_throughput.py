@@ -25,7 +25,7 @@ import llama_cpp
 import numpy as np
 
 from zip_introspect.config import SamplingParams
-from zip_introspect.llm import DEMO_GGUF
+from zip_introspect.demo.embedded import DEMO_GGUF
 from zip_introspect_llama_cpp import LlamaCppBackend
 from zip_introspect_llama_cpp.options import LlamaCppOptions, usable_cores
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.reporting import processor, table, write
 from zip_introspect import IntrospectiveLLM, JointGrid
-from zip_introspect.llm import DEMO_GGUF, DEMO_MODEL
+from zip_introspect.demo.embedded import DEMO_GGUF, DEMO_MODEL
 
 LINE = "You are a careful assistant; rule {}: look at what was asked, use a tool where one helps, and say why. "
 QUESTIONS = ("What is 3*x+5=35?", "And what of 2*x+1=7?")

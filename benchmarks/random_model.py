@@ -13,8 +13,8 @@ import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from zip_introspect.backend.exporting import exporter
+from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.llm import DEMO_MODEL
 
 VOCABULARY = 151_936
 

@@ -24,8 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.reporting import device_name, table, write
 from zip_introspect import IntrospectiveLLM
+from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.demo.problems import held_out
-from zip_introspect.llm import DEMO_MODEL
 
 SAMPLES = 8
 

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.reporting import processor, table, write
 from zip_introspect import IntrospectiveLLM
 from zip_introspect.backend.contract import Backend
-from zip_introspect.llm import DEMO_GGUF, DEMO_MODEL
+from zip_introspect.demo.embedded import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.search.stopping import SampleText
 
 TEXT = "def add(a, b):\n    return a + b  # 日本語 — naïve 🙂\n\nSolve 3*x+16=31: x = 5.\n"

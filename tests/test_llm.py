@@ -26,7 +26,7 @@ from zip_introspect import (
     PromptError,
     SearchFinished,
 )
-from zip_introspect import llm as llm_module
+from zip_introspect.demo import embedded
 from zip_introspect.testing.simulator import SimulatedBackend
 
 CONFIG = GenerationConfig(interval=4, beta=0.05)
@@ -168,14 +168,14 @@ def test_opening_what_no_backend_knows() -> None:
 
 
 def test_a_demo_without_its_files_says_where_they_should_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(llm_module, "DEMO_MODEL", tmp_path / "abacus")
+    monkeypatch.setattr(embedded, "DEMO_MODEL", tmp_path / "abacus")
     with pytest.raises(ModelLoadError, match=r"expected .*abacus/config\.json"):
         IntrospectiveLLM.demo()
 
 
 def test_the_embedded_models_answers_are_found_and_its_declines_have_none() -> None:
-    assert llm_module.DEMO_EXTRACTOR("try 10: 3*10=30. 30+5=35 ok. ans 10") == "10"
-    assert llm_module.DEMO_EXTRACTOR("I only find a whole x from 0 to 40, as in 3*x+5=35.") is None
+    assert embedded.DEMO_EXTRACTOR("try 10: 3*10=30. 30+5=35 ok. ans 10") == "10"
+    assert embedded.DEMO_EXTRACTOR("I only find a whole x from 0 to 40, as in 3*x+5=35.") is None
 
 
 async def test_async_calls_agree_with_the_others(llm: IntrospectiveLLM) -> None:

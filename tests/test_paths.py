@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from zip_introspect import GridError, IntrospectiveLLM, ModelLoadError
 from zip_introspect.backend.discovery import InstalledBackends
 from zip_introspect.cli.app import app
+from zip_introspect.demo.embedded import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.llm import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.paths import expanded
 
 

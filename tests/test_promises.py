@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from zip_introspect import Budget, IntrospectiveLLM
 from zip_introspect.cli.app import app
 from zip_introspect.cli.demo import QUESTIONS
+from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.demo.equations import TIERS, parse
-from zip_introspect.llm import DEMO_MODEL
 
 
 def needs(backend: str) -> Any:

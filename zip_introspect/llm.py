@@ -3,51 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import time
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, cast, overload
 
-from zip_introspect.answers.extraction import AnswerExtractor, after_marker, default_extractor
+from zip_introspect.answers.extraction import AnswerExtractor, default_extractor
 from zip_introspect.backend import counting
 from zip_introspect.backend.contract import Backend, BackendInfo, Message
-from zip_introspect.backend.discovery import InstalledBackends
-from zip_introspect.budget import Budget
+from zip_introspect.backend.discovery import InstalledBackends, integration
 from zip_introspect.config import GenerationConfig
-from zip_introspect.errors import (
-    BackendNotInstalledError,
-    BudgetError,
-    CalibrationError,
-    ModelLoadError,
-    PromptError,
-    ZipIntrospectError,
-)
+from zip_introspect.demo import embedded
+from zip_introspect.errors import BudgetError, CalibrationError, PromptError, ZipIntrospectError
 from zip_introspect.events import Event, SearchFinished
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.model_source import DEMO_NAME, Origin
+from zip_introspect.model_source import DEMO_NAME, ModelSource
 from zip_introspect.paths import expanded
-from zip_introspect.prompts import Prompt, check_batch, check_prompt
+from zip_introspect.prompts import Prompt, check_batch
 from zip_introspect.result import GenerationResult, IntrospectionResult
+from zip_introspect.search import streams
 from zip_introspect.search.at_prompt import introspect
 from zip_introspect.search.batch_results import of_prompt, one_each, raise_first
 from zip_introspect.search.engine import Engine, Search, wait
-from zip_introspect.search.request import OF_A_CALL, CallSettings, Checked, Request, check
-
-DEMO_MODEL = Path(__file__).parent / "demo" / "abacus"
-DEMO_GGUF = DEMO_MODEL / "abacus-q8_0.gguf"
-DEMO_CONFIG = GenerationConfig(max_new_tokens=640, beta=0.05)
-"""The length that the embedded model was trained to; what it makes of other betas is in docs/results.md."""
-DEMO_EXTRACTOR = after_marker(r"(?m)\bans\s+")
-"""The embedded model ends its working with `ans 10`; where it declines, there is no answer."""
-_DEMO_OPTIONS = {"threads": 1}
-"""It is so small that a second thread mostly waits, and on a busy machine for long."""
+from zip_introspect.search.request import CallSettings, Checked, prepared, settled
 
 
 class IntrospectiveLLM:
@@ -67,7 +49,7 @@ class IntrospectiveLLM:
     opens it again.
     """
 
-    origin: Origin | None = None
+    origin: ModelSource | None = None
     """Where `from_pretrained` or `demo` found it; None for one made of an open backend."""
 
     def __init__(
@@ -122,7 +104,7 @@ class IntrospectiveLLM:
             backend = InstalledBackends().load(backend)
         llm = cls(backend.open(model, grid=grid, **options), config, extractor=extractor, calibration=calibration)
         found = Path(model)
-        llm.origin = Origin(
+        llm.origin = ModelSource(
             str(found.resolve() if found.exists() else model), backend, {"grid": grid, **options} if grid else options
         )
         return llm
@@ -140,25 +122,19 @@ class IntrospectiveLLM:
             BackendNotInstalledError: the message holds the pip command.
             ModelLoadError: this installation lacks the model's files.
         """
-        if backend is None:
-            try:
-                return cls.demo(config, backend="transformers", **options)
-            except BackendNotInstalledError as error:
-                try:
-                    return cls.demo(config, backend="llama-cpp", **options)
-                except BackendNotInstalledError:
-                    raise error from None
-        model = DEMO_GGUF if backend == "llama-cpp" else DEMO_MODEL
-        file = model if backend == "llama-cpp" else model / "config.json"
-        if not file.is_file():
-            raise ModelLoadError(f"the embedded model is not here: expected {file}. Reinstall zip-introspect.")
-        opening = {**_DEMO_OPTIONS, **options} if backend in ("transformers", "llama-cpp") else options
-        llm = cls.from_pretrained(model, backend, config or DEMO_CONFIG, extractor=DEMO_EXTRACTOR, **opening)
-        llm.origin = Origin(DEMO_NAME, backend, options)
+        name = backend or embedded.first_installed()
+        llm = cls.from_pretrained(
+            embedded.located(name),
+            name,
+            config or embedded.DEMO_CONFIG,
+            extractor=embedded.DEMO_EXTRACTOR,
+            **embedded.opened_with(name, options),
+        )
+        llm.origin = ModelSource(DEMO_NAME, name, options)
         return llm
 
     @classmethod
-    def open(cls, origin: Origin, config: GenerationConfig | None = None) -> Self:
+    def open(cls, origin: ModelSource, config: GenerationConfig | None = None) -> Self:
         """Open a model where its origin says: `demo` for the name "demo", `from_pretrained` for any other.
 
         Raises:
@@ -217,25 +193,10 @@ class IntrospectiveLLM:
 
     async def astream(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> AsyncIterator[Event]:
         """`stream`, awaited. Cancelling it frees what it holds at the next call of the backend."""
-        import asyncio
-
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
-
-        def tell(event: Event | None) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        def end(_: Future[GenerationResult]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed, and nobody reads on
-                tell(None)
-
-        future = self._engine.search(Search(self._prepare(prompt, settings), self.extractor, tell))
-        future.add_done_callback(end)
-        try:
-            while (event := await events.get()) is not None:
+        events = streams.astream(self._engine, self._prepare(prompt, settings), self.extractor)
+        async with contextlib.aclosing(events):
+            async for event in events:
                 yield self._told(event)
-        finally:
-            future.cancel()
-        future.result()
 
     @overload
     def batch(
@@ -318,7 +279,7 @@ class IntrospectiveLLM:
             ConfigError: a bad setting.
             BackendError: the model is closed.
         """
-        options = self._settled(settings).chat_template_kwargs
+        options = settled(settings, self.config).chat_template_kwargs
         chat = settings.get("chat", True)
         return wait(self._engine.call(lambda: counting.count(self.backend, prompt, chat=chat, options=options)))
 
@@ -350,14 +311,7 @@ class IntrospectiveLLM:
         Raises:
             BackendNotInstalledError: langchain-core is not installed; the message holds the pip command.
         """
-        try:
-            langchain = importlib.import_module("langchain_zip_introspect")
-        except ModuleNotFoundError as error:
-            raise BackendNotInstalledError(
-                f"a Runnable needs the module {error.name!r}, which is not installed. "
-                'Install it with: pip install "zip-introspect[langchain]"'
-            ) from error
-        return langchain.IntrospectiveRunnable(llm=self, **settings)
+        return integration("langchain")(llm=self, **settings)
 
     def close(self, wait: bool = True) -> None:
         """Free the model. Closing twice is harmless.
@@ -376,26 +330,8 @@ class IntrospectiveLLM:
     ) -> None:
         self.close()
 
-    def _settled(self, settings: CallSettings) -> GenerationConfig:
-        """The settings of a call: its own, over those of its `config` or of this model."""
-        overrides = {name: value for name, value in settings.items() if name not in OF_A_CALL}
-        config = settings.get("config") or self.config
-        return config.replace(**overrides) if overrides else config
-
     def _prepare(self, prompt: Prompt, settings: CallSettings) -> Callable[[], Checked]:
-        """Encode and check a prompt: to be done on the engine's thread. What shows without that is refused here."""
-        called = time.perf_counter()
-        check_prompt(prompt)
-        config, budget = self._settled(settings), Budget.of(settings.get("budget"))
-        chat, hand_on, options = settings.get("chat", True), settings.get("hand_on"), config.chat_template_kwargs
-        # Backends of others that know no options go on working for those who give none.
-        given = {"chat_template_kwargs": options} if options else {}
-
-        def prepare() -> Checked:
-            tokens = tuple(self.backend.encode(prompt, chat=chat, **given))
-            return check(Request(tokens, config, budget, hand_on), self.info, called)
-
-        return prepare
+        return prepared(prompt, settings, self.config, self.backend)
 
     def _begin(
         self, prompts: Sequence[Prompt], settings: dict[str, Any], return_exceptions: bool
@@ -404,7 +340,7 @@ class IntrospectiveLLM:
         check_batch(prompts)
         budgets = one_each(settings.get("budget"), len(prompts), "budget")
         choices = one_each(settings.get("hand_on"), len(prompts), "hand_on")
-        self._settled(cast(CallSettings, settings))  # bad ones are no prompt's in particular
+        settled(cast(CallSettings, settings), self.config)  # bad ones are no prompt's in particular
         searches: list[Search] = []
         for place, (prompt, budget, hand_on) in enumerate(zip(prompts, budgets, choices, strict=True)):
             own = cast(CallSettings, {**settings, "budget": budget, "hand_on": hand_on})
@@ -417,16 +353,9 @@ class IntrospectiveLLM:
         return self._engine.search_all(searches, whole=not return_exceptions)
 
     def _events(self, checked: Checked) -> Generator[Event, None, None]:
-        """The events of one search, from a queue of its own: who reads slowly delays nobody."""
-        events: SimpleQueue[Event | None] = SimpleQueue()
-        future = self._engine.search(Search(lambda: checked, self.extractor, events.put))
-        future.add_done_callback(lambda _: events.put(None))
-        try:
-            while (event := events.get()) is not None:
+        with contextlib.closing(streams.stream(self._engine, checked, self.extractor)) as events:
+            for event in events:
                 yield self._told(event)
-        finally:
-            future.cancel()
-        future.result()
 
     def _calibrated(self, result: GenerationResult) -> GenerationResult:
         if self.calibration is None:
@@ -445,7 +374,7 @@ class IntrospectiveLLM:
 
 def _reopen(
     kind: type[IntrospectiveLLM],
-    origin: Origin,
+    origin: ModelSource,
     config: GenerationConfig,
     extractor: AnswerExtractor,
     calibration: Calibration | None,

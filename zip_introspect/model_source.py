@@ -11,7 +11,7 @@ DEMO_NAME = "demo"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ModelSource:
     """A model, the backend it was opened with, and that backend's options."""
 
     model: str

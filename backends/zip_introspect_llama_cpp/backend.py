@@ -28,10 +28,10 @@ from zip_introspect_llama_cpp import decoding, gguf_file
 from zip_introspect_llama_cpp.cache.context import Context
 from zip_introspect_llama_cpp.cache.held import Held, SharedPrompt
 from zip_introspect_llama_cpp.cache.residents import Residents
-from zip_introspect_llama_cpp.decoding import Run
+from zip_introspect_llama_cpp.decoding import RowAdvance
 from zip_introspect_llama_cpp.loading import Model
 from zip_introspect_llama_cpp.options import LlamaCppOptions
-from zip_introspect_llama_cpp.prompts import PromptEncoder
+from zip_introspect_llama_cpp.prompts import LlamaCppPromptEncoder
 
 
 class LlamaCppBackend(Backend):
@@ -42,7 +42,7 @@ class LlamaCppBackend(Backend):
     """
 
     def __init__(self, model: Model, grid: JointGrid, options: LlamaCppOptions) -> None:
-        self._prompts = PromptEncoder(model, grid.reserved_token_ids)
+        self._prompts = LlamaCppPromptEncoder(model, grid.reserved_token_ids)
         named = {Keys.Tokenizer.EOS_ID: model.eos_ids, Keys.Tokenizer.CHAT_TEMPLATE: self._prompts.closing()}
         ends = end_ids(named, model.vocab_size)
         grid.check_fits(model.vocab_size, ends)
@@ -150,7 +150,7 @@ class LlamaCppBackend(Backend):
             for sample, asked in zip(samples, steps, strict=True)
         }
         moving = [sample for sample in samples if budgets[sample] > 0]
-        runs: dict[Held, Run] = {}
+        runs: dict[Held, RowAdvance] = {}
         with self._residents.recovering(moving):
             for group in self._residents.groups(moving, [budgets[sample] for sample in moving]):
                 limits = [budgets[sample] for sample in group]
@@ -197,7 +197,7 @@ class LlamaCppBackend(Backend):
         sample.logits[self._reserved] = -np.inf
         return reserved
 
-    def _run(self, group: Sequence[Held], budgets: Sequence[int]) -> list[Run]:
+    def _run(self, group: Sequence[Held], budgets: Sequence[int]) -> list[RowAdvance]:
         runs = self._decode(group, budgets)
         if not any(run.broken for run in runs):
             return runs
@@ -212,10 +212,10 @@ class LlamaCppBackend(Backend):
             self._residents.evict(sample)  # its cells are ahead of its tokens, so nobody may share them
         return runs
 
-    def _decode(self, group: Sequence[Held], budgets: Sequence[int]) -> list[Run]:
+    def _decode(self, group: Sequence[Held], budgets: Sequence[int]) -> list[RowAdvance]:
         return decoding.run(self._context, group, budgets, self._reserved, frozenset(self._info.eos_token_ids))
 
-    def _account(self, sample: Held, run: Run) -> None:
+    def _account(self, sample: Held, run: RowAdvance) -> None:
         """Enter what a row did into its sample, and give up its cells where it has ended."""
         sample.tokens += run.tokens.tolist()
         sample.step += len(run.tokens)
@@ -224,7 +224,7 @@ class LlamaCppBackend(Backend):
             sample.ended = "has finished" if run.finished else "came to logits that are not finite"
             self._residents.evict(sample)
 
-    def _advanced(self, run: Run | None) -> Advanced:
+    def _advanced(self, run: RowAdvance | None) -> Advanced:
         if run is None:
             return Advanced(np.zeros(0, np.int32), np.zeros((0, self.grid.num_cells), np.float32), finished=False)
         return Advanced(run.tokens, run.reserved, run.finished, run.broken)

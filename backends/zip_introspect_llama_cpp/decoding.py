@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from zip_introspect.backend.sequences import draws
 from zip_introspect_llama_cpp.cache.context import Context
 from zip_introspect_llama_cpp.cache.held import Held
-from zip_introspect_llama_cpp.sampling import RowSampler
+from zip_introspect_llama_cpp.sampling import NumpySampler
 
 
 @dataclass
-class Run:
+class RowAdvance:
     """What one row did."""
 
     tokens: NDArray[np.int32]
@@ -33,7 +33,7 @@ class Run:
 
 def run(
     context: Context, group: Sequence[Held], budgets: Sequence[int], reserved: slice, eos: frozenset[int]
-) -> list[Run]:
+) -> list[RowAdvance]:
     """Move samples that hold slots by up to `budgets` tokens, each at least one; rows leave where they end.
 
     Args:
@@ -93,7 +93,7 @@ class _Loop:
         self.next_end = int(self._limits[rows].min())
         places = rows.tolist()
         self._uniforms = [self._all_uniforms[row] for row in places]
-        self._sampler = RowSampler([self._params[row] for row in places])
+        self._sampler = NumpySampler([self._params[row] for row in places])
         self._context.seat(self._slots[rows], self._lengths[rows] + self.step)
 
     def draw(self, logits: NDArray[np.float32], highest: NDArray[np.float32]) -> list[int]:
@@ -134,12 +134,12 @@ class _Loop:
         self._read[self._rows[leaving]] = read
         self._keep(self._rows[~leaving])
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[RowAdvance]:
         """What every row did, up to the first reserved logits that are not finite."""
         if not math.isfinite(np.add.reduce(self._reserved, axis=None)):  # an overflow only costs the closer look
             self._break()
         return [
-            Run(
+            RowAdvance(
                 # The last token of a row that has finished, or is broken, comes without reserved logits.
                 self._tokens[row, : read + (row not in self._last)],
                 self._reserved[row, :read],

@@ -24,7 +24,7 @@ from zip_introspect_llama_cpp.loading import Model
 _NOW: ContextVar[datetime | None] = ContextVar("the time of the prompt being encoded", default=None)
 
 
-class PromptEncoder(encoding.PromptEncoder):
+class LlamaCppPromptEncoder(encoding.PromptEncoder):
     """Encodes prompts with a model's own vocabulary. `reserved` ids never come out of a prompt's text.
 
     Raises:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from zip_introspect.config import SamplingParams
 
 
-class RowSampler:
+class NumpySampler:
     """The sampling parameters of a batch's rows; what no row asks for costs nothing."""
 
     def __init__(self, rows: Sequence[SamplingParams]) -> None:

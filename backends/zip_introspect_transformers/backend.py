@@ -29,8 +29,8 @@ from zip_introspect_transformers.cache.states import State, upload
 from zip_introspect_transformers.cache.table import Row, SequenceTable, place
 from zip_introspect_transformers.decoding import Decoder, Drawn, Span, computing_with
 from zip_introspect_transformers.loading import TransformersOptions, load, looks_openable
-from zip_introspect_transformers.prompts import PromptEncoder
-from zip_introspect_transformers.sampling import RowSampler
+from zip_introspect_transformers.prompts import TransformersPromptEncoder
+from zip_introspect_transformers.sampling import TorchSampler
 from zip_introspect_transformers.text import TokenText
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class TransformersBackend(Backend):
     ) -> None:
         config = model.config.get_text_config(decoder=True)
         vocab_size = _vocab_size(model)
-        self._prompts = PromptEncoder(tokenizer, grid.reserved_token_ids)
+        self._prompts = TransformersPromptEncoder(tokenizer, grid.reserved_token_ids)
         eos = _eos_token_ids(model, tokenizer, vocab_size, self._prompts.closing())
         grid.check_fits(vocab_size, eos)
         self.grid = grid
@@ -229,7 +229,7 @@ class TransformersBackend(Backend):
         while True:
             steps = min(budgets[id(rows[row])] for row in going) - done
             steps = min(steps, _LOOK_EVERY) if looks else steps
-            sampler = RowSampler([sample.sampling for sample in rows if sample.sampling is not None], device)
+            sampler = TorchSampler([sample.sampling for sample in rows if sample.sampling is not None], device)
             span = self._decoder.run(state, sampler, uniforms[:, done : done + steps], alive)
             spans.append((rows, span))
             done, alive = done + steps, span.alive

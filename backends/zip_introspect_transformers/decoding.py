@@ -18,7 +18,7 @@ from zip_introspect.errors import ModelLoadError
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect_transformers.cache.states import PaddedCache, State, new_cache, tolerates_padding, upload
 from zip_introspect_transformers.fused import FusedStep
-from zip_introspect_transformers.sampling import RowSampler
+from zip_introspect_transformers.sampling import TorchSampler
 from zip_introspect_transformers.snapshot import Snapshot
 
 
@@ -146,7 +146,7 @@ class Decoder:
             state.lengths = [length + count for length in state.lengths]
 
     @torch.inference_mode()
-    def run(self, state: State, sampler: RowSampler, uniforms: Tensor, alive: Tensor) -> Span:
+    def run(self, state: State, sampler: TorchSampler, uniforms: Tensor, alive: Tensor) -> Span:
         """Advance a state's rows in place by as many steps as `uniforms` (rows, steps) has columns.
 
         Rows that end go on with filler tokens that nobody reads, so that the host need not know. On the CPU, where

@@ -16,7 +16,7 @@ from zip_introspect.backend import encoding
 Encode = Callable[[str], list[int]]
 
 
-class PromptEncoder(encoding.PromptEncoder):
+class TransformersPromptEncoder(encoding.PromptEncoder):
     """Encodes prompts for one tokenizer.
 
     Args:

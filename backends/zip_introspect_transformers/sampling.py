@@ -12,7 +12,7 @@ from zip_introspect.config import SamplingParams
 from zip_introspect_transformers.cache.states import upload
 
 
-class RowSampler:
+class TorchSampler:
     """The sampling parameters of a batch's rows as tensors; what no row asks for costs nothing."""
 
     def __init__(self, rows: Sequence[SamplingParams], device: torch.device) -> None:

@@ -15,9 +15,9 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from langchain_zip_introspect.concurrency import ConcurrentBatch, run_closed
+from langchain_zip_introspect.contents import countable
 from langchain_zip_introspect.escalating import EscalatingChat
 from langchain_zip_introspect.messages import metadata, to_message, to_prompt, usage
-from langchain_zip_introspect.reading import countable
 from langchain_zip_introspect.rungs import IntrospectiveModel
 from langchain_zip_introspect.streaming import Piece, Scope, aiterate, apieces, inside, iterate, kept, pieces, scoped
 from zip_introspect.errors import ConfigError

@@ -17,10 +17,10 @@ from langchain_core.prompt_values import ChatPromptValue, ImagePromptValue, Prom
 from langchain_core.runnables import RunnableConfig
 
 from langchain_zip_introspect.concurrency import ConcurrentBatch, run_closed
+from langchain_zip_introspect.contents import legible, plain
 from langchain_zip_introspect.messages import metadata, usage
-from langchain_zip_introspect.opening import Wanted
-from langchain_zip_introspect.reading import legible, plain
 from langchain_zip_introspect.settings import CALL_KWARGS, Settled
+from langchain_zip_introspect.shared_models import Wanted
 from langchain_zip_introspect.streaming import Piece, aiterate, apieces, kept, pieces, scoped
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.result import GenerationResult

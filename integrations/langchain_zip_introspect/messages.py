@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.prompt_values import PromptValue, StringPromptValue
 
-from langchain_zip_introspect.reading import read
+from langchain_zip_introspect.contents import read
 from langchain_zip_introspect.settings import PROVIDER
 from zip_introspect.backend.contract import Message
 from zip_introspect.errors import PromptError
@@ -85,7 +85,7 @@ def to_prompt(messages: Sequence[BaseMessage]) -> list[Message]:
     """A conversation for the chat template.
 
     Raises:
-        PromptError: a message or a block in it that is refused by `reading.RULES`, named by its place.
+        PromptError: a message or a block in it that is refused by `contents.RULES`, named by its place.
     """
     return [read(place, message) for place, message in enumerate(messages)]
 

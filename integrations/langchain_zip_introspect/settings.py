@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal
 from langchain_core.utils import from_env
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt
 
-from langchain_zip_introspect.opening import Key, Wanted, aopen_shared, open_shared
+from langchain_zip_introspect.shared_models import Key, Wanted, aopen_shared, open_shared
 from zip_introspect import HandOn
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import ConfigError
 from zip_introspect.llm import IntrospectiveLLM
-from zip_introspect.model_source import Origin
+from zip_introspect.model_source import ModelSource
 
 PROVIDER = "zip-introspect"
 """As traces and metadata name it."""
@@ -204,7 +204,7 @@ class IntrospectiveSettings(BaseModel):
                     "an open one with llm=, or set the environment variable ZIP_INTROSPECT_MODEL"
                 )
             return
-        origin = self.llm.origin or Origin(self.llm.info.model)
+        origin = self.llm.origin or ModelSource(self.llm.info.model)
         if named and self.model != origin.model:
             raise ConfigError(
                 f"llm is {origin.model!r} and model is {self.model!r}; give one of the two. To have the model "
@@ -224,7 +224,7 @@ class IntrospectiveSettings(BaseModel):
 
         A backend's options add to this object's, unless the call names another backend; a grid is one model's own.
         """
-        own = (self.llm and self.llm.origin) or Origin(self.model, self.backend, self.backend_options)
+        own = (self.llm and self.llm.origin) or ModelSource(self.model, self.backend, self.backend_options)
         model, backend = given.get("model", own.model), given.get("backend", self.backend)
         options = dict(own.options)
         if backend == self.backend:
@@ -235,7 +235,7 @@ class IntrospectiveSettings(BaseModel):
             options.pop("grid", None)
             if self.llm is not None:  # how that one was opened says nothing of another
                 backend, options = given.get("backend"), {}
-        origin = Origin(model, backend, {**options, **given.get("backend_options", {})})
+        origin = ModelSource(model, backend, {**options, **given.get("backend_options", {})})
         return Wanted(origin, self.llm if model == own.model else None)
 
     def _held(self, wanted: Wanted) -> IntrospectiveLLM | None:

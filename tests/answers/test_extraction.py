@@ -27,10 +27,10 @@ from zip_introspect.answers.extraction import (
     same,
     without_thinking,
 )
+from zip_introspect.demo.embedded import DEMO_EXTRACTOR
 from zip_introspect.demo.equations import TIERS, sample
 from zip_introspect.demo.solver import FallibleSolver
 from zip_introspect.errors import ConfigError
-from zip_introspect.llm import DEMO_EXTRACTOR
 
 
 @pytest.mark.parametrize(

@@ -130,13 +130,13 @@ def encoder(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast, 
         ours.backend_tokenizer.post_processor = TemplateProcessing(
             single=around[0], special_tokens=[(BOS, bos), (ours.eos_token, ours.eos_token_id)]
         )
-        return transformers_prompts.PromptEncoder(ours, grid.reserved_token_ids)
+        return transformers_prompts.TransformersPromptEncoder(ours, grid.reserved_token_ids)
 
     def of_llama_cpp(
         template: str | None, *, begins: bool = False, ends: bool = False, added: tuple[str, ...] = ()
     ) -> PromptEncoder:
         from zip_introspect_llama_cpp.loading import Model
-        from zip_introspect_llama_cpp.prompts import PromptEncoder as Encoder
+        from zip_introspect_llama_cpp.prompts import LlamaCppPromptEncoder as Encoder
 
         class Templated(Model):
             """The file's model with another template."""

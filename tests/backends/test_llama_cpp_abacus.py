@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import binomtest
 
 from zip_introspect import IntrospectiveLLM
+from zip_introspect.demo.embedded import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.demo.problems import held_out
 from zip_introspect.evaluation.measures.agreement import agreement
-from zip_introspect.llm import DEMO_GGUF, DEMO_MODEL
 
 pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
 

@@ -144,7 +144,7 @@ def test_no_text_adds_a_special_token(
 ) -> None:
     templated = copy.copy(tokenizer)
     templated.chat_template = TEMPLATES[name]
-    encoder = transformers_prompts.PromptEncoder(templated, grid.reserved_token_ids)
+    encoder = transformers_prompts.TransformersPromptEncoder(templated, grid.reserved_token_ids)
     if not text.strip():
         return
     if name == "looked_into" and not text.split("</think>")[-1].strip() and not text.startswith("<|"):
@@ -172,7 +172,7 @@ def test_a_tokenizer_that_does_not_split_is_outwitted(
     monkeypatch.setattr(
         type(templated), "encode", lambda self, text, split_special_tokens=False, **rest: plain(self, text, **rest)
     )
-    encoder = transformers_prompts.PromptEncoder(templated, grid.reserved_token_ids)
+    encoder = transformers_prompts.TransformersPromptEncoder(templated, grid.reserved_token_ids)
     tokens = encoder.encode(ATTACK, chat=True)
     assert special(templated, tokens) == ["<|user|>", "<|end|>", "<|assistant|>"]
     assert ATTACK in templated.decode(tokens)
@@ -187,7 +187,7 @@ def test_space_of_sentencepiece_and_of_special_tokens_is_as_ever(prepends: Any, 
     backend.add_special_tokens([AddedToken(text, special=True, rstrip=strips) for text in ("<|a|>", "<|b|>", "<|z|>")])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|z|>")
     tokenizer.chat_template = "<|a|>\n{{ messages[0].content }}<|z|>\n<|b|>"
-    encoder = transformers_prompts.PromptEncoder(tokenizer, [])
+    encoder = transformers_prompts.TransformersPromptEncoder(tokenizer, [])
     usual, spelled = (
         tokenizer.convert_ids_to_tokens(encoder.encode(text, chat=True)) for text in ("why {z}?", "why <|z|>?")
     )

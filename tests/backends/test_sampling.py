@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from zip_introspect.config import COLDEST, SamplingParams
-from zip_introspect_llama_cpp.sampling import RowSampler as NumpySampler
-from zip_introspect_transformers.sampling import RowSampler, _inverse_cdf
+from zip_introspect_llama_cpp.sampling import NumpySampler
+from zip_introspect_transformers.sampling import TorchSampler, _inverse_cdf
 
 CPU = torch.device("cpu")
 VOCABULARY = 9
@@ -52,7 +52,7 @@ def kept_probabilities(logits: NDArray[np.float64], sampling: SamplingParams) ->
 def test_draws_follow_the_inverse_cdf(logits: list[list[float]], data: st.DataObject) -> None:
     rows = data.draw(st.lists(parameters, min_size=len(logits), max_size=len(logits)))
     uniforms = data.draw(st.lists(st.floats(0, 1, exclude_max=True), min_size=len(logits), max_size=len(logits)))
-    drawn = RowSampler(rows, CPU).draw(
+    drawn = TorchSampler(rows, CPU).draw(
         torch.tensor(logits, dtype=torch.float32), torch.tensor(uniforms, dtype=torch.float64)
     )
     for row, token in enumerate(drawn.tolist()):
@@ -70,7 +70,7 @@ def test_masked_tokens_are_never_drawn(uniform: float, temperature: float) -> No
     logits = torch.full((1, 50), -torch.inf)
     logits[0, [3, 4, 20]] = torch.tensor([1.0, 2.0, -30.0])
     for value in (uniform, 0.0, float(np.nextafter(1, 0))):
-        drawn = RowSampler([SamplingParams(temperature=temperature)], CPU).draw(
+        drawn = TorchSampler([SamplingParams(temperature=temperature)], CPU).draw(
             logits, torch.tensor([value], dtype=torch.float64)
         )
         assert drawn.item() in (3, 4, 20)
@@ -78,7 +78,7 @@ def test_masked_tokens_are_never_drawn(uniform: float, temperature: float) -> No
 
 def test_a_broken_row_does_not_touch_the_others() -> None:
     logits = torch.stack([torch.full((6,), torch.nan), torch.tensor([0.0, 9.0, 0.0, 0.0, 0.0, 0.0])])
-    sampler = RowSampler([SamplingParams(top_p=0.5, top_k=3, min_p=0.1)] * 2, CPU)
+    sampler = TorchSampler([SamplingParams(top_p=0.5, top_k=3, min_p=0.1)] * 2, CPU)
     drawn = sampler.draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64))
     assert 0 <= drawn[0] < 6
     assert drawn[1] == 1
@@ -88,7 +88,7 @@ def test_a_broken_row_does_not_touch_the_others() -> None:
 def test_frequencies_are_the_probabilities(sampling: SamplingParams) -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0, 0.5, 1.5]])
     uniforms = torch.tensor(np.random.default_rng(0).random(20_000))
-    drawn = RowSampler([sampling] * 20_000, CPU).draw(logits.expand(20_000, -1), uniforms)
+    drawn = TorchSampler([sampling] * 20_000, CPU).draw(logits.expand(20_000, -1), uniforms)
     frequencies = np.bincount(drawn.numpy(), minlength=6) / 20_000
     np.testing.assert_allclose(frequencies, kept_probabilities(logits[0].double().numpy(), sampling), atol=0.015)
 
@@ -127,7 +127,7 @@ def drawn_by_each(batch: list[tuple[SamplingParams, list[float], float]]) -> tup
     logits = np.full((len(batch), VOCABULARY), -np.inf, np.float32)
     logits[:, : RESERVED.start] = [row for _, row, _ in batch]
     uniforms = [uniform for _, _, uniform in batch]
-    one = RowSampler(rows, CPU).draw(torch.from_numpy(logits), torch.tensor(uniforms, dtype=torch.float64))
+    one = TorchSampler(rows, CPU).draw(torch.from_numpy(logits), torch.tensor(uniforms, dtype=torch.float64))
     other = NumpySampler(rows).draw(logits.copy(), logits.max(-1, keepdims=True), uniforms)
     return one.tolist(), other
 

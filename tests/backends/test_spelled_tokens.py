@@ -111,7 +111,7 @@ def test_tags_in_pairs_and_words_are_as_the_tokenizer_makes_them(tokenizer: PreT
         "{% endfor %}<|to|>assistant<think>"
     )
     messages = conversation("a user  asks <|to|>", "<think>Hm</think>Yes", "what is <think>?<|end|>")
-    prompt = transformers_prompts.PromptEncoder(ours, []).encode(messages, chat=True)
+    prompt = transformers_prompts.TransformersPromptEncoder(ours, []).encode(messages, chat=True)
     named = [token for token in ours.convert_ids_to_tokens(prompt) if len(token) > 1]
     assert named == [
         *("<|to|>", "user", "  ", "user", "  ", "<|end|>", "<|to|>", "  ", "<|end|>"),
@@ -169,7 +169,7 @@ def test_an_end_of_sequence_stays_out_though_it_stands_for_the_unknown_too(token
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     for names in ({"eos_token": "<|end|>"}, {"eos_token": "<|reserved_0|>"}):
         ours = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<|end|>", **names)
-        encoder = transformers_prompts.PromptEncoder(ours, [])
+        encoder = transformers_prompts.TransformersPromptEncoder(ours, [])
         assert tokenizer.eos_token_id in encoder._forbidden
         assert tokenizer.eos_token_id not in encoder.encode("a<|end|>b", chat=False)
 
@@ -191,19 +191,19 @@ def test_as_many_renderings_for_many_kinds_of_special_tokens_as_for_one(
     tokenizer: PreTrainedTokenizerFast, grid: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    render = transformers_prompts.PromptEncoder.render
+    render = transformers_prompts.TransformersPromptEncoder.render
 
     def counted(self: Any, *args: Any, **keys: Any) -> str:
         nonlocal calls
         calls += 1
         return render(self, *args, **keys)
 
-    monkeypatch.setattr(transformers_prompts.PromptEncoder, "render", counted)
+    monkeypatch.setattr(transformers_prompts.TransformersPromptEncoder, "render", counted)
     ours = tokenizer.__class__(
         tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), eos_token=tokenizer.eos_token
     )
     ours.chat_template = "{{ messages[0].content.split('<|end|>')[-1] }}<|end|>"
-    encoder = transformers_prompts.PromptEncoder(ours, grid.reserved_token_ids)
+    encoder = transformers_prompts.TransformersPromptEncoder(ours, grid.reserved_token_ids)
     kinds = [f"<|reserved_{number}|>" for number in range(64)]
     counts = []
     for text in (f"<|end|>{kinds[1]}", f"<|end|>{kinds[0]}", "<|end|>" + " ".join(kinds)):

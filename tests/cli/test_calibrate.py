@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from zip_introspect.cli.app import app
+from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.demo.problems import held_out
 from zip_introspect.introspection.calibration import FILE_NAME, Calibration
-from zip_introspect.llm import DEMO_MODEL, IntrospectiveLLM
+from zip_introspect.llm import IntrospectiveLLM
 
 pytest.importorskip("sklearn", reason="the extra eval is not installed")
 

@@ -19,7 +19,7 @@ pytest.importorskip("tqdm", reason="the extra eval is not installed")
 
 from zip_introspect.cli.app import app
 from zip_introspect.demo.problems import held_out
-from zip_introspect.evaluation.store.rollout_file import Problem, Rollouts
+from zip_introspect.evaluation.store.rollout_file import QuestionRollouts, Rollouts
 from zip_introspect.evaluation.store.unfinished import Parts
 from zip_introspect.llm import IntrospectiveLLM
 
@@ -158,7 +158,7 @@ def test_a_run_goes_on_with_the_same_template_options_only(
     command = ["abacus", tmp_path / "out.parquet", *limits]
     option = ["--template-option", "enable_thinking=false"]
 
-    def interrupted(self: Parts, place: int, problem: Problem) -> None:
+    def interrupted(self: Parts, place: int, problem: QuestionRollouts) -> None:
         save(self, place, problem)
         raise KeyboardInterrupt
 

@@ -13,8 +13,8 @@ pytest.importorskip("transformers", reason="the extra transformers is not instal
 
 from tests.evaluation.stored import simulated
 from zip_introspect.cli.app import app
+from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.evaluation.store.rollout_file import Rollouts
-from zip_introspect.llm import DEMO_MODEL
 
 
 def run(*arguments: str | Path) -> Result:

@@ -11,6 +11,7 @@ import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zip_introspect import GenerationConfig, IntrospectiveLLM
+from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.demo.problems import training_mix
 from zip_introspect.demo.recipe import base_rollouts
 from zip_introspect.demo.recipe.__main__ import _done
@@ -25,7 +26,6 @@ from zip_introspect.evaluation.store.collecting import collect_rollouts
 from zip_introspect.evaluation.store.rescoring import with_external_scores, with_self_scores
 from zip_introspect.evaluation.store.rollout_file import Question
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.llm import DEMO_MODEL
 from zip_introspect.training.dataset import load
 from zip_introspect_transformers import TransformersBackend
 

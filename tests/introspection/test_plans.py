@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from zip_introspect.errors import ConfigError, GridError
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.introspection.joint import expected_length
-from zip_introspect.introspection.plans import EXACT_LIMIT, MetaAction, best_meta_action
+from zip_introspect.introspection.plans import EXACT_LIMIT, Plan, best_plan
 from zip_introspect.introspection.utility import normalized_beta, sampling_utility
 
 GRID = JointGrid(reward_edges=[0, 0.3, 0.8, 1], length_edges=[0, 4, 8, 16, 64], first_reserved=0)
@@ -61,7 +61,7 @@ def candidates(case: dict[str, Any]) -> list[tuple[tuple[int, ...], int]]:
 @given(st.integers(0, 10**6), st.integers(0, 4), st.sampled_from(["shared", "none"]))
 def test_exact_finds_what_brute_force_finds(seed: int, n: int, horizon: str) -> None:
     case = situation(seed, n)
-    found = best_meta_action(**case, horizon=horizon, search="exact")
+    found = best_plan(**case, horizon=horizon, search="exact")
     cap = None if horizon == "shared" else LAST
     tried = {candidate: value_of(case, *candidate, cap) for candidate in candidates(case)}
     if not tried:
@@ -81,7 +81,7 @@ def test_exact_finds_what_brute_force_finds(seed: int, n: int, horizon: str) -> 
 )  # fmt: skip
 def test_what_it_reports_is_what_the_utility_says(seed: int, n: int, horizon: str, search: str) -> None:
     case = situation(seed, n)
-    found = best_meta_action(**case, horizon=horizon, search=search)
+    found = best_plan(**case, horizon=horizon, search=search)
     assert found.keep_value == max(case["finished_values"], default=GRID.reward_values[0])
     if not found.size:
         assert found.utility.value == found.keep_value
@@ -99,7 +99,7 @@ def test_what_it_reports_is_what_the_utility_says(seed: int, n: int, horizon: st
 @given(st.integers(0, 10**6), st.integers(0, 3))
 def test_a_typical_length_gives_every_candidate_the_same_beta(seed: int, n: int) -> None:
     case = situation(seed, n) | {"max_active": None, "max_new": 2}
-    found = best_meta_action(**case, typical_length=50.0, search="exact")
+    found = best_plan(**case, typical_length=50.0, search="exact")
     beta = case["beta"] / 50.0
     best = -np.inf
     for leaves, new in candidates(case):
@@ -114,7 +114,7 @@ def test_a_typical_length_gives_every_candidate_the_same_beta(seed: int, n: int)
 def test_more_search_is_never_worse(seed: int, n: int) -> None:
     case = situation(seed, n)
     value = {
-        (search, horizon): best_meta_action(**case, search=search, horizon=horizon).utility.value
+        (search, horizon): best_plan(**case, search=search, horizon=horizon).utility.value
         for search in ("nested", "exact")
         for horizon in ("none", "shared", "per_prefix")
     }
@@ -131,7 +131,7 @@ def test_nested_weighs_every_single_leaf_rank_and_every_number_of_new_samples(se
     case = situation(seed, n)
     case["leaf_joints"] = np.repeat(case["leaf_joints"][:1], n, axis=0)
     case["leaf_lengths"] = np.repeat(case["leaf_lengths"][:1], n)
-    nested, exact = (best_meta_action(**case, search=search) for search in ("nested", "exact"))
+    nested, exact = (best_plan(**case, search=search) for search in ("nested", "exact"))
     assert nested.utility.value == pytest.approx(exact.utility.value, abs=1e-12)
     assert nested.size == exact.size
 
@@ -140,7 +140,7 @@ def test_nested_loses_little_on_average() -> None:
     losses = []
     for seed in range(60):
         case = situation(seed, 6)
-        nested, exact = (best_meta_action(**case, search=search).utility.value for search in ("nested", "exact"))
+        nested, exact = (best_plan(**case, search=search).utility.value for search in ("nested", "exact"))
         losses.append(exact - nested)
     assert np.mean(losses) < 0.01
     assert np.mean(np.array(losses) < 1e-9) > 0.6
@@ -149,7 +149,7 @@ def test_nested_loses_little_on_average() -> None:
 def test_equal_candidates_prefer_fewer_samples() -> None:
     sure = np.zeros((3, 4))
     sure[2, 0] = 1.0
-    found = best_meta_action(
+    found = best_plan(
         np.stack([sure] * 4), sure, GRID, alpha=0.1, beta=0.0, leaf_lengths=[9] * 4, max_new=4
     )  # fmt: skip
     assert (found.leaves, found.new_samples) == ((0,), 0)
@@ -160,10 +160,10 @@ def test_starts_something_when_nothing_is_finished_and_stops_when_all_is_won() -
     hopeful = np.zeros((3, 4))
     hopeful[2, 1] = hopeful[0, 1] = 0.5
     common = {"leaf_joints": np.zeros((0, 3, 4)), "root_joint": hopeful, "grid": GRID, "leaf_lengths": []}
-    start = best_meta_action(**common, alpha=0.1, beta=0.05, max_new=8)
+    start = best_plan(**common, alpha=0.1, beta=0.05, max_new=8)
     assert start.worth_running
     assert start.new_samples > 1
-    won = best_meta_action(**common, alpha=0.1, beta=0.05, max_new=8, finished_values=[0.9])
+    won = best_plan(**common, alpha=0.1, beta=0.05, max_new=8, finished_values=[0.9])
     assert won.size == 1  # the least costly, for the caller to weigh
     assert not won.worth_running
 
@@ -172,7 +172,7 @@ def test_more_samples_when_compute_is_cheap() -> None:
     root = np.zeros((3, 4))
     root[0, 2], root[2, 2] = 0.7, 0.3
     none = {"leaf_joints": np.zeros((0, 3, 4)), "leaf_lengths": [], "root_joint": root, "grid": GRID, "max_new": 8}
-    new = [best_meta_action(**none, alpha=alpha, beta=0.1).new_samples for alpha in (0.0, 0.3, 1.0)]
+    new = [best_plan(**none, alpha=alpha, beta=0.1).new_samples for alpha in (0.0, 0.3, 1.0)]
     # By hand: of equal lengths, m samples are worth 0.9 - 0.75 * 0.7^m - 0.1 * (alpha*m + 1 - alpha).
     assert new == [8, 6, 3]
 
@@ -181,27 +181,27 @@ def test_more_samples_when_compute_is_cheap() -> None:
 @pytest.mark.parametrize("search", ["nested", "exact"])
 def test_nothing_may_run(horizon: str, search: str) -> None:
     case = situation(3, 0) | {"max_new": 0, "finished_values": [0.4]}
-    found = best_meta_action(**case, horizon=horizon, search=search)
+    found = best_plan(**case, horizon=horizon, search=search)
     assert (found.leaves, found.new_samples, found.utility.value) == ((), 0, 0.4)
     assert not found.worth_running
-    paused = best_meta_action(**(situation(3, 2) | {"max_active": 0}), horizon=horizon, search=search)
+    paused = best_plan(**(situation(3, 2) | {"max_active": 0}), horizon=horizon, search=search)
     assert paused.size == 0
 
 
 def test_exact_beyond_its_limit_is_no_worse_than_nested() -> None:
     case = situation(5, EXACT_LIMIT + 4) | {"beta": 0.01, "max_new": 2, "max_active": None, "alpha": 0.0}
-    nested, exact = (best_meta_action(**case, search=search) for search in ("nested", "exact"))
+    nested, exact = (best_plan(**case, search=search) for search in ("nested", "exact"))
     assert exact.utility.value >= nested.utility.value - 1e-12
 
 
 def test_takes_lists_and_float32() -> None:
     case = situation(8, 3)
-    expected = best_meta_action(**case)
+    expected = best_plan(**case)
     case["leaf_joints"] = case["leaf_joints"].tolist()
     case["leaf_lengths"] = case["leaf_lengths"].tolist()
-    assert best_meta_action(**case) == expected
+    assert best_plan(**case) == expected
     case["leaf_joints"] = np.asarray(case["leaf_joints"], dtype=np.float32)
-    assert isinstance(best_meta_action(**case), MetaAction)
+    assert isinstance(best_plan(**case), Plan)
 
 
 @pytest.mark.parametrize(
@@ -223,4 +223,4 @@ def test_takes_lists_and_float32() -> None:
 )
 def test_refuses_bad_input(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        best_meta_action(**(situation(1, 3) | change))
+        best_plan(**(situation(1, 3) | change))

@@ -27,7 +27,7 @@ from zip_introspect.errors import BackendError, PromptError
 from zip_introspect.events import DecisionMade, Event, SampleAdvanced, SearchFinished, SearchStarted
 from zip_introspect.result import GenerationResult
 from zip_introspect.search import continuous_batch
-from zip_introspect.search.engine import Call, Engine, Search
+from zip_introspect.search.engine import Job, Engine, Search
 from zip_introspect.search.request import Checked, Request, check
 from zip_introspect.testing.simulator import SimulatedBackend
 
@@ -158,7 +158,7 @@ class Storm(RuleBasedStateMachine):
         self.room, self.backend = room, StormyBackend(room)
         self.engine = Engine(self.backend)
         self.asked: list[Asked] = []
-        self.calls: list[tuple[Call, int]] = []
+        self.calls: list[tuple[Job, int]] = []
         self.wait = True
 
     def _asked(self, kind: dict[str, Any], budget: Budget, tell: str = "", extractor: str = "sound") -> Asked:
@@ -200,7 +200,7 @@ class Storm(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 99), fails=st.booleans())
     def call(self, number: int, fails: bool) -> None:
-        call = Call(lambda: 1 // 0 if fails else number, Future())
+        call = Job(lambda: 1 // 0 if fails else number, Future())
         self.engine._bring(call)
         self.calls.append((call, -1 if fails else number))
 

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy, log_softmax
 from transformers import AutoTokenizer, Qwen3ForSequenceClassification
 
 from tests.training.tiny import GRID, arguments, config, rollouts, tiny
+from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.errors import TrainingDataError
-from zip_introspect.llm import DEMO_MODEL
 from zip_introspect.training.scorers import (
     JudgeCollator,
     JudgeQuestion,

@@ -1,16 +1,18 @@
-"""Finding backends by entry point."""
+"""Finding backends and integrations by entry point."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 from zip_introspect.backend.contract import Backend
 from zip_introspect.errors import BackendNotInstalledError, ModelLoadError
 from zip_introspect.paths import expanded
 
 ENTRY_POINT_GROUP = "zip_introspect.backends"
+INTEGRATIONS = "zip_introspect.integrations"
 
 
 @dataclass(frozen=True)
@@ -72,3 +74,20 @@ class InstalledBackends:
             f"no backend opens {str(model)!r}; expected a directory with config.json and *.safetensors, a hub id "
             f"or a .gguf file. Installed backends: {', '.join(sorted(self.points))}. Check the path."
         )
+
+
+def integration(framework: str) -> Any:
+    """What a framework's integration wraps an open model in: a class that takes `llm=` and settings.
+
+    Raises:
+        BackendNotInstalledError: nothing announces it, or what it needs is not installed.
+    """
+    points = {point.name: point for point in entry_points(group=INTEGRATIONS)}
+    try:
+        return points[framework].load()
+    except (KeyError, ImportError) as error:
+        what = f"the module {error.name!r}" if isinstance(error, ImportError) else "an integration"
+        raise BackendNotInstalledError(
+            f"{framework} needs {what}, which is not installed. "
+            f'Install it with: pip install "zip-introspect[{framework}]"'
+        ) from error

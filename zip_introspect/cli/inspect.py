@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zip_introspect.cli import EXIT_ERROR
-from zip_introspect.cli.model_files import MAX_BINS, MIN_BINS, ModelFacts, Run, read
+from zip_introspect.cli.model_files import MAX_BINS, MIN_BINS, ModelFacts, SpareIds, read
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.text import printable
 from zip_introspect.introspection.grid import JointGrid
@@ -78,7 +78,7 @@ def _print(console: Console, facts: ModelFacts) -> None:
     console.print(table)
 
 
-def _describe_run(run: Run) -> str:
+def _describe_run(run: SpareIds) -> str:
     unnamed = run.count - run.named
     parts = [f"{run.named} named as reserved"] * bool(run.named) + [f"{unnamed} without a token"] * bool(unnamed)
     return f"{run.first}..{run.first + run.count - 1} ({', '.join(parts)})"

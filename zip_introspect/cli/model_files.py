@@ -31,7 +31,7 @@ _EMBEDDING_TENSORS = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_emb
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SpareIds:
     """Consecutive token ids that no text is made of."""
 
     first: int
@@ -67,7 +67,7 @@ class ModelFacts:
     """Tokens of the tokenizer."""
     eos_token_ids: tuple[int, ...]
     chat_template: bool
-    runs: tuple[Run, ...]
+    runs: tuple[SpareIds, ...]
     """Longest first."""
     weights: Weights | None
     grid: JointGrid | None
@@ -183,7 +183,7 @@ def _read_file(model: str, file: Path) -> ModelFacts:
     )
 
 
-def find_runs(names: dict[int, str], head_rows: int, eos_token_ids: tuple[int, ...] = ()) -> tuple[Run, ...]:
+def find_runs(names: dict[int, str], head_rows: int, eos_token_ids: tuple[int, ...] = ()) -> tuple[SpareIds, ...]:
     """Runs of ids that are named as reserved or have no token, longest first.
 
     Args:
@@ -198,7 +198,7 @@ def find_runs(names: dict[int, str], head_rows: int, eos_token_ids: tuple[int, .
             groups[-1].append(id_)
         else:
             groups.append([id_])
-    runs = [Run(first=group[0], count=len(group), named=sum(id_ in reserved for id_ in group)) for group in groups]
+    runs = [SpareIds(first=group[0], count=len(group), named=sum(id_ in reserved for id_ in group)) for group in groups]
     return tuple(sorted(runs, key=lambda run: (-run.count, run.first)))
 
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from zip_introspect.errors import ConfigError, GridError
 from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.joint import Floats
 from zip_introspect.introspection.utility import (
     TOLERANCE,
     CappedStatistics,
@@ -28,7 +29,6 @@ from zip_introspect.introspection.utility import (
     evaluate,
 )
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
 
 HorizonMode = Literal["shared", "per_prefix", "none"]
@@ -41,7 +41,7 @@ _SHORTLIST = 32  # candidates whose horizons are refined one by one in per_prefi
 
 
 @dataclass(frozen=True, slots=True)
-class MetaAction:
+class Plan:
     """The best thing to run next, beside what keeping the best finished sample is worth."""
 
     leaves: tuple[int, ...]
@@ -66,7 +66,7 @@ class MetaAction:
         return self.size > 0 and self.utility.value > self.keep_value + TOLERANCE
 
 
-def best_meta_action(
+def best_plan(
     leaf_joints: ArrayLike,
     root_joint: ArrayLike,
     grid: JointGrid,
@@ -81,7 +81,7 @@ def best_meta_action(
     max_active: int | None = None,
     horizon: HorizonMode = "shared",
     search: SearchMode = "nested",
-) -> MetaAction:
+) -> Plan:
     """The meta-action with the highest sampling utility; of equals, the one that runs the fewest samples.
 
     Args:
@@ -132,7 +132,7 @@ def best_meta_action(
     limit = n + max_new if max_active is None else min(max_active, n + max_new)
     max_new = min(max_new, limit)
     if not limit:
-        return MetaAction((), 0, SamplingUtility(floor, floor, 0.0, 0.0, grid.num_length_bins - 1), floor, beta)
+        return Plan((), 0, SamplingUtility(floor, floor, 0.0, 0.0, grid.num_length_bins - 1), floor, beta)
 
     statistics = capped_statistics(np.concatenate([joints, root[None]]), grid)
     if not math.isfinite(statistics.lengths[:, -1].sum()):
@@ -264,7 +264,7 @@ class _Problem:
         value[:, barred] = -np.inf
         return _Values(value, reward, compute, latency, beta)
 
-    def best(self, sets: _LeafSets) -> MetaAction:
+    def best(self, sets: _LeafSets) -> Plan:
         """The best candidate; of those within rounding of it, the fewest samples, fewest new, shortest horizon."""
         values = self.values(sets)
         value = values.value
@@ -275,9 +275,9 @@ class _Problem:
         utility = SamplingUtility(
             float(value[at]), float(values.reward[at]), float(values.compute[at]), float(values.latency[at]), horizon
         )
-        return MetaAction(tuple(sets.members(at[1], at[0])), at[2], utility, self.floor, float(values.beta[at]))
+        return Plan(tuple(sets.members(at[1], at[0])), at[2], utility, self.floor, float(values.beta[at]))
 
-    def refined(self, sets: _LeafSets) -> MetaAction:
+    def refined(self, sets: _LeafSets) -> Plan:
         """The best of the most promising candidates once each has its own horizons."""
         values = self.values(sets)
         top = np.argsort(-values.value.max(axis=0), axis=None, kind="stable")[:_SHORTLIST]
@@ -305,4 +305,4 @@ class _Problem:
         value, reward, compute, latency = (float(part[row]) for part in parts)
         horizons = tuple(found[row, : len(members[row])].tolist())
         utility = SamplingUtility(value, reward, compute, latency, horizons)
-        return MetaAction(tuple(candidates[row][1]), candidates[row][2], utility, self.floor, float(betas[row]))
+        return Plan(tuple(candidates[row][1]), candidates[row][2], utility, self.floor, float(betas[row]))

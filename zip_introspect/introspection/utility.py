@@ -17,10 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from zip_introspect.errors import ConfigError, GridError
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.introspection.joint import on_grid
+from zip_introspect.introspection.joint import Floats, on_grid
 from zip_introspect.introspection.order_statistics import expectation_from_cdf
-
-Floats = NDArray[np.float64]
 
 TOLERANCE = 1e-12
 """Utilities closer than this are equal: the difference is rounding."""

@@ -38,7 +38,7 @@ CLOSED = "this model is closed; open it again with IntrospectiveLLM.from_pretrai
 
 
 @dataclass(eq=False)
-class Call:
+class Job:
     """Something to do on the engine's thread, and the future that holds what came of it."""
 
     work: Callable[[], Any]
@@ -71,7 +71,7 @@ class Together:
     prepared: list[Checked] = field(default_factory=list)
 
 
-Brought = Call | Search | Together
+Brought = Job | Search | Together
 Inbox = SimpleQueue["tuple[Engine, Brought | None] | None"]
 """What is brought, with the engine, which lives on until it is done; None when nobody holds that any more."""
 
@@ -109,7 +109,7 @@ class Engine:
             BackendError: the model is closed, or was left behind by a fork.
         """
         future: Future[T] = Future()
-        self._bring(Call(work, future))
+        self._bring(Job(work, future))
         return future
 
     def search(self, search: Search) -> Future[GenerationResult]:
@@ -248,7 +248,7 @@ class Engine:
             self._take_together(item)
         elif item.future.cancelled():
             return
-        elif isinstance(item, Call):
+        elif isinstance(item, Job):
             _settle(item.future, item.work)
         else:
             with failing(item.future):

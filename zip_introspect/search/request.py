@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict
 
 from zip_introspect import strategies
-from zip_introspect.backend.contract import BackendInfo
+from zip_introspect.backend.contract import Backend, BackendInfo
 from zip_introspect.budget import Budget, Ledger
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import BackendError, ConfigError, PromptError
+from zip_introspect.prompts import Prompt, check_prompt
 from zip_introspect.strategies import Strategy
 
 
@@ -114,6 +116,39 @@ class Checked:
     def sequences(self) -> int:
         """How many sequences the backend has to hold for it: its samples, and the prompt that they start from."""
         return self.samples_at_once + 1
+
+
+def settled(settings: CallSettings, config: GenerationConfig) -> GenerationConfig:
+    """The settings of a call: its own, over those of its `config` or of the model.
+
+    Raises:
+        ConfigError: one that is unknown, or out of its range.
+    """
+    overrides = {name: value for name, value in settings.items() if name not in OF_A_CALL}
+    config = settings.get("config") or config
+    return config.replace(**overrides) if overrides else config
+
+
+def prepared(
+    prompt: Prompt, settings: CallSettings, config: GenerationConfig, backend: Backend
+) -> Callable[[], Checked]:
+    """What encodes and checks a prompt: to be done where nothing else touches the backend. It counts as called now.
+
+    Raises:
+        PromptError, ConfigError, BudgetError: what shows without that.
+    """
+    called = time.perf_counter()
+    check_prompt(prompt)
+    config, budget = settled(settings, config), Budget.of(settings.get("budget"))
+    chat, hand_on, options = settings.get("chat", True), settings.get("hand_on"), config.chat_template_kwargs
+    # Backends of others that know no options go on working for those who give none.
+    given = {"chat_template_kwargs": options} if options else {}
+
+    def prepare() -> Checked:
+        tokens = tuple(backend.encode(prompt, chat=chat, **given))
+        return check(Request(tokens, config, budget, hand_on), backend.info, called)
+
+    return prepare
 
 
 def check(request: Request, info: BackendInfo, called: float | None = None) -> Checked:

@@ -24,7 +24,7 @@ _STATUSES = get_args(SampleStatus)
 
 
 @dataclass(slots=True)
-class Run:
+class Branch:
     """The tokens of one leaf since it left its parent."""
 
     parent: int | None
@@ -54,7 +54,7 @@ class PrefixTrie:
         self._root = np.array(root_joint, dtype=np.float32)[np.newaxis]
         if self._root.ndim != 3:
             raise ValueError(f"root_joint has shape {self._root.shape[1:]}; expected (B_V, B_T)")
-        self._runs: list[Run] = []
+        self._runs: list[Branch] = []
 
     def __len__(self) -> int:
         """How many leaves were ever branched."""
@@ -81,7 +81,7 @@ class PrefixTrie:
         if leaf is None:
             if at:
                 raise ValueError(f"at is {at}, and the root is a prefix of length 0; give the leaf to branch from")
-            self._runs.append(Run(None, 0, 0, recent=self._root))
+            self._runs.append(Branch(None, 0, 0, recent=self._root))
             return len(self._runs) - 1
         length = self.length(leaf)
         at = length if at is None else at
@@ -96,7 +96,7 @@ class PrefixTrie:
         while owner is not None and self._runs[owner].start >= at:
             owner = self._runs[owner].parent
         offset = 0 if owner is None else at - self._runs[owner].start
-        self._runs.append(Run(owner, offset, at, recent=recent))
+        self._runs.append(Branch(owner, offset, at, recent=recent))
         return len(self._runs) - 1
 
     def extend(self, leaf: int, tokens: ArrayLike, joints: ArrayLike) -> None:
@@ -198,7 +198,7 @@ class PrefixTrie:
                 raise ValueError(f"run {number} of the trie is malformed: parent {parent!r}, offset {offset!r}")
             recent = np.array(item["recent"], dtype=np.float32).reshape(-1, *trie._root.shape[1:])
             status = cast(SampleStatus, item["status"])
-            trie._runs.append(Run(parent, offset, start, status, array("i", item["tokens"]), recent))
+            trie._runs.append(Branch(parent, offset, start, status, array("i", item["tokens"]), recent))
         return trie
 
     def to_json(self) -> str:
@@ -218,7 +218,7 @@ class PrefixTrie:
         """The token paths of the leaves with these statuses, in order."""
         return [self.path(leaf) for leaf in self.leaves(*statuses)]
 
-    def _running(self, leaf: int) -> Run:
+    def _running(self, leaf: int) -> Branch:
         run = self._runs[leaf]
         if run.status in ("finished", "dropped"):
             raise ValueError(f"leaf {leaf} is {run.status}; only active and paused leaves grow")

@@ -90,7 +90,7 @@ class ZipRC(Strategy):
         # Utilities are rounded: what is hardly above the lowest reward may not seem worth running.
         return worth if -np.inf < worth <= state.grid.reward_values[0] + 1e-9 else None
 
-    def _best(self, state: MetaState, reachable: NDArray[np.float64], debt: float | None = None) -> plans.MetaAction:
+    def _best(self, state: MetaState, reachable: NDArray[np.float64], debt: float | None = None) -> plans.Plan:
         """The best meta-action that the tokens left can carry, shared evenly by those that run.
 
         Where they carry every one of its samples to its end, they take nothing away.
@@ -112,14 +112,14 @@ class ZipRC(Strategy):
 
     def _best_of(
         self, state: MetaState, reachable: NDArray[np.float64], max_active: int, debt: float | None = None
-    ) -> plans.MetaAction:
+    ) -> plans.Plan:
         counted = self._counted(state)
         finished = _standing(state)
         grid = state.grid
         if debt is not None:
             finished = []  # all were cut, and what was cut settles nothing
             grid, reachable = _owing(debt, grid, reachable)
-        return plans.best_meta_action(
+        return plans.best_plan(
             reachable[:-1],
             reachable[-1],
             grid,
@@ -210,7 +210,7 @@ def _priority(leaf: Leaf) -> tuple[float, float]:
     return -leaf.value, leaf.remaining
 
 
-def _report(best: plans.MetaAction, answered: bool) -> UtilityReport:
+def _report(best: plans.Plan, answered: bool) -> UtilityReport:
     utility = best.utility
     return UtilityReport(
         chosen=utility.value,

@@ -34,7 +34,7 @@ _MAX_CONTEXT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class SimulatedPrompt:
     """What the samples of one prompt are like."""
 
     prior: NDArray[np.float64]
@@ -43,7 +43,7 @@ class Problem:
     """Shape (B_V, SYMBOLS): probability of an evidence symbol given the reward."""
 
     @classmethod
-    def draw(cls, seed: int, max_length: int) -> Problem:
+    def draw(cls, seed: int, max_length: int) -> SimulatedPrompt:
         """A problem of one of the four kinds."""
         rng = np.random.default_rng(seed)
         kind = rng.integers(4)
@@ -70,7 +70,7 @@ class Problem:
 
 @dataclass(eq=False, kw_only=True)
 class _State(Sample):
-    problem: Problem
+    problem: SimulatedPrompt
     weights: NDArray[np.float64]
     """Shape (B_V,): likelihood of the evidence so far given each reward."""
     revealed: int | None = None
@@ -163,10 +163,10 @@ class SimulatedBackend(Backend):
         """A whole number."""
         return str(model).isdecimal()
 
-    def problem(self, prompt: Sequence[int]) -> Problem:
+    def problem(self, prompt: Sequence[int]) -> SimulatedPrompt:
         """The problem that a prompt's tokens stand for."""
         digest = zlib.crc32(",".join(map(str, prompt)).encode(), self.seed & 0xFFFFFFFF)
-        return Problem.draw(digest, self.max_length)
+        return SimulatedPrompt.draw(digest, self.max_length)
 
     def encode(
         self,

@@ -19,13 +19,13 @@ from transformers import (
 
 from tests.training.tiny import config, tiny
 from zip_introspect import IntrospectiveLLM
+from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.demo.problems import held_out
 from zip_introspect.errors import EvaluationDataError, GridError, ModelLoadError
 from zip_introspect.evaluation.measures import graders
 from zip_introspect.evaluation.store import rescoring
 from zip_introspect.evaluation.store.collecting import collect_rollouts
 from zip_introspect.evaluation.store.rollout_file import Question, Rollouts
-from zip_introspect.llm import DEMO_MODEL
 from zip_introspect.testing.rounding import SMALL_MODEL, tolerance
 
 VOCABULARY = 384

@@ -21,7 +21,7 @@ from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, T
 from tests.backend.test_counting import ANY
 from tests.scripted import FaultyBackend, out_of_memory
 from zip_introspect import Budget, BudgetError, ConfigError, GenerationConfig, IntrospectiveLLM, ModelLoadError
-from zip_introspect.llm import DEMO_MODEL
+from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.testing.simulator import SimulatedBackend
 
 KINDS: list[type[Any]] = [ChatIntrospective, TextIntrospective, IntrospectiveRunnable]

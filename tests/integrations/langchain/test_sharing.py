@@ -14,7 +14,7 @@ from langchain_zip_introspect import ChatIntrospective
 from tests.scripted import GatedBackend, freed
 from zip_introspect import GenerationConfig, IntrospectiveLLM
 from zip_introspect.backend.exporting import exporter
-from zip_introspect.llm import DEMO_MODEL
+from zip_introspect.demo.embedded import DEMO_MODEL
 
 CONFIG = GenerationConfig(interval=1, strategy="best_of_n", max_samples=2, seed=0)
 

@@ -19,7 +19,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from langchain_tests.unit_tests import chat_models as unit_tests
 
 from langchain_zip_introspect import ChatIntrospective
-from zip_introspect.llm import DEMO_GGUF, DEMO_MODEL
+from zip_introspect.demo.embedded import DEMO_GGUF, DEMO_MODEL
 
 needs_llama = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="the extra llama-cpp is not installed")
 

@@ -16,6 +16,7 @@ from rich import print as show
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zip_introspect.backend.exporting import exporter
+from zip_introspect.demo.embedded import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.demo.problems import training_mix
 from zip_introspect.demo.recipe.base import train_base
 from zip_introspect.demo.recipe.base_rollouts import evidence, roll_out
@@ -25,7 +26,6 @@ from zip_introspect.demo.recipe.report import page
 from zip_introspect.demo.recipe.schedule import TRAINING_FILE
 from zip_introspect.demo.recipe.scorers import train_judge, train_reward_model
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.llm import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.training.dataset import load
 from zip_introspect_transformers import TransformersBackend
 

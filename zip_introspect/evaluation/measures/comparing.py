@@ -24,7 +24,7 @@ from zip_introspect.evaluation.measures.metrics import (
 )
 from zip_introspect.evaluation.replay.baselines import LITE, TITLES, ZIP_RC, label
 from zip_introspect.evaluation.replay.trials import Outcomes, Setting, single
-from zip_introspect.evaluation.store.rollout_file import Problem, Rollouts
+from zip_introspect.evaluation.store.rollout_file import QuestionRollouts, Rollouts
 from zip_introspect.introspection.grid import JointGrid
 
 ALL = "all"
@@ -61,7 +61,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Step:
+class FrontierStep:
     """From the most accurate of all cheaper points of zip_rc to the next, by mean cost."""
 
     group: str
@@ -82,7 +82,7 @@ class Comparison:
     alpha: float
     points: tuple[Point, ...]
     differences: tuple[Difference, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[FrontierStep, ...]
 
     def curve(self, name: str, group: str = ALL) -> list[Point]:
         """The points of a curve, in the order of its settings."""
@@ -166,7 +166,7 @@ def compare(rollouts: Rollouts, outcomes: Sequence[Outcomes], alpha: float) -> C
         measured.setdefault(outcome.setting.name, []).append(item)
     points: list[Point] = []
     differences: list[Difference] = []
-    steps: list[Step] = []
+    steps: list[FrontierStep] = []
     for group, inside in groups(rollouts).items():
         points += [item.point(group, inside) for items in measured.values() for item in items]
         frontier = sorted(measured.get(ZIP_RC, []), key=lambda item: float(item.cost[inside].mean()))
@@ -200,13 +200,13 @@ def _differences(
     return [Difference(group, label(item.setting), name, where, interval) for item, where, interval in rows]
 
 
-def _steps(group: str, inside: NDArray[np.bool_], frontier: Sequence[_Measured]) -> list[Step]:
+def _steps(group: str, inside: NDArray[np.bool_], frontier: Sequence[_Measured]) -> list[FrontierStep]:
     steps = []
     for place in range(1, len(frontier)):
         best = max(frontier[:place], key=lambda item: float(item.right[inside].mean()))
         item = frontier[place]
         gained = mean_interval((item.right - best.right)[inside])
-        steps.append(Step(group, label(best.setting), label(item.setting), gained))
+        steps.append(FrontierStep(group, label(best.setting), label(item.setting), gained))
     return steps
 
 
@@ -214,7 +214,7 @@ def _steps(group: str, inside: NDArray[np.bool_], frontier: Sequence[_Measured])
 class Start:
     """The joint at the prompt of a question, beside that of its rollouts."""
 
-    problem: Problem
+    problem: QuestionRollouts
     predicted: NDArray[np.float64]
     """Shape (B_V, B_T)."""
     measured: NDArray[np.float64]
@@ -312,7 +312,7 @@ def predictions(rollouts: Rollouts, truth: Rollouts | None = None) -> Prediction
     return Predictions(owner, right, values, tuple(starts))
 
 
-def _start(problem: Problem, values: NDArray[np.float64], grid: JointGrid, rng: np.random.Generator) -> Start:
+def _start(problem: QuestionRollouts, values: NDArray[np.float64], grid: JointGrid, rng: np.random.Generator) -> Start:
     predicted = problem.rollouts[0].joints[0].astype(np.float64).reshape(grid.shape)
     predicted /= predicted.sum()
     measured = measured_joint(grid, values, [len(rollout.tokens) for rollout in problem.rollouts])

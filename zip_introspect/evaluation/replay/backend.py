@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, PromptError
-from zip_introspect.evaluation.store.rollout_file import Problem, Rollouts, StoredRollout
+from zip_introspect.evaluation.store.rollout_file import QuestionRollouts, Rollouts, StoredRollout
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.prompts import check_no_template
 
@@ -26,7 +26,7 @@ _FLOOR = np.float32(1e-8)  # of a probability: below what float16 tells from not
 
 @dataclass(slots=True)
 class _Playing:
-    problem: Problem
+    problem: QuestionRollouts
     rollout: StoredRollout | None = None
     """None at the prompt."""
     position: int = 0
@@ -136,7 +136,7 @@ class ReplayBackend(Backend):
         for sequence in sequences:
             self._playing.pop(sequence, None)
 
-    def rollout_of(self, problem: Problem, sample: int) -> StoredRollout:
+    def rollout_of(self, problem: QuestionRollouts, sample: int) -> StoredRollout:
         """The stored rollout that a sample of a result is."""
         return problem.rollouts[(self.first + sample) % len(problem.rollouts)]
 

@@ -17,7 +17,7 @@ from zip_introspect import strategies
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import ConfigError
 from zip_introspect.evaluation.replay.backend import ReplayBackend
-from zip_introspect.evaluation.store.rollout_file import Problem, Rollouts, StoredRollout
+from zip_introspect.evaluation.store.rollout_file import QuestionRollouts, Rollouts, StoredRollout
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.result import GenerationResult
 from zip_introspect.strategies.selection import Candidate, select
@@ -142,7 +142,7 @@ def _check(rollouts: Rollouts, setting: Setting) -> None:
 
 
 def _row(
-    rollouts: Rollouts, backend: ReplayBackend, problem: Problem, setting: Setting, result: GenerationResult
+    rollouts: Rollouts, backend: ReplayBackend, problem: QuestionRollouts, setting: Setting, result: GenerationResult
 ) -> tuple[float, float, float, float, float]:
     started = {sample.number: backend.rollout_of(problem, sample.number) for sample in result.samples}
     usage = result.usage

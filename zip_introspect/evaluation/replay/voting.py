@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zip_introspect.answers.extraction import key
 
-Rule = Callable[[Sequence["Scored"]], float]
+VotingRule = Callable[[Sequence["Scored"]], float]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ def expenses(samples: Sequence[Scored], prompt_tokens: int) -> tuple[float, floa
     return float(prompt_tokens + sum(lengths)), float(max(lengths))
 
 
-def mean_over_windows(samples: Sequence[Scored], size: int, prompt_tokens: int, rule: Rule) -> NDArray[np.float64]:
+def mean_over_windows(
+    samples: Sequence[Scored], size: int, prompt_tokens: int, rule: VotingRule
+) -> NDArray[np.float64]:
     """(accuracy, compute, latency) of a rule at a size, averaged over the windows."""
     return np.asarray(np.mean([(rule(w), *expenses(w, prompt_tokens)) for w in windows(samples, size)], axis=0))

@@ -18,7 +18,7 @@ from zip_introspect.evaluation.measures.comparing import ALL, Comparison, Point,
 from zip_introspect.evaluation.measures.metrics import expected_calibration_error, reliability, risk_coverage
 from zip_introspect.evaluation.replay.baselines import BOUND, LITE, ZIP_RC, title
 from zip_introspect.evaluation.reporting.drawing import bare
-from zip_introspect.evaluation.reporting.training_log import Record
+from zip_introspect.evaluation.reporting.training_log import LoggedUpdates
 from zip_introspect.introspection.grid import JointGrid
 
 # Okabe and Ito's colours, told apart by people who see fewer; the marker says the same once more.
@@ -165,7 +165,7 @@ def samples(comparisons: Sequence[Comparison], groups: Sequence[str]) -> Figure:
     return figure
 
 
-def training_kl(histories: Mapping[str, Sequence[Record]]) -> Figure:
+def training_kl(histories: Mapping[str, Sequence[LoggedUpdates]]) -> Figure:
     """The policy's divergence from the original during trainings, by their names (figure 4)."""
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
     axes = figure.add_subplot()

@@ -31,7 +31,7 @@ from zip_introspect.evaluation.replay.trials import Outcomes
 from zip_introspect.evaluation.reporting import figures, tables
 from zip_introspect.evaluation.reporting.drawing import save
 from zip_introspect.evaluation.reporting.timeline import timeline
-from zip_introspect.evaluation.reporting.training_log import Record
+from zip_introspect.evaluation.reporting.training_log import LoggedUpdates
 from zip_introspect.evaluation.store.rollout_file import Rollouts
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.paths import expanded
@@ -47,7 +47,7 @@ def write(
     folder: Path,
     *,
     lite: Rollouts | None = None,
-    trainings: Mapping[str, Sequence[Record]] | None = None,
+    trainings: Mapping[str, Sequence[LoggedUpdates]] | None = None,
 ) -> Path:
     """Write the report.
 

@@ -10,7 +10,7 @@ from zip_introspect.errors import EvaluationDataError
 from zip_introspect.paths import expanded
 
 
-class Record(BaseModel):
+class LoggedUpdates(BaseModel):
     """A few updates: `step` is the last of them, `policy_kl` their mean divergence in nats a token."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
@@ -19,7 +19,7 @@ class Record(BaseModel):
     policy_kl: float
 
 
-def load_history(file: Path) -> list[Record]:
+def load_history(file: Path) -> list[LoggedUpdates]:
     """The records of a training with the divergence in them.
 
     Raises:
@@ -27,7 +27,7 @@ def load_history(file: Path) -> list[Record]:
     """
     file = expanded(file)
     try:
-        found = TypeAdapter(list[Record]).validate_json(file.read_bytes())
+        found = TypeAdapter(list[LoggedUpdates]).validate_json(file.read_bytes())
     except OSError as error:
         raise EvaluationDataError(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:

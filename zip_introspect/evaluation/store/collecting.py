@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from zip_introspect.answers.extraction import extract
 from zip_introspect.config import SamplingParams
-from zip_introspect.evaluation.store.rollout_file import Problem, Question, Rollouts, StoredRollout
+from zip_introspect.evaluation.store.rollout_file import Question, QuestionRollouts, Rollouts, StoredRollout
 from zip_introspect.evaluation.store.unfinished import Parts, seed_of
 from zip_introspect.introspection import joint
 from zip_introspect.llm import IntrospectiveLLM
@@ -40,7 +40,7 @@ class Counts:
     finished: int = 0
     tokens: int = 0
 
-    def add(self, problem: Problem) -> None:
+    def add(self, problem: QuestionRollouts) -> None:
         """Count a question in."""
         self.questions += 1
         self.samples += len(problem.rollouts)
@@ -138,7 +138,7 @@ def collect_to_file(
     missing = [place for place in range(len(questions)) if place not in taken_over]
     counts = {question.group: Counts() for question in questions}
 
-    def problems() -> Iterator[Problem]:
+    def problems() -> Iterator[QuestionRollouts]:
         for place in tqdm(range(len(questions)), desc="file", mininterval=1, delay=2):
             problem = parts.load(place)
             if place in taken_over:
@@ -210,7 +210,7 @@ class _Run:
             **{name: getattr(self.sampling, name) for name in SamplingParams.model_fields},
         }
 
-    def sample(self, places: Sequence[int]) -> Generator[tuple[int, Problem], None, None]:
+    def sample(self, places: Sequence[int]) -> Generator[tuple[int, QuestionRollouts], None, None]:
         """Questions by their places, in the order in which the last of their samples ends."""
         stream = collect(
             self.llm.backend,
@@ -231,9 +231,9 @@ class _Run:
                 if len(group) == self.samples:
                     del begun[place]
                     ordered = tuple(group[sample] for sample in sorted(group)) * self.copies
-                    yield place, Problem(self.questions[place], self.prompts[place], ordered)
+                    yield place, QuestionRollouts(self.questions[place], self.prompts[place], ordered)
 
-    def graded_anew(self, place: int, problem: Problem) -> Problem:
+    def graded_anew(self, place: int, problem: QuestionRollouts) -> QuestionRollouts:
         """The same samples, as the question, the extractor and the grader of this run see them."""
         rollouts = tuple(self._graded(place, rollout) for rollout in problem.rollouts)
         return replace(problem, question=self.questions[place], rollouts=rollouts)

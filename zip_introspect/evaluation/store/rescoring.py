@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from zip_introspect.errors import EvaluationDataError, ModelLoadError, TrainingDataError
-from zip_introspect.evaluation.store.rollout_file import Problem, Rollouts, StoredRollout
+from zip_introspect.evaluation.store.rollout_file import QuestionRollouts, Rollouts, StoredRollout
 from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
@@ -116,7 +116,9 @@ def with_joints_of(rollouts: Rollouts, model: str | Path) -> Rollouts:
     grid.check_fits(head.config.get_text_config().vocab_size)
     cells = slice(grid.first_reserved, grid.first_reserved + grid.num_cells)
 
-    def predict(batch: dict[str, Tensor], rows: Sequence[tuple[Problem, StoredRollout]]) -> list[NDArray[np.float16]]:
+    def predict(
+        batch: dict[str, Tensor], rows: Sequence[tuple[QuestionRollouts, StoredRollout]]
+    ) -> list[NDArray[np.float16]]:
         logits = head(**batch, use_cache=False).logits[..., cells].float().cpu().numpy()
         return [
             _joints(logits[place], grid, len(problem.prompt_tokens), len(rollout.joints))
@@ -199,7 +201,7 @@ def _own_question(model: Path) -> dict[str, str]:
 def _read(
     rollouts: Rollouts,
     model: PreTrainedModel,
-    work: Callable[[dict[str, Tensor], Sequence[tuple[Problem, StoredRollout]]], list[T]],
+    work: Callable[[dict[str, Tensor], Sequence[tuple[QuestionRollouts, StoredRollout]]], list[T]],
     pad_token: int,
     suffix: Sequence[int],
     name: str,

@@ -68,7 +68,7 @@ class StoredRollout:
 
 
 @dataclass(frozen=True)
-class Problem:
+class QuestionRollouts:
     """A question and its rollouts, in the order of their samples."""
 
     question: Question
@@ -83,7 +83,7 @@ class Rollouts:
     grid: JointGrid
     model: str
     max_new_tokens: int
-    problems: tuple[Problem, ...]
+    problems: tuple[QuestionRollouts, ...]
     parameters: int | None = None
     """Of the model."""
     external_cost: float = 1.0
@@ -114,7 +114,7 @@ class Rollouts:
                 "zip-introspect score --joints-of"
             )
 
-    def save(self, path: str | Path, problems: Iterable[Problem] | None = None) -> Path:
+    def save(self, path: str | Path, problems: Iterable[QuestionRollouts] | None = None) -> Path:
         """Write the file; it appears under its name when it is whole and on the disk.
 
         Args:
@@ -193,7 +193,7 @@ def _schema(cells: int) -> pa.Schema:
     )
 
 
-def _batch(first: int, problems: Sequence[Problem], schema: pa.Schema, cells: int) -> pa.RecordBatch:
+def _batch(first: int, problems: Sequence[QuestionRollouts], schema: pa.Schema, cells: int) -> pa.RecordBatch:
     rows = [
         (first + place, problem, sample, rollout)
         for place, problem in enumerate(problems)
@@ -233,7 +233,7 @@ def _about(file: Path, schema: pa.Schema) -> dict[str, Any]:
     return about
 
 
-def _problems(file: Path, table: pa.Table, cells: int) -> Iterator[Problem]:
+def _problems(file: Path, table: pa.Table, cells: int) -> Iterator[QuestionRollouts]:
     """The rows, question by question, each row's numbers checked against each other."""
     place = -1
     question: Question | None = None
@@ -247,7 +247,7 @@ def _problems(file: Path, table: pa.Table, cells: int) -> Iterator[Problem]:
         for row, begin, end in zip(plain, offsets[:-1], offsets[1:], strict=True):
             if row["problem"] != place:
                 if question is not None:
-                    yield Problem(question, prompt, tuple(rollouts))
+                    yield QuestionRollouts(question, prompt, tuple(rollouts))
                 place, rollouts = row["problem"], []
                 question = Question(row["question"], row["expected"], row["group"])
                 prompt = tuple(row["prompt_tokens"])
@@ -261,7 +261,7 @@ def _problems(file: Path, table: pa.Table, cells: int) -> Iterator[Problem]:
             rollouts.append(rollout)
     if question is None:
         raise EvaluationDataError(f"{file} holds no rollouts")
-    yield Problem(question, prompt, tuple(rollouts))
+    yield QuestionRollouts(question, prompt, tuple(rollouts))
 
 
 def _rollout(row: dict[str, Any], joints: NDArray[np.float16]) -> StoredRollout:

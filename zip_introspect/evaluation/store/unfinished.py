@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zip_introspect.errors import EvaluationDataError
-from zip_introspect.evaluation.store.rollout_file import Problem, Rollouts
+from zip_introspect.evaluation.store.rollout_file import QuestionRollouts, Rollouts
 
 _SETTINGS = "settings.json"
 
@@ -58,12 +58,12 @@ class Parts:
                 else:
                     self.done.add(place)
 
-    def save(self, place: int, problem: Problem) -> None:
+    def save(self, place: int, problem: QuestionRollouts) -> None:
         """Keep a question that is done."""
         replace(self._header, problems=(problem,)).save(self._file(place))
         self.done.add(place)
 
-    def load(self, place: int) -> Problem:
+    def load(self, place: int) -> QuestionRollouts:
         """A question that is done.
 
         Raises:

@@ -17,14 +17,14 @@ from langchain_core.messages import HumanMessage
 from langchain_core.runnables import ConfigurableField
 
 from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, TextIntrospective
-from langchain_zip_introspect.opening import Wanted, open_shared
+from langchain_zip_introspect.shared_models import Wanted, open_shared
 from zip_introspect import GenerationConfig, IntrospectiveLLM, JointGrid, ModelLoadError, PromptError
 from zip_introspect.answers.extraction import after_marker
 from zip_introspect.backend import discovery as backends
 from zip_introspect.backend.contract import Message
 from zip_introspect.backend.discovery import ENTRY_POINT_GROUP
 from zip_introspect.introspection.calibration import Calibration
-from zip_introspect.model_source import Origin
+from zip_introspect.model_source import ModelSource
 from zip_introspect.testing.simulator import SimulatedBackend
 
 PATIENCE = 60.0
@@ -78,7 +78,7 @@ MODELS: list[Any] = [ChatIntrospective, TextIntrospective, IntrospectiveRunnable
 
 
 def wanted(model: str, **fields: Any) -> Wanted:
-    return Wanted(Origin(model, fields.pop("backend", "world"), fields))
+    return Wanted(ModelSource(model, fields.pop("backend", "world"), fields))
 
 
 def until(condition: Any) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from zip_introspect.backend.discovery import InstalledBackends
-from zip_introspect.errors import BackendNotInstalledError, ModelLoadError
+from zip_introspect.demo.embedded import first_installed
+from zip_introspect.errors import ModelLoadError
 from zip_introspect.llm import IntrospectiveLLM
-from zip_introspect.model_source import DEMO_NAME, Origin
+from zip_introspect.model_source import DEMO_NAME, ModelSource
 from zip_introspect.paths import expanded
 from zip_introspect.threads import in_thread
 
@@ -25,7 +26,7 @@ Key = tuple[Any, ...]
 class Wanted:
     """A model that is asked for by name."""
 
-    origin: Origin
+    origin: ModelSource
     like: IntrospectiveLLM | None = None
     """The same model with other options: its settings, extractor and calibration hold for the one that is opened."""
 
@@ -44,17 +45,12 @@ class Wanted:
         Raises:
             ModelLoadError, BackendNotInstalledError: as `IntrospectiveLLM.from_pretrained`.
         """
-        installed, backend = InstalledBackends(), self.origin.backend
-        if self.origin.model == DEMO_NAME:
-            for name in ("transformers", "llama-cpp") if backend is None else ():
-                with contextlib.suppress(BackendNotInstalledError):
-                    installed.load(name)
-                    return replace(self, origin=replace(self.origin, backend=name))
-            return self
+        backend = self.origin.backend
         if backend is None:
-            backend = installed.infer(self.origin.model)
-        elif isinstance(backend, str):
-            backend = installed.load(backend)
+            named = self.origin.model == DEMO_NAME
+            backend = first_installed() if named else InstalledBackends().infer(self.origin.model)
+        elif isinstance(backend, str) and self.origin.model != DEMO_NAME:
+            backend = InstalledBackends().load(backend)
         return replace(self, origin=replace(self.origin, backend=backend))
 
     def open(self) -> IntrospectiveLLM:

@@ -20,8 +20,8 @@ from langchain_core.messages import (
 from langchain_core.prompt_values import ImagePromptValue
 
 from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, TextIntrospective
+from langchain_zip_introspect.contents import ROLES, RULES, countable
 from langchain_zip_introspect.messages import to_prompt
-from langchain_zip_introspect.reading import ROLES, RULES, countable
 from zip_introspect import IntrospectiveLLM, PromptError
 
 REASONING = {"type": "reasoning", "reasoning": "let me think"}
