@@ -6,8 +6,15 @@ Events of several prompts interleave; `prompt` tells them apart.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import ConfigDict, PlainSerializer
 
 from zip_introspect.result import Decision, GenerationResult, Outlook, Record, SampleFinish
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +85,14 @@ class SearchFinished(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class SearchFailed:
+class SearchFailed(Record):
     """A prompt of a batch failed; the others go on. `generate` and `stream` raise the error instead."""
 
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
+
     prompt: int
-    error: BaseException
+    error: Annotated[BaseException, PlainSerializer(_said)]
+    """As plain data, its type and message."""
     kind: str = field(default="failed", init=False)
 
 

@@ -5,10 +5,12 @@ All results are immutable, hold plain numbers, strings and tuples, and go to JSO
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 FinishReason = Literal["stop", "length", "budget", "handed_on", "abstained", "error"]
 """stop: the answer is complete. length: cut at max_new_tokens. budget: the budget ended the search. handed_on: a
@@ -36,19 +38,18 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts and lists of plain values, ready for any serialiser."""
-        return {item.name: _plain(getattr(self, item.name)) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
+        adapter = _adapter(type(self))  # type: ignore[arg-type]  # mypy looks for the class's hash in its instances
+        plain: dict[str, Any] = adapter.dump_python(self, mode="json", warnings="error")
+        return plain
 
     def to_json(self, indent: int | None = None) -> str:
         """Strict JSON: no NaN, no infinity."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Record):
-        return value.to_dict()
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 @dataclass(frozen=True, slots=True)

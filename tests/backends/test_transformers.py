@@ -21,7 +21,7 @@ from zip_introspect.testing.conformance import BackendConformance
 from zip_introspect.testing.room import RoomConformance
 from zip_introspect_transformers import TransformersBackend
 from zip_introspect_transformers.cache import states
-from zip_introspect_transformers.sampling import RowSampler
+from zip_introspect_transformers.sampling import TorchSampler
 
 ARCHITECTURES = ("qwen3", "llama", "mistral", "gemma3", "lfm2", "qwen3_next")
 GREEDY = SamplingParams(temperature=0.0)
@@ -297,7 +297,7 @@ def test_nothing_is_read_back_within_an_interval(architecture: str, lengths: tup
     sequences = [backend.fork(prompt.sequence, [0], how)[0] for prompt, how in zip(prompts, sampling, strict=True)]
     ((state, samples),) = backend._sequences.batches([backend._sequences[sequence] for sequence in sequences])
     assert state.padded == (len(set(lengths)) > 1)
-    sampler = RowSampler([sample.sampling or GREEDY for sample in samples], decoder.device)
+    sampler = TorchSampler([sample.sampling or GREEDY for sample in samples], decoder.device)
     with _NoHostReads():
         span = decoder.run(state, sampler, torch.rand(2, 12, dtype=torch.float64), torch.ones(2, dtype=torch.bool))
     assert span.count.tolist() == [12, 12]

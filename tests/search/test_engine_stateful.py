@@ -27,7 +27,7 @@ from zip_introspect.errors import BackendError, PromptError
 from zip_introspect.events import DecisionMade, Event, SampleAdvanced, SearchFinished, SearchStarted
 from zip_introspect.result import GenerationResult
 from zip_introspect.search import continuous_batch
-from zip_introspect.search.engine import Job, Engine, Search
+from zip_introspect.search.engine import Engine, Job, Search
 from zip_introspect.search.request import Checked, Request, check
 from zip_introspect.testing.simulator import SimulatedBackend
 

@@ -64,12 +64,6 @@ class TrieMachine(RuleBasedStateMachine):
             expected = np.mean(self.rows[leaf][-self.window :], axis=0, dtype=np.float64)
             np.testing.assert_allclose(self.trie.joint(leaf), expected, rtol=1e-6)
 
-    @invariant()
-    def survives_json(self) -> None:
-        again = PrefixTrie.from_json(self.trie.to_json())
-        assert again.to_dict() == self.trie.to_dict()
-        assert [path.tolist() for path in again.paths()] == self.paths
-
 
 TestTrie = TrieMachine.TestCase
 TestTrie.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)
@@ -119,20 +113,6 @@ def test_the_terminal_token_has_no_joint_and_smoothing_stops_before_it() -> None
     leaf = trie.branch()
     trie.extend(leaf, [1, 2, 3, 4], rows[1:])  # token 4 ends the sequence
     np.testing.assert_allclose(trie.joint(leaf), rows[2:].mean(axis=0), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"version": 9}, "version 9"),
-        ({"runs": [{"parent": 4, "parent_offset": 0, "start": 0, "status": "active", "tokens": [], "recent": []}]},
-         "run 0 of the trie is malformed"),
-    ],
-)  # fmt: skip
-def test_foreign_data_is_refused(change: dict, message: str) -> None:
-    data = PrefixTrie(joints(np.random.default_rng(0), 1)[0]).to_dict()
-    with pytest.raises(ValueError, match=message):
-        PrefixTrie.from_dict({**data, **change})
 
 
 @given(st.integers(-3, 0))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from zip_introspect.backend.encoding import end_ids
 from zip_introspect.backend.exporting import exporter
@@ -25,7 +26,6 @@ _RESERVED_NAME = re.compile(
     r"(?i)[<\[|]+(?:reserved|unused|placeholder|dummy|extra_id|special|control)\w*?_?\d+[>\]|]+"
 )
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
-_HEADER_LIMIT = 100 << 20
 _HEAD_TENSORS = re.compile(r"(?:.*\.)?(?:lm_head|embed_out|output)\.weight")
 _EMBEDDING_TENSORS = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_embeddings)\.weight")
 
@@ -277,8 +277,8 @@ def _read_weights(folder: Path) -> Weights | None:
         except ModelLoadError as error:
             problems.append(str(error))
             continue
-        shapes.update({name: tensor["shape"] for name, tensor in header.items()})
-        dtypes.update(tensor["dtype"] for tensor in header.values())
+        shapes.update({name: shape for name, (shape, _) in header.items()})
+        dtypes.update(kind for _, kind in header.values())
     heads = [shape for name, shape in shapes.items() if _HEAD_TENSORS.fullmatch(name) and shape]
     embeddings = [shape for name, shape in shapes.items() if _EMBEDDING_TENSORS.fullmatch(name) and shape]
     return Weights(
@@ -291,25 +291,16 @@ def _read_weights(folder: Path) -> Weights | None:
     )
 
 
-def _read_header(file: Path) -> dict[str, Any]:
-    """The header of a safetensors file: eight bytes of length, then JSON; the tensors' bytes follow."""
-    cut_short = f"{file} is cut short or not a safetensors file; download it again"
+def _read_header(file: Path) -> dict[str, tuple[list[int], str]]:
+    """The shape and the number type of each tensor of a safetensors file, whose header is checked against its size."""
     if not file.exists():
         raise ModelLoadError(f"{file} is missing, though the index names it; download it again")
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _HEADER_LIMIT + 1
-        if length > min(_HEADER_LIMIT, file.stat().st_size):
-            raise ModelLoadError(cut_short)
-        try:
-            header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-        except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
-            raise ModelLoadError(cut_short) from error
-    if file.stat().st_size != end:
-        raise ModelLoadError(f"{file} holds {file.stat().st_size} bytes; its header expects {end}: download it again")
-    return dict(header)
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - it is no mapping
+            return {name: (found.get_shape(), found.get_dtype()) for name, found in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise ModelLoadError(f"{file} is cut short or not a safetensors file ({error}); download it again") from error
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:

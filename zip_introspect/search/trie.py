@@ -7,20 +7,15 @@ leaf: the prefix that a sample has reached.
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from zip_introspect.introspection import joint
 from zip_introspect.result import SampleStatus
-
-FORMAT_VERSION = 1
-_STATUSES = get_args(SampleStatus)
 
 
 @dataclass(slots=True)
@@ -157,62 +152,6 @@ class PrefixTrie:
             pieces.append(np.array(run.tokens[:count], dtype=np.int32))
             number, count = run.parent, run.parent_offset
         return np.concatenate(pieces[::-1])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that `from_dict` reads back; float32 survives JSON exactly."""
-        return {
-            "version": FORMAT_VERSION,
-            "window": self.window,
-            "root_joint": self._root[0].tolist(),
-            "runs": [
-                {
-                    "parent": run.parent,
-                    "parent_offset": run.parent_offset,
-                    "start": run.start,
-                    "status": run.status,
-                    "tokens": run.tokens.tolist(),
-                    "recent": run.recent.tolist(),
-                }
-                for run in self._runs
-            ],
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Rebuild a trie.
-
-        Raises:
-            ValueError: a version or contents that `to_dict` does not write.
-        """
-        if data.get("version") != FORMAT_VERSION:
-            raise ValueError(f"the trie has version {data.get('version')!r}; this release reads {FORMAT_VERSION}")
-        trie = cls(data["root_joint"], data["window"])
-        for number, item in enumerate(data["runs"]):
-            parent, offset, start = item["parent"], item["parent_offset"], item["start"]
-            if parent is None:
-                sound = offset == 0 and start == 0
-            else:
-                sound = 0 <= parent < number and 0 <= offset <= len(trie._runs[parent].tokens)
-                sound = sound and start == trie._runs[parent].start + offset
-            if not sound or item["status"] not in _STATUSES:
-                raise ValueError(f"run {number} of the trie is malformed: parent {parent!r}, offset {offset!r}")
-            recent = np.array(item["recent"], dtype=np.float32).reshape(-1, *trie._root.shape[1:])
-            status = cast(SampleStatus, item["status"])
-            trie._runs.append(Branch(parent, offset, start, status, array("i", item["tokens"]), recent))
-        return trie
-
-    def to_json(self) -> str:
-        """`to_dict` as JSON."""
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """What `to_json` wrote.
-
-        Raises:
-            ValueError: not JSON, or not a trie.
-        """
-        return cls.from_dict(json.loads(text))
 
     def paths(self, *statuses: SampleStatus) -> Sequence[NDArray[np.int32]]:
         """The token paths of the leaves with these statuses, in order."""
