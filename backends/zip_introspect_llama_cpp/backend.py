@@ -29,7 +29,7 @@ from zip_introspect_llama_cpp.cache.context import Context
 from zip_introspect_llama_cpp.cache.held import Held, SharedPrompt
 from zip_introspect_llama_cpp.cache.residents import Residents
 from zip_introspect_llama_cpp.decoding import RowAdvance
-from zip_introspect_llama_cpp.loading import Model
+from zip_introspect_llama_cpp.loading import LlamaModel
 from zip_introspect_llama_cpp.options import LlamaCppOptions
 from zip_introspect_llama_cpp.prompts import LlamaCppPromptEncoder
 
@@ -41,7 +41,7 @@ class LlamaCppBackend(Backend):
     the end, with `finished` false.
     """
 
-    def __init__(self, model: Model, grid: JointGrid, options: LlamaCppOptions) -> None:
+    def __init__(self, model: LlamaModel, grid: JointGrid, options: LlamaCppOptions) -> None:
         self._prompts = LlamaCppPromptEncoder(model, grid.reserved_token_ids)
         named = {Keys.Tokenizer.EOS_ID: model.eos_ids, Keys.Tokenizer.CHAT_TEMPLATE: self._prompts.closing()}
         ends = end_ids(named, model.vocab_size)
@@ -82,7 +82,7 @@ class LlamaCppBackend(Backend):
         reader = gguf_file.read(path)
         grid = grid or gguf_file.grid_of(reader, path)
         gguf_file.check(reader, path, grid)
-        opened = Model(path, reader, settings)
+        opened = LlamaModel(path, reader, settings)
         try:
             return cls(opened, grid, settings)
         except BaseException:
@@ -230,7 +230,7 @@ class LlamaCppBackend(Backend):
         return Advanced(run.tokens, run.reserved, run.finished, run.broken)
 
 
-def _free(context: Context, model: Model) -> None:
+def _free(context: Context, model: LlamaModel) -> None:
     context.close()
     model.close()
 

@@ -57,7 +57,7 @@ class _Log:
 LOG = _Log()
 
 
-class Model:
+class LlamaModel:
     """Weights and vocabulary.
 
     Raises:

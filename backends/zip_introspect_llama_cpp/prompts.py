@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from zip_introspect.backend import encoding
 from zip_introspect.backend.contract import Message
 from zip_introspect.errors import ModelLoadError
-from zip_introspect_llama_cpp.loading import Model
+from zip_introspect_llama_cpp.loading import LlamaModel
 
 _NOW: ContextVar[datetime | None] = ContextVar("the time of the prompt being encoded", default=None)
 
@@ -31,7 +31,7 @@ class LlamaCppPromptEncoder(encoding.PromptEncoder):
         ModelLoadError: the chat template is not Jinja.
     """
 
-    def __init__(self, model: Model, reserved: Collection[int]) -> None:
+    def __init__(self, model: LlamaModel, reserved: Collection[int]) -> None:
         self._model = model
         if model.template:
             self._compiled = _compiled(model)
@@ -89,7 +89,7 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _compiled(model: Model) -> Template:
+def _compiled(model: LlamaModel) -> Template:
     """A model's template with what transformers, for which templates are written, gives them.
 
     It renders in a sandbox: a template of an untrusted file can fail, but not act.

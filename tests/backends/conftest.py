@@ -105,13 +105,13 @@ def gguf_model(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """A model in a GGUF file, open, by the special tokens that its file does not call so."""
     pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
     from zip_introspect_llama_cpp import gguf_file
-    from zip_introspect_llama_cpp.loading import Model
+    from zip_introspect_llama_cpp.loading import LlamaModel
     from zip_introspect_llama_cpp.options import LlamaCppOptions
 
     @cache
-    def opened(added: tuple[str, ...] = ()) -> Model:
+    def opened(added: tuple[str, ...] = ()) -> LlamaModel:
         path: Path = request.getfixturevalue("exported")(added=added)
-        return Model(path, gguf_file.read(path), LlamaCppOptions())
+        return LlamaModel(path, gguf_file.read(path), LlamaCppOptions())
 
     return opened
 
@@ -135,10 +135,10 @@ def encoder(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast, 
     def of_llama_cpp(
         template: str | None, *, begins: bool = False, ends: bool = False, added: tuple[str, ...] = ()
     ) -> PromptEncoder:
-        from zip_introspect_llama_cpp.loading import Model
+        from zip_introspect_llama_cpp.loading import LlamaModel
         from zip_introspect_llama_cpp.prompts import LlamaCppPromptEncoder as Encoder
 
-        class Templated(Model):
+        class Templated(LlamaModel):
             """The file's model with another template."""
 
             def __init__(self) -> None:

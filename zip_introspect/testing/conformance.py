@@ -293,7 +293,8 @@ class BackendConformance(TextConformance):
     def test_a_paused_sequence_goes_on_where_it_was(self, backend: Backend, prefilled: list[Prefilled]) -> None:
         sequences = self._forks(backend, prefilled[0], 3)
         runs = [[run.tokens.tolist()] for run in backend.advance(sequences, [5, 5, 5])]
-        going = [index for index in range(3) if len(runs[index][0]) == 5 and not self._ends(backend, runs[index][0])]
+        ends = backend.info.eos_token_ids
+        going = [index for index in range(3) if len(runs[index][0]) == 5 and runs[index][0][-1] not in ends]
         backend.pause([sequences[index] for index in going[1:]])
         for chosen in (going[:1], going):
             for index, run in zip(
@@ -350,8 +351,6 @@ class BackendConformance(TextConformance):
             backend.advance([sequences[0], sequences[0]], [1, 1])
         backend.release(sequences)
 
-    # Steps of the tests above
-
     def _assert_close(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
         allowed = rounding.tolerance(expected, self.sums, self.roundoff)
         np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
@@ -399,6 +398,3 @@ class BackendConformance(TextConformance):
         ends = [index for index, token in enumerate(tokens.tolist()) if token in backend.info.eos_token_ids]
         assert ends == ([tokens.size - 1] if advanced.finished else [])
         assert advanced.finished or tokens.size == asked
-
-    def _ends(self, backend: Backend, tokens: Sequence[int]) -> bool:
-        return bool(tokens) and tokens[-1] in backend.info.eos_token_ids

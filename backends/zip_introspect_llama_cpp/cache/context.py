@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zip_introspect.errors import BackendError, ModelLoadError
-from zip_introspect_llama_cpp.loading import LOG, Model
+from zip_introspect_llama_cpp.loading import LOG, LlamaModel
 from zip_introspect_llama_cpp.options import CacheType, LlamaCppOptions, free_memory
 
 _TYPES: dict[CacheType, tuple[int, float]] = {
@@ -33,7 +33,7 @@ class Context:
         BackendError: llama.cpp cannot make it, most often for want of memory.
     """
 
-    def __init__(self, model: Model, options: LlamaCppOptions) -> None:
+    def __init__(self, model: LlamaModel, options: LlamaCppOptions) -> None:
         cache = options.cache_type or ("f32" if model.file_type == "f32" else "f16")
         kind, size = _TYPES[cache]
         longest = min(model.context, options.max_context or model.context)
