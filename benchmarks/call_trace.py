@@ -53,7 +53,7 @@ def travelled(prompt: str = "a question") -> tuple[int, list[str]]:
         backend.moved = False
         llm.generate(prompt)
         sys.setprofile(None)
-    threading.setprofile(None)  # type: ignore[arg-type]
+    threading.setprofile(None)
     return hops, sorted(str(Path(name).relative_to(CORE)) for name in files)
 
 

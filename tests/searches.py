@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from zip_introspect.backend.contract import Backend
 from zip_introspect.budget import Budget
@@ -13,16 +14,16 @@ from zip_introspect.search import continuous_batch
 from zip_introspect.search.request import Checked, Request
 
 
-def request(text: str = "a problem", budget: Budget | None = None, **config: object) -> Request:
+def request(text: str = "a problem", budget: Budget | None = None, **config: Any) -> Request:
     settings = GenerationConfig(**{"interval": 4, "beta": 0.05, **config})
     return Request(tuple(text.encode()), settings, budget or Budget())
 
 
 def outcomes(
-    backend: Backend, requests: Sequence[Request | Checked], **options: int
-) -> list[GenerationResult | Exception]:
+    backend: Backend, requests: Sequence[Request | Checked], **options: Any
+) -> list[GenerationResult | BaseException]:
     """What became of each request: a result or an error."""
-    found: dict[int, GenerationResult | Exception] = {}
+    found: dict[int, GenerationResult | BaseException] = {}
     for event in continuous_batch.run(backend, requests, **options):
         if isinstance(event, SearchFailed):
             found[event.prompt] = event.error
@@ -31,16 +32,16 @@ def outcomes(
     return [found[place] for place in range(len(requests))]
 
 
-def results(backend: Backend, requests: Sequence[Request | Checked], **options: int) -> list[GenerationResult]:
+def results(backend: Backend, requests: Sequence[Request | Checked], **options: Any) -> list[GenerationResult]:
     found: list[GenerationResult] = []
     for outcome in outcomes(backend, requests, **options):
         if isinstance(outcome, Exception):
             raise outcome
-        found.append(outcome)
+        found.append(outcome)  # type: ignore[arg-type]
     return found
 
 
-def untimed(result: GenerationResult) -> dict[str, object]:
+def untimed(result: GenerationResult) -> dict[str, Any]:
     data = result.to_dict()
     del data["usage"]["seconds"]
     return data

@@ -81,7 +81,7 @@ def test_bad_settings_are_refused_with_the_field_named(llm: IntrospectiveLLM) ->
     with pytest.raises(ConfigError, match="temperature is -1: "):
         llm.generate("q", temperature=-1)
     with pytest.raises(ConfigError, match="alhpa is 1"):
-        llm.generate("q", alhpa=1)
+        llm.generate("q", alhpa=1)  # type: ignore[call-arg]
     with pytest.raises(BudgetError, match="max_tokens is 0"):
         llm.generate("q", budget=0)
 
@@ -221,10 +221,10 @@ async def test_cancelling_releases_every_sequence_at_the_next_interval(call: str
 async def test_a_cancelled_call_does_not_wait_for_its_turn(way: str) -> None:
     async def ask(text: str) -> None:
         if way == "astream":
-            async for _ in llm.astream(text):
+            async for _ in llm.astream(text):  # type: ignore[attr-defined]
                 pass
         else:
-            await (llm.agenerate(text) if way == "agenerate" else llm.abatch([text]))
+            await (llm.agenerate(text) if way == "agenerate" else llm.abatch([text]))  # type: ignore[attr-defined]
 
     backend = FaultyBackend(unchanged, pace=0.2)
     llm = IntrospectiveLLM(backend, CONFIG.replace(interval=1, strategy="best_of_n"))
@@ -345,7 +345,7 @@ async def test_template_options_reach_every_kind_of_call() -> None:
         ):
             assert isinstance(events[-1], SearchFinished)
             asked.append(events[-1].result)
-        assert [found.usage.prompt_tokens for found in asked] == [expected] * len(asked)
+        assert [found.usage.prompt_tokens for found in asked] == [expected] * len(asked)  # type: ignore[attr-defined]
     with IntrospectiveLLM(TemplatedBackend(), CONFIG.replace(chat_template_kwargs=OPTIONS)) as llm:
         assert llm.introspect("q").usage.prompt_tokens == llm.generate("q").usage.prompt_tokens == expected
         assert llm.generate("q", chat_template_kwargs={}).usage.prompt_tokens < expected

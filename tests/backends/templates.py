@@ -89,7 +89,7 @@ tokenizer puts BOS before texts, and an end behind them."""
 
 
 def special(tokenizer: PreTrainedTokenizerFast, tokens: list[int]) -> list[str]:
-    return [tokenizer.convert_ids_to_tokens(token) for token in tokens if token in tokenizer.added_tokens_decoder]
+    return [str(tokenizer.convert_ids_to_tokens(token)) for token in tokens if token in tokenizer.added_tokens_decoder]
 
 
 def conversation(*contents: str) -> list[Message]:

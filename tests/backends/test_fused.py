@@ -53,7 +53,7 @@ def build(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTr
     for parameter in model.parameters():  # norms start at one, and a step that left them out would go unseen
         if parameter.ndim == 1:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    return model.eval()
+    return model.eval()  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -116,7 +116,7 @@ def test_the_modules_keep_their_weights_as_views_of_the_joined_ones() -> None:
         LlamaConfig(**SHAPE, hidden_act="gelu"),
         LlamaConfig(**SHAPE, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
         Qwen3Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=0),
-        Qwen3Config(**SHAPE, attn_implementation="eager"),
+        Qwen3Config(**SHAPE, attn_implementation="eager"),  # type: ignore[call-arg]
     ],
     ids=["other", "gemma", "bias", "mlp-bias", "gelu", "dynamic-rope", "sliding", "eager"],
 )
@@ -149,7 +149,7 @@ def test_models_that_were_changed_keep_their_modules() -> None:
 
     class Doubled(type(other.model.layers[0].mlp)):  # type: ignore[misc]
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return 2 * super().forward(x)
+            return 2 * super().forward(x)  # type: ignore[no-any-return]
 
     other.model.layers[0].mlp.__class__ = Doubled
     curved.model.layers[1].mlp.act_fn = torch.nn.GELU()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -25,17 +26,17 @@ actions = st.lists(
 
 
 @given(st.sampled_from([None, 4, 80]), actions, st.integers(0, 99))
-def test_growing_layers_are_transparent(window: int | None, steps: list[tuple[str, object]], seed: int) -> None:
-    plain = DynamicLayer() if window is None else DynamicSlidingWindowLayer(window)
-    growing = GrowingLayer() if window is None else GrowingSlidingWindowLayer(window)
+def test_growing_layers_are_transparent(window: int | None, steps: list[tuple[str, Any]], seed: int) -> None:
+    plain: Any = DynamicLayer() if window is None else DynamicSlidingWindowLayer(window)
+    growing: Any = GrowingLayer() if window is None else GrowingSlidingWindowLayer(window)  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(seed)
     forks: list[tuple[torch.Tensor, torch.Tensor]] = []
     for action, argument in [("update", 3), *steps]:
         if action in ("update", "run"):
             times, columns = (1, argument) if action == "update" else (argument, 1)
-            for _ in range(times):  # type: ignore[arg-type]
-                keys = torch.randn(2, 3, columns, 4, generator=generator)  # type: ignore[arg-type]
-                values = torch.randn(2, 3, columns, 5, generator=generator)  # type: ignore[arg-type]
+            for _ in range(times):
+                keys = torch.randn(2, 3, columns, 4, generator=generator)
+                values = torch.randn(2, 3, columns, 5, generator=generator)
                 for mine, theirs in zip(growing.update(keys, values), plain.update(keys, values), strict=True):
                     assert torch.equal(mine, theirs)
         else:
@@ -57,7 +58,7 @@ def test_growing_layers_are_transparent(window: int | None, steps: list[tuple[st
 
 
 def test_a_step_copies_nothing_while_there_is_room() -> None:
-    layer = GrowingLayer()
+    layer: Any = GrowingLayer()  # type: ignore[no-untyped-call]
     layer.update(torch.randn(2, 3, 10, 4), torch.randn(2, 3, 10, 4))
     layer.update(torch.randn(2, 3, 1, 4), torch.randn(2, 3, 1, 4))
     before = layer.keys.data_ptr()

@@ -114,7 +114,7 @@ def test_prompts_are_the_same_tokens(
         tokens = ours.encode(text, chat=False)
         assert ours.decode(tokens) == theirs.decode(tokens)
     talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2?"}]
-    assert ours.encode(talk) == theirs.encode(talk)
+    assert ours.encode(talk) == theirs.encode(talk)  # type: ignore[arg-type]
     assert ours.info.eos_token_ids == theirs.info.eos_token_ids
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def directory(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
-def change_config(directory: Path, name: str = "config.json", **changes: object) -> None:
+def change_config(directory: Path, name: str = "config.json", **changes: Any) -> None:
     file = directory / name
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
@@ -78,7 +79,13 @@ def test_directories_without_config_are_not_accepted(tmp_path: Path) -> None:
 
 
 def test_options_are_heeded(saved: Path) -> None:
-    options = {"dtype": "bfloat16", "device": "cpu", "attn_implementation": "eager", "max_context": 50, "threads": 1}
+    options: dict[str, Any] = {
+        "dtype": "bfloat16",
+        "device": "cpu",
+        "attn_implementation": "eager",
+        "max_context": 50,
+        "threads": 1,
+    }
     backend = TransformersBackend.open(saved, **options)
     assert backend.info.dtype == "bfloat16"
     assert backend.info.max_context == 50
@@ -114,9 +121,7 @@ def test_threads_are_its_own_and_nobody_elses(saved: Path) -> None:
         ({"attn_implementation": "none_such"}, ModelLoadError, "cannot be loaded"),
     ],
 )
-def test_wrong_options_are_refused(
-    saved: Path, options: dict[str, object], error: type[Exception], message: str
-) -> None:
+def test_wrong_options_are_refused(saved: Path, options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         TransformersBackend.open(saved, **options)
 

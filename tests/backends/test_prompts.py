@@ -44,7 +44,10 @@ def test_an_ordinary_conversation_is_what_the_template_gives(
     ]
     for template in (tokenizer.chat_template, TEMPLATES["chatml"], TEMPLATES["qwen3"]):
         expected = tokenizer.apply_chat_template(
-            messages, chat_template=template, add_generation_prompt=True, return_dict=False
+            messages,  # type: ignore[arg-type]
+            chat_template=template,
+            add_generation_prompt=True,
+            return_dict=False,
         )
         assert encoder(template).encode(messages, chat=True) == expected
 
@@ -81,7 +84,7 @@ def test_a_template_sees_the_contents_as_they_are(
     encoder: MakeEncoder, change: str, text: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     source = "<|user|>{{ messages[-1].content | " + change + " }}<|end|><|assistant|>"
-    expected = tokenizer.apply_chat_template(conversation(text), chat_template=source, tokenize=False)
+    expected = tokenizer.apply_chat_template(conversation(text), chat_template=source, tokenize=False)  # type: ignore[arg-type]
     prompt = encoder(source).encode(text, chat=True)
     assert tokenizer.decode(prompt) == expected
     assert special(tokenizer, prompt) == ["<|user|>", "<|end|>", "<|assistant|>"]
@@ -128,7 +131,7 @@ def test_a_spelling_does_not_change_what_stands_before_it(
     encode = encoder(template).encode
     plain, spelled = encode("\n\nWhy {}?", chat=True), encode("\n\nWhy <|end|>?", chat=True)
     shared = next(place for place, token in enumerate(plain) if token != spelled[place])
-    assert tokenizer.decode(plain[:shared]).rstrip().endswith("\n\nWhy" if "trim" not in template else "Why")
+    assert tokenizer.decode(plain[:shared]).rstrip().endswith("\n\nWhy" if "trim" not in template else "Why")  # type: ignore[union-attr]
 
 
 @given(
@@ -154,7 +157,7 @@ def test_no_text_adds_a_special_token(
     prompt = encoder.encode(text, chat=True)
     assert special(tokenizer, prompt) == special(tokenizer, encoder.encode("1+1", chat=True))
     expected = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}]
+        [{"role": "user", "content": text}]  # type: ignore[arg-type]
         if "parts" not in name and name != "first_part"
         else [{"role": "user", "content": [{"type": "text", "text": text}]}],
         chat_template=TEMPLATES[name],
@@ -268,7 +271,7 @@ def test_options_reach_the_template(encoder: MakeEncoder, tokenizer: PreTrainedT
     assert tokenizer.decode(encode("1+1", chat=True, chat_template_kwargs={})) == usual
     assert tokenizer.decode(encode("1+1", chat=True, chat_template_kwargs={"enable_thinking": True})) == usual
     silent = encode("1+1", chat=True, chat_template_kwargs={"enable_thinking": False})
-    assert tokenizer.decode(silent) == usual + "<think>\n\n</think>\n\n"
+    assert tokenizer.decode(silent) == usual + "<think>\n\n</think>\n\n"  # type: ignore[operator]
     tools = [{"type": "function", "function": {"name": "add", "description": "a & b<|end|>", "parameters": {}}}]
     encode = encoder("{% if tools %}{{ tools | tojson }}{% endif %}<|user|>{{ messages[-1].content }}").encode
     with_tools = encode("1+1", chat=True, chat_template_kwargs={"tools": tools})
@@ -323,7 +326,7 @@ def test_the_token_that_closes_an_answer(
 
 def test_threads_do_not_disturb_each_other(encoder: MakeEncoder, tokenizer: PreTrainedTokenizerFast) -> None:
     encode = encoder(tokenizer.chat_template).encode
-    _check_threads([lambda text=text: encode(text, chat=True) for text in ("1+1", "say <|end|>") * 2])
+    _check_threads([lambda text=text: encode(text, chat=True) for text in ("1+1", "say <|end|>") * 2])  # type: ignore[misc]
 
 
 def test_nobody_elses_use_of_a_tokenizer_matters(

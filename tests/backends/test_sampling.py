@@ -35,7 +35,8 @@ def kept_probabilities(logits: NDArray[np.float64], sampling: SamplingParams) ->
     order = sorted(range(len(logits)), key=lambda token: -logits[token])
     weights = {token: np.exp((logits[token] - logits[order[0]]) / sampling.temperature) for token in order}
     kept = order[: sampling.top_k] if sampling.top_k else order
-    total, mass, nucleus = sum(weights[token] for token in kept), 0.0, []
+    total, mass = sum(weights[token] for token in kept), 0.0
+    nucleus: list[int] = []
     for token in kept:
         if sampling.top_p == 1 or mass < sampling.top_p or not nucleus:
             nucleus.append(token)
@@ -45,7 +46,7 @@ def kept_probabilities(logits: NDArray[np.float64], sampling: SamplingParams) ->
     for token in nucleus:
         if weights[token] >= floor:
             result[token] = weights[token]
-    return result / result.sum()
+    return result / result.sum()  # type: ignore[no-any-return]
 
 
 @given(rows_of_logits, st.data())

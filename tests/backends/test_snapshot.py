@@ -188,7 +188,7 @@ def test_two_backends_of_one_model_leave_each_other_in_peace(
     for backend in backends:
         assert not backend._decoder.follow()
     assert [backend._decoder._step for backend in backends] == steps
-    model.to(torch.bfloat16)
+    model.to(torch.bfloat16)  # type: ignore[arg-type]
     assert [backend._decoder.follow() for backend in backends] == [True, True]
     assert not backends[1]._decoder.follow()
 

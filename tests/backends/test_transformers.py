@@ -76,7 +76,7 @@ def test_greedy_is_what_generate_gives(architecture: str, open_model: Open, make
     backend, model = open_model(architecture), make_model(architecture)
     for text in PROMPTS:
         tokens = backend.encode(text)
-        expected = model.generate(
+        expected = model.generate(  # type: ignore[operator]
             torch.tensor([tokens]),
             max_new_tokens=40,
             do_sample=False,
@@ -298,7 +298,7 @@ def test_nothing_is_read_back_within_an_interval(architecture: str, lengths: tup
     ((state, samples),) = backend._sequences.batches([backend._sequences[sequence] for sequence in sequences])
     assert state.padded == (len(set(lengths)) > 1)
     sampler = TorchSampler([sample.sampling or GREEDY for sample in samples], decoder.device)
-    with _NoHostReads():
+    with _NoHostReads():  # type: ignore[no-untyped-call]
         span = decoder.run(state, sampler, torch.rand(2, 12, dtype=torch.float64), torch.ones(2, dtype=torch.bool))
     assert span.count.tolist() == [12, 12]
 
@@ -315,7 +315,7 @@ def fragile(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, grid: Joi
 def _poison(backend: TransformersBackend, token: int) -> None:
     """Make every logit after a token NaN."""
     with torch.no_grad():
-        backend._decoder.model.get_input_embeddings().weight[token] = torch.nan
+        backend._decoder.model.get_input_embeddings().weight[token] = torch.nan  # type: ignore[operator]
 
 
 def test_nan_in_mid_run_keeps_what_came_before(fragile: TransformersBackend) -> None:

@@ -133,8 +133,8 @@ def test_nothing_said_depends_on_what_is_kept(
             made = [
                 tuple(found.sequence for found in both) for both in zip(*(b.prefill(tokens) for b in pair), strict=True)
             ]
-            living += made  # type: ignore[arg-type]
-            prompts |= set(made)  # type: ignore[arg-type]
+            living += made
+            prompts |= set(made)
         elif living:
             chosen = living[number % len(living)]
             if verb == "fork":

@@ -17,7 +17,13 @@ BACKENDS = ["transformers", *(["llama-cpp"] if find_spec("llama_cpp") else [])]
 
 def run(script: str, out: Path, *arguments: object) -> tuple[dict[str, Any], str]:
     """The figures and the output of a script."""
-    command = [sys.executable, SCRIPTS / f"{script}.py", *map(str, arguments), "--out", out / "build" / "figures.json"]
+    command: list[Any] = [
+        sys.executable,
+        SCRIPTS / f"{script}.py",
+        *map(str, arguments),
+        "--out",
+        out / "build" / "figures.json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads((out / "build" / "figures.json").read_text(encoding="utf-8")), done.stdout

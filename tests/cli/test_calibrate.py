@@ -64,7 +64,7 @@ def test_questions_are_answered_by_the_model_and_the_map_lies_beside_it(tmp_path
     shutil.copytree(DEMO_MODEL, model)
     problems = held_out(4, 40, tiers=(3, 5))
     known = [
-        spelt(problem.answer)
+        spelt(problem.answer)  # type: ignore[operator]
         for problem, spelt in zip(problems, cycle([int, float, str, "so it is\n#### {}".format]), strict=False)
     ]
     rows = [{"question": problem.prompt, "answer": answer} for problem, answer in zip(problems, known, strict=True)]

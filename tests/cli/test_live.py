@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -41,10 +42,10 @@ def test_the_view_ends_where_the_search_ends(llm: IntrospectiveLLM) -> None:
     assert all(view.rows[sample.number].outlook.value == sample.value for sample in result.samples)
 
 
-def decision(index: int, **changes: object) -> Decision:
-    nothing: dict[str, object] = dict.fromkeys(("started", "continued", "paused", "resumed", "dropped", "finished"), ())
+def decision(index: int, **changes: Any) -> Decision:
+    nothing: dict[str, Any] = dict.fromkeys(("started", "continued", "paused", "resumed", "dropped", "finished"), ())
     fields = {"tokens": 0, "depth": 8 * index, "outlooks": (), "stop": None, "reason": "", **nothing, **changes}
-    return Decision(index=index, **fields)  # type: ignore[arg-type]
+    return Decision(index=index, **fields)
 
 
 def test_each_status_of_a_sample_is_shown_with_its_numbers() -> None:
@@ -73,8 +74,8 @@ def test_more_samples_than_lines_shows_those_that_run() -> None:
     assert "and 24 more" in shown
 
 
-def sample(number: int, status: str, **changes: object) -> SampleResult:
-    fields: dict[str, object] = {"text": "", "tokens": 9, "token_ids": (), "finish": None, "value": 0.5, "answer": None}
+def sample(number: int, status: str, **changes: Any) -> SampleResult:
+    fields: dict[str, Any] = {"text": "", "tokens": 9, "token_ids": (), "finish": None, "value": 0.5, "answer": None}
     return SampleResult(number=number, status=status, trace=(), **{**fields, **changes})  # type: ignore[arg-type]
 
 

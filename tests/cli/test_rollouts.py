@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -104,7 +105,7 @@ def test_a_question_beyond_the_context_is_refused_before_any_is_sampled(tmp_path
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, tiny_model: str) -> None:
     limits = ["--limit", "24", "--samples", "2", "--max-new-tokens", "150", "--concurrency", "4"]
-    command = ["abacus", tmp_path / "out.parquet", "--model", tiny_model, *limits]
+    command: list[Any] = ["abacus", tmp_path / "out.parquet", "--model", tiny_model, *limits]
     parts = tmp_path / "out.parquet.parts"
     process = subprocess.Popen(
         [sys.executable, "-m", "zip_introspect", "rollouts", *map(str, command)],
@@ -155,7 +156,7 @@ def test_a_run_goes_on_with_the_same_template_options_only(
     tmp_path: Path, thinking_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = ["--limit", "4", "--samples", "1", "--max-new-tokens", "4", "--model", thinking_model]
-    command = ["abacus", tmp_path / "out.parquet", *limits]
+    command: list[Any] = ["abacus", tmp_path / "out.parquet", *limits]
     option = ["--template-option", "enable_thinking=false"]
 
     def interrupted(self: Parts, place: int, problem: QuestionRollouts) -> None:

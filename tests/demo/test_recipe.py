@@ -60,7 +60,7 @@ def test_interrupted_rollouts_go_on_after_the_last_part(
     backend = TransformersBackend.from_model(model, tokenizer, abacus_grid())
     problems, path = training_mix(0, 4), tmp_path / "rollouts.parquet"
     monkeypatch.setattr(base_rollouts, "PART", 2)
-    real, calls = base_rollouts.collect, []
+    real, calls = base_rollouts.collect, []  # type: ignore[attr-defined]
 
     def interrupted(*arguments: Any, **settings: Any) -> Any:
         calls.append(arguments[1])
@@ -160,6 +160,8 @@ def test_reward_model_and_judge_score_stored_rollouts(runs: Path, tmp_path: Path
         stored = collect_rollouts(llm, [question], lambda text, expected: False, samples=2)
     scored = with_self_scores(with_external_scores(stored, tmp_path / "reward_model"), tmp_path / "judge")
     for item in scored.problems[0].rollouts:
+        assert item.external_score is not None
+        assert item.self_score is not None
         assert 0 < item.external_score < 1
         assert 0 < item.self_score < 1
     assert scored.judgement_tokens == 2

@@ -166,7 +166,7 @@ def test_a_level_of_error_needs_a_calibrated_model() -> None:
 def test_ladders_that_make_no_sense_are_refused(llm: IntrospectiveLLM) -> None:
     weigh = EscalationPolicy(expected_utility=True)
     with pytest.raises(ConfigError, match=r"the first model is .*; expected an IntrospectiveLLM"):
-        Ladder(strong, policy=NEVER_SURE)
+        Ladder(strong, policy=NEVER_SURE)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="there is no stronger model"):
         Ladder(llm, policy=weigh)
     with pytest.raises(ConfigError, match="nothing is said of 'strong'"):
@@ -174,7 +174,7 @@ def test_ladders_that_make_no_sense_are_refused(llm: IntrospectiveLLM) -> None:
     ladder = Ladder(llm, strong, policy=NEVER_SURE)
     for bad in ("", "  ", [{"role": "assistant", "content": "a"}]):
         with pytest.raises(PromptError):
-            ladder.generate(bad)
+            ladder.generate(bad)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="alpha"):
         ladder.generate(PROMPTS[0], alpha=2.0)
     with pytest.raises(PromptError, match="one string"):

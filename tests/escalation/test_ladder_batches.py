@@ -89,7 +89,7 @@ def test_bad_input_in_a_batch_is_the_prompts_own(llm: IntrospectiveLLM) -> None:
     with pytest.raises(BudgetError):
         ladder.batch([PROMPTS[0], "long " * 200], budget=dear)
     rewards = {PROMPTS[0]: 0.9}
-    weighed = Ladder(llm, Rung(strong, expected_reward=rewards.__getitem__), expected_utility=True)
+    weighed = Ladder(llm, Rung(strong, expected_reward=rewards.__getitem__), expected_utility=True)  # type: ignore[arg-type]
     results = weighed.batch(PROMPTS[:2], return_exceptions=True)
     assert [isinstance(item, ConfigError) for item in results] == [False, True]
 

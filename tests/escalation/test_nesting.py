@@ -80,7 +80,7 @@ def test_what_a_ladder_cannot_be_is_refused(llm: IntrospectiveLLM) -> None:
         Ladder(inner, strong, policy=EscalationPolicy(max_error=0.1))
     for ask in (inner.generate, inner.batch, inner.stream):
         with pytest.raises(ConfigError, match="hand_on was given"):
-            ask(PROMPTS[0] if ask != inner.batch else PROMPTS[:1], hand_on=HandOn(worth=1.0))  # type: ignore[operator]
+            ask(PROMPTS[0] if ask != inner.batch else PROMPTS[:1], hand_on=HandOn(worth=1.0))  # type: ignore[arg-type]
 
 
 def test_events_of_inner_ladders_come_through_and_the_end_is_told_once(llm: IntrospectiveLLM) -> None:

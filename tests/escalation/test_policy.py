@@ -15,6 +15,7 @@ from zip_introspect import (
     IntrospectiveLLM,
     Reply,
     Rung,
+    SearchFinished,
     Usage,
 )
 from zip_introspect.introspection.calibration import Threshold
@@ -83,8 +84,9 @@ def test_an_expected_reward_may_depend_on_the_prompt() -> None:
     assert Rung(str, expected_reward=lambda prompt: len(prompt) / 10).reward("abc") == pytest.approx(0.3)
     with pytest.raises(ConfigError, match="expected_reward of 'str' is nan"):
         Rung(str, expected_reward=lambda prompt: float("nan")).reward("abc")
+    known: dict[Any, float] = {}
     with pytest.raises(ConfigError, match="expected_reward of 'str' raised KeyError: 'abc'"):
-        Rung(str, expected_reward=lambda prompt: {}[prompt]).reward("abc")
+        Rung(str, expected_reward=known.__getitem__).reward("abc")
 
 
 @pytest.mark.parametrize(
@@ -149,6 +151,8 @@ def test_a_calibration_beside_the_model_comes_with_it(tmp_path: Any) -> None:
 def test_results_of_a_calibrated_model_say_the_probability_too() -> None:
     found = calibration(0.8)
     llm = IntrospectiveLLM(SimulatedBackend(), calibration=found)
-    for result in (llm.generate("1"), *llm.batch(["2", "3"]), list(llm.stream("4"))[-1].result):
+    *_, last = llm.stream("4")
+    assert isinstance(last, SearchFinished)
+    for result in (llm.generate("1"), *llm.batch(["2", "3"]), last.result):
         assert result.calibrated_confidence == pytest.approx(float(found.apply(result.confidence)))
     assert IntrospectiveLLM(SimulatedBackend()).generate("1").calibrated_confidence is None

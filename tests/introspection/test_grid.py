@@ -99,7 +99,8 @@ def test_round_trips(grid: JointGrid, tmp_path: Path) -> None:
 def test_float32_metadata_still_makes_a_grid() -> None:
     grid = JointGrid.released(3)
     metadata = {
-        key: np.float32(value) if isinstance(value, list) else value for key, value in grid.to_metadata().items()
+        key: np.array(value, dtype=np.float32) if isinstance(value, list) else value
+        for key, value in grid.to_metadata().items()
     }
     read = JointGrid.from_metadata(metadata)
     assert read.reward_values == pytest.approx(grid.reward_values, abs=1e-6)
@@ -110,7 +111,7 @@ def test_is_immutable() -> None:
     with pytest.raises(ValueError, match="read-only"):
         grid.reward_values[0] = 3
     with pytest.raises(ValueError, match="frozen"):
-        grid.reward_edges = np.arange(9.0)
+        grid.reward_edges = np.arange(9.0)  # type: ignore[misc]
 
 
 AXES = {"reward_edges": [0, 0.5, 1], "length_edges": [0, 8, 16]}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from zip_introspect.errors import ConfigError, GridError
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.introspection.joint import expected_length
-from zip_introspect.introspection.plans import EXACT_LIMIT, Plan, best_plan
+from zip_introspect.introspection.plans import EXACT_LIMIT, HorizonMode, Plan, SearchMode, best_plan
 from zip_introspect.introspection.utility import normalized_beta, sampling_utility
 
 GRID = JointGrid(reward_edges=[0, 0.3, 0.8, 1], length_edges=[0, 4, 8, 16, 64], first_reserved=0)
@@ -37,7 +37,7 @@ def situation(seed: int, n: int) -> dict[str, Any]:
     }
 
 
-def value_of(case: dict[str, Any], leaves: tuple[int, ...], new: int, horizon: object) -> float:
+def value_of(case: dict[str, Any], leaves: tuple[int, ...], new: int, horizon: Any) -> float:
     """One candidate by the book: its own joints, its own beta."""
     joints = np.concatenate([case["leaf_joints"][list(leaves)], np.repeat(case["root_joint"][None], new, axis=0)])
     lengths = [*case["leaf_lengths"][list(leaves)], *[case["root_length"]] * new]
@@ -59,7 +59,7 @@ def candidates(case: dict[str, Any]) -> list[tuple[tuple[int, ...], int]]:
 
 @settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(0, 4), st.sampled_from(["shared", "none"]))
-def test_exact_finds_what_brute_force_finds(seed: int, n: int, horizon: str) -> None:
+def test_exact_finds_what_brute_force_finds(seed: int, n: int, horizon: HorizonMode) -> None:
     case = situation(seed, n)
     found = best_plan(**case, horizon=horizon, search="exact")
     cap = None if horizon == "shared" else LAST
@@ -79,7 +79,7 @@ def test_exact_finds_what_brute_force_finds(seed: int, n: int, horizon: str) -> 
     st.integers(0, 10**6), st.integers(0, 5), st.sampled_from(["shared", "none", "per_prefix"]),
     st.sampled_from(["nested", "exact"]),
 )  # fmt: skip
-def test_what_it_reports_is_what_the_utility_says(seed: int, n: int, horizon: str, search: str) -> None:
+def test_what_it_reports_is_what_the_utility_says(seed: int, n: int, horizon: HorizonMode, search: SearchMode) -> None:
     case = situation(seed, n)
     found = best_plan(**case, horizon=horizon, search=search)
     assert found.keep_value == max(case["finished_values"], default=GRID.reward_values[0])
@@ -159,7 +159,12 @@ def test_equal_candidates_prefer_fewer_samples() -> None:
 def test_starts_something_when_nothing_is_finished_and_stops_when_all_is_won() -> None:
     hopeful = np.zeros((3, 4))
     hopeful[2, 1] = hopeful[0, 1] = 0.5
-    common = {"leaf_joints": np.zeros((0, 3, 4)), "root_joint": hopeful, "grid": GRID, "leaf_lengths": []}
+    common: dict[str, Any] = {
+        "leaf_joints": np.zeros((0, 3, 4)),
+        "root_joint": hopeful,
+        "grid": GRID,
+        "leaf_lengths": [],
+    }
     start = best_plan(**common, alpha=0.1, beta=0.05, max_new=8)
     assert start.worth_running
     assert start.new_samples > 1
@@ -171,7 +176,13 @@ def test_starts_something_when_nothing_is_finished_and_stops_when_all_is_won() -
 def test_more_samples_when_compute_is_cheap() -> None:
     root = np.zeros((3, 4))
     root[0, 2], root[2, 2] = 0.7, 0.3
-    none = {"leaf_joints": np.zeros((0, 3, 4)), "leaf_lengths": [], "root_joint": root, "grid": GRID, "max_new": 8}
+    none: dict[str, Any] = {
+        "leaf_joints": np.zeros((0, 3, 4)),
+        "leaf_lengths": [],
+        "root_joint": root,
+        "grid": GRID,
+        "max_new": 8,
+    }
     new = [best_plan(**none, alpha=alpha, beta=0.1).new_samples for alpha in (0.0, 0.3, 1.0)]
     # By hand: of equal lengths, m samples are worth 0.9 - 0.75 * 0.7^m - 0.1 * (alpha*m + 1 - alpha).
     assert new == [8, 6, 3]
@@ -179,7 +190,7 @@ def test_more_samples_when_compute_is_cheap() -> None:
 
 @pytest.mark.parametrize("horizon", ["shared", "none", "per_prefix"])
 @pytest.mark.parametrize("search", ["nested", "exact"])
-def test_nothing_may_run(horizon: str, search: str) -> None:
+def test_nothing_may_run(horizon: HorizonMode, search: SearchMode) -> None:
     case = situation(3, 0) | {"max_new": 0, "finished_values": [0.4]}
     found = best_plan(**case, horizon=horizon, search=search)
     assert (found.leaves, found.new_samples, found.utility.value) == ((), 0, 0.4)

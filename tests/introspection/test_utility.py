@@ -93,6 +93,7 @@ def test_best_horizon_is_the_best_of_all_and_no_worse_than_no_cap(
     joints = random_joints(seed, n)
     best = sampling_utility(joints, GRID, alpha, beta, finished)
     tried = [sampling_utility(joints, GRID, alpha, beta, finished, h) for h in range(3)]
+    assert isinstance(best.horizon, int)
     assert parts(best) == pytest.approx(parts(tried[best.horizon]), abs=1e-12)
     assert best.value == pytest.approx(max(utility.value for utility in tried), abs=1e-12)
     assert all(tried[h].value < best.value - 1e-13 for h in range(best.horizon))  # the shortest of equals

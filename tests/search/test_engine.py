@@ -76,7 +76,7 @@ def test_streams_and_batches_and_calls_share_them_too() -> None:
     backend.close_gate(after=0)
     held: list[int] = []
     advance = backend.advance
-    backend.advance = lambda *given: (held.append(backend.held), advance(*given))[1]  # type: ignore[method-assign]
+    backend.advance = lambda *given: (held.append(backend.held), advance(*given))[1]  # type: ignore[func-returns-value, method-assign]
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(llm.generate, "a")
         assert backend.reached.wait(30)

@@ -135,10 +135,10 @@ class Asked:
         return bytes(self.wanted.tokens).decode()
 
 
-ALONE: dict[tuple[str, int], dict[str, object]] = {}
+ALONE: dict[tuple[str, int], dict[str, Any]] = {}
 
 
-def alone(wanted: Request, room: int) -> dict[str, object]:
+def alone(wanted: Request, room: int) -> dict[str, Any]:
     """What a request comes to where nothing else runs."""
     key = (repr(wanted), room)
     if key not in ALONE:

@@ -6,6 +6,7 @@ import dataclasses
 import types
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -31,10 +32,10 @@ AMPLE = {
 }
 
 
-def bare(result: GenerationResult) -> dict[str, object]:
+def bare(result: GenerationResult) -> dict[str, Any]:
     """A result without what limits alone change: seconds and money."""
     data = untimed(result)
-    del data["usage"]["cost"]  # type: ignore[attr-defined]
+    del data["usage"]["cost"]
     return data
 
 
@@ -59,8 +60,8 @@ def test_a_limit_changes_nothing_before_it_binds(
     horizon: str,
     worth: float | None,
 ) -> None:
-    price = {"price_per_token": 0.5} if "max_cost" in limits else {}
-    budget = Budget(**{name: AMPLE[name] for name in limits}, **price)
+    price: dict[str, Any] = {"price_per_token": 0.5} if "max_cost" in limits else {}
+    budget = Budget(**{name: AMPLE[name] for name in limits}, **price)  # type: ignore[arg-type]
     free = request(
         text,
         strategy=strategy,

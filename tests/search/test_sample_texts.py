@@ -47,7 +47,7 @@ def test_a_sample_that_is_not_watched_is_decoded_once(monkeypatch: pytest.Monkey
     backend = SimulatedBackend()
     decoded: list[int] = []
     real = backend.decode
-    monkeypatch.setattr(backend, "decode", lambda tokens: (decoded.append(len(tokens)), real(tokens))[1])
+    monkeypatch.setattr(backend, "decode", lambda tokens: (decoded.append(len(tokens)), real(tokens))[1])  # type: ignore[func-returns-value]
     (result,) = results(backend, [request(strategy="single", interval=1)])
     assert decoded == [result.samples[0].tokens]
     decoded.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from zip_introspect.testing.simulator import SimulatedBackend
 QUESTIONS = [f"question {number}" for number in range(24)]
 
 
-def results(strategy: str, options: dict[str, object] | None = None, **config: object) -> list[GenerationResult]:
+def results(strategy: str, options: dict[str, Any] | None = None, **config: Any) -> list[GenerationResult]:
     """What a strategy makes of some problems whose joints are exact."""
     settings = {"interval": 4, "strategy": strategy, "strategy_options": options or {}, **config}
     with IntrospectiveLLM(SimulatedBackend(), GenerationConfig(**settings)) as llm:

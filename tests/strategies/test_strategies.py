@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from zip_introspect.backend.contract import Backend
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import ConfigError
+from zip_introspect.events import SearchFailed, SearchFinished
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.introspection.utility import sampling_utility
 from zip_introspect.result import GenerationResult
@@ -50,7 +51,7 @@ def state(
     limit: int = 100,
     room: int | None = None,
     grid: JointGrid = GRID,
-    **config: object,
+    **config: Any,
 ) -> MetaState:
     settings = GenerationConfig(**{"beta": 0.1, **config})
     started = len(leaves) + len(finished)
@@ -237,12 +238,12 @@ class ForkOnce(Strategy):
         return MetaAction(run=run) if run else MetaAction(stop="finished", reason="all done")
 
 
-def outcome(backend: Backend, budget: Budget | None = None, **config: object) -> GenerationResult:
+def outcome(backend: Backend, budget: Budget | None = None, **config: Any) -> GenerationResult:
     settings = GenerationConfig(**{"strategy": "fork_once", "interval": 3, **config})
     *_, last = continuous_batch.run(backend, [Request((1, 2, 3), settings, budget or Budget())])
-    if last.kind == "failed":
+    if isinstance(last, SearchFailed):
         raise last.error
-    assert last.kind == "finished"
+    assert isinstance(last, SearchFinished)
     return last.result
 
 

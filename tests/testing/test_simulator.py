@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 
 from zip_introspect.config import GenerationConfig, SamplingParams
 from zip_introspect.errors import BackendError
+from zip_introspect.events import SearchFinished
 from zip_introspect.introspection import joint
 from zip_introspect.result import GenerationResult
 from zip_introspect.search import continuous_batch
@@ -104,12 +106,14 @@ class TestRoom(RoomConformance):
         return SimulatedBackend(max_sequences=8)
 
 
-def run(count: int = PROMPTS, **settings: object) -> list[GenerationResult]:
+def run(count: int = PROMPTS, **settings: Any) -> list[GenerationResult]:
     backend = SimulatedBackend(max_length=MAX_LENGTH)
     config = GenerationConfig(**{"interval": INTERVAL, **settings})
     requests = [Request(tuple(backend.encode(str(place))), config.replace(seed=place)) for place in range(count)]
     found = {
-        event.prompt: event.result for event in continuous_batch.run(backend, requests) if event.kind == "finished"
+        event.prompt: event.result
+        for event in continuous_batch.run(backend, requests)
+        if isinstance(event, SearchFinished)
     }
     return [found[place] for place in range(count)]
 

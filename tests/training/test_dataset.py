@@ -1,6 +1,7 @@
 """Training rows: targets against eq. 6 written as a loop, and files that training cannot use."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_rows_survive_parquet(tmp_path: Path) -> None:
         ([row([1], [2], 1.0), row([1, 2], [], 1.0)], "row 1: prompt_length is 2 of 2 tokens"),
     ],
 )
-def test_unusable_rows_are_named(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
+def test_unusable_rows_are_named(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     save(rows, tmp_path / "rows.parquet")
     with pytest.raises(TrainingDataError, match=message):
         load(tmp_path / "rows.parquet")

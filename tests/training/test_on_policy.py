@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from zip_introspect.training.on_policy import Rollout, collect
 PROMPTS = [list(text.encode()) for text in ("a", "bc", "d", "efg", "h")]
 
 
-def rolled(backend: SimulatedBackend, prompts: Sequence[Sequence[int]] = PROMPTS, **settings: int) -> list[Rollout]:
+def rolled(backend: SimulatedBackend, prompts: Sequence[Sequence[int]] = PROMPTS, **settings: Any) -> list[Rollout]:
     given = {"samples": 3, "max_new_tokens": 30, "concurrency": 8, "interval": 4, **settings}
     found = collect(backend, prompts, given.pop("samples"), SamplingParams(seed=1), **given)
     return sorted(found, key=lambda rollout: (rollout.prompt, rollout.sample))

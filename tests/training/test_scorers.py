@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_a_reward_model_learns_who_is_right(tmp_path: Path) -> None:
     assert rewards.tolist() == DATA["reward"]
 
 
-def judge_trainer(tmp_path: Path, kl_weight: float, **changes: object) -> JudgeTrainer:
+def judge_trainer(tmp_path: Path, kl_weight: float, **changes: Any) -> JudgeTrainer:
     return JudgeTrainer(
         tiny(),
         arguments(tmp_path, **changes),
@@ -71,7 +72,7 @@ def test_a_judge_learns_who_is_right_and_its_policy_stays(tmp_path: Path) -> Non
         last = batch["attention_mask"].sum(1) - 1
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         with torch.no_grad():
-            logits, original = trainer.model.eval()(**inputs).logits, tiny().eval()(**inputs).logits
+            logits, original = trainer.model.eval()(**inputs).logits, tiny().eval()(**inputs).logits  # type: ignore[union-attr]
         assert separation(judgement_score(logits[torch.arange(len(last)), last], QUESTION)) > 0.5
         drift[weight] = float(policy_kl(logits[batch["drawn"]], original[batch["drawn"]], GRID).mean())
     assert drift[10.0] < 0.05

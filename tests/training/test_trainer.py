@@ -105,7 +105,7 @@ def test_every_trained_token_weighs_alike_in_short_rows_and_in_long_ones(tmp_pat
     )
     assert trainer.usual_tokens == pytest.approx(16 * (2 + 12) / 2)
     with torch.no_grad():
-        halves = [float(trainer.compute_loss(model, collate(rows))) for rows in (short, long)]
+        halves = [float(trainer.compute_loss(model, collate(rows))) for rows in (short, long)]  # type: ignore[arg-type]
         batch = collate(short + long)
         labelled = batch["targets"] >= 0
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
@@ -124,7 +124,7 @@ def test_a_plain_model_loss_weighs_tokens_alike_too(tmp_path: Path) -> None:
     model = tiny()
     trainer = LengthBatchingTrainer(model, arguments(tmp_path), train_dataset=Dataset.from_list(lengths))
     with torch.no_grad():
-        found = [float(trainer.compute_loss(model, batch(16, n))) for n in (3, 13)]
+        found = [float(trainer.compute_loss(model, batch(16, n))) for n in (3, 13)]  # type: ignore[arg-type]
         means = [float(model(**batch(16, n)).loss) for n in (3, 13)]
     assert found[0] + found[1] == pytest.approx(2 * (2 * means[0] + 12 * means[1]) / 14, rel=1e-5)
 

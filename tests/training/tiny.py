@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ GRID = JointGrid(
 )
 
 
-def config(vocab_size: int = 32, **changes: int) -> Qwen3Config:
+def config(vocab_size: int = 32, **changes: Any) -> Qwen3Config:
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
     return Qwen3Config(**{"vocab_size": vocab_size, **shape, **heads, "pad_token_id": 0, "eos_token_id": 1, **changes})
@@ -39,7 +40,7 @@ def rollouts(count: int) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def arguments(path: Path, **changes: object) -> TrainingArguments:
+def arguments(path: Path, **changes: Any) -> TrainingArguments:
     settings = {"per_device_train_batch_size": 16, "learning_rate": 3e-3, "logging_steps": 5, "report_to": "none"}
     settings |= {"save_strategy": "no", "remove_unused_columns": False, "disable_tqdm": True, "use_cpu": True}
     return TrainingArguments(output_dir=str(path), **{**settings, **changes})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from zip_introspect.evaluation.store.rollout_file import Question, StoredRollout
 AT_THE_PROMPT = ["zip_rc", "best_of_n", "majority_vote", "zip_rc_reward_pruning", "deep_conf", "pass_at_k", "single"]
 
 
-def setting(strategy: str, **changes: object) -> Setting:
+def setting(strategy: str, **changes: Any) -> Setting:
     return Setting(strategy, CONFIG.replace(strategy=strategy, max_samples=4, **changes))
 
 

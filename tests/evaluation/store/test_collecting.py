@@ -67,7 +67,7 @@ def run(
     questions: list[Question] = QUESTIONS,
     say: Callable[[str], None] = lambda line: None,
     samples: int = SAMPLES,
-    **changes: object,
+    **changes: Any,
 ) -> Collected:
     llm = IntrospectiveLLM(backend or SimulatedBackend(), CONFIG.replace(**changes))
     return collect_to_file(llm, questions, grader, file, samples=samples, concurrency=CONCURRENCY, say=say)
@@ -326,7 +326,7 @@ def test_the_embedded_model_goes_on_with_the_same_samples(tmp_path: Path) -> Non
         return grade(text, expected)
 
     with IntrospectiveLLM.demo() as llm:
-        asked = {"samples": 2, "concurrency": 4}
+        asked: dict[str, Any] = {"samples": 2, "concurrency": 4}
         at_once = collect_rollouts(llm, questions, grade, **asked)
         with pytest.raises(KeyboardInterrupt):
             collect_to_file(llm, questions, interrupted, tmp_path / "r.parquet", **asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,12 @@ def test_a_judge_answers_behind_the_sample(stored: Rollouts, judge: Path, tmp_pa
 
 def test_a_judge_whose_logits_are_scaled_is_asked_for_its_own(stored: Rollouts, tmp_path: Path) -> None:
     torch.manual_seed(3)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 2}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+    }
     granite = AutoModelForCausalLM.from_config(GraniteConfig(vocab_size=VOCABULARY, **shape, logits_scaling=8.0)).eval()
     torch.nn.init.normal_(granite.lm_head.weight)
     found = rescoring.with_self_scores(stored, saved(granite, tmp_path), question="?", yes="Y", no="N")

@@ -220,7 +220,8 @@ async def test_an_empty_batch(kind: type[Any], llm: IntrospectiveLLM) -> None:
 async def test_bad_settings_are_refused_before_anything_runs(way: str) -> None:
     backend, handler = counting(), Runs()
     chat = ChatIntrospective(llm=IntrospectiveLLM(backend, CONFIG))
-    for settings in ({"temperature": -1}, {"tools": []}):
+    refused: list[dict[str, Any]] = [{"temperature": -1}, {"tools": []}]
+    for settings in refused:
         with pytest.raises(ConfigError):
             await batched(way, chat, PROMPTS, {"callbacks": [handler]}, return_exceptions=True, **settings)
     assert not handler.started

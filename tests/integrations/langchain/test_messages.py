@@ -82,7 +82,7 @@ def test_conversations_go_through_the_chat_template() -> None:
         SystemMessage("be brief"),
         HumanMessage(["a", {"type": "text", "text": "b"}]),
         AIMessage("c"),
-        ChatMessage("d", role="user"),
+        ChatMessage(content="d", role="user"),
     ]
     assert to_prompt(conversation) == [
         {"role": "system", "content": "be brief"},
@@ -106,7 +106,7 @@ CALL = {"name": "add", "args": {}, "id": "1", "type": "tool_call"}
         ([HumanMessage([{"type": "text", "text": "what is this?"}, IMAGE])], "message 0, a HumanMessage, .*'image"),
         ([HumanMessage([{"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"}])], "'audio'"),
         ([HumanMessage("q"), ToolMessage("5", tool_call_id="1")], "message 1 is a ToolMessage; expected a System"),
-        ([FunctionMessage("5", name="add"), HumanMessage("q")], "message 0 is a FunctionMessage"),
+        ([FunctionMessage(content="5", name="add"), HumanMessage("q")], "message 0 is a FunctionMessage"),
         ([RemoveMessage(id="1"), HumanMessage("q")], "message 0 is a RemoveMessage"),
         ([HumanMessage("q"), AIMessage("", tool_calls=[CALL]), HumanMessage("r")], "message 1 .* tool calls"),
         ([HumanMessage("q"), BaseMessage(content="?", type="odd")], "message 1 is a BaseMessage"),

@@ -210,7 +210,8 @@ def test_what_is_streamed_within_does_not_leak_into_the_consumer(
 
 
 def test_closing_a_stream_stops_it(chat: ChatIntrospective, backend: SimulatedBackend) -> None:
-    for settings in ({"max_samples": 1}, {}):
+    choices: list[dict[str, Any]] = [{"max_samples": 1}, {}]
+    for settings in choices:
         chunks = chat.stream("a question", **settings)
         next(chunks)
         chunks.close()  # type: ignore[attr-defined]

@@ -19,11 +19,13 @@ from zip_introspect.testing.simulator import SimulatedBackend
 CONFIG = GenerationConfig(interval=4, beta=0.05, max_samples=4, seed=0)
 
 
-EVERY = [f"question {number}" for number in range(60)]
+EVERY: list[Any] = [f"question {number}" for number in range(60)]
 
 
 with IntrospectiveLLM(SimulatedBackend(), CONFIG) as _llm:
-    DOUBTED = [p for p, result in zip(EVERY, _llm.batch(EVERY), strict=True) if 0 < result.confidence < 1.0][:6]
+    DOUBTED: list[Any] = [p for p, result in zip(EVERY, _llm.batch(EVERY), strict=True) if 0 < result.confidence < 1.0][
+        :6
+    ]
 
 
 """Some that the simulated model answers, though never surely."""

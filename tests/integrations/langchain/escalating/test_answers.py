@@ -191,7 +191,7 @@ def test_it_pickles_and_cannot_be_changed_halfway() -> None:
         assert again._ladder.first.llm is again.chat.llm
         assert again.invoke("Solve 3*x+16=31").content == escalating.invoke("Solve 3*x+16=31").content
         with pytest.raises(ValidationError, match="frozen"):
-            escalating.policy = EscalationPolicy(min_confidence=0.1)
+            escalating.policy = EscalationPolicy(min_confidence=0.1)  # type: ignore[misc]
         again.chat.llm.close()
 
 

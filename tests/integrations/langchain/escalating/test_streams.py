@@ -65,9 +65,9 @@ def test_a_stream_that_breaks_before_its_text_is_passed_over_and_after_it_is_not
 
 def test_streamed_tool_calls_and_reasoning_of_a_stronger_model_come_once(chat: ChatIntrospective) -> None:
     def calling(_: Iterator[Any]) -> Iterator[AIMessageChunk]:
-        yield AIMessageChunk([{"type": "reasoning", "reasoning": "hm", "index": 0}])
-        yield AIMessageChunk("", tool_call_chunks=[tool_call_chunk(name="add", args="", id="1", index=0)])
-        yield AIMessageChunk("", tool_call_chunks=[tool_call_chunk(args='{"a": 1}', index=0)])
+        yield AIMessageChunk(content=[{"type": "reasoning", "reasoning": "hm", "index": 0}])
+        yield AIMessageChunk(content="", tool_call_chunks=[tool_call_chunk(name="add", args="", id="1", index=0)])
+        yield AIMessageChunk(content="", tool_call_chunks=[tool_call_chunk(args='{"a": 1}', index=0)])
 
     escalating = chat.with_escalation(RunnableGenerator(calling), min_confidence=1.0)
     whole: AIMessageChunk = reduce(operator.add, escalating.stream(DOUBTED[0]))
@@ -142,6 +142,6 @@ def test_a_graph_does_not_stream_what_is_still_to_be_judged(chat: ChatIntrospect
 
     graph = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile()
     given = {"messages": [HumanMessage(DOUBTED[0])]}
-    shown = [message.text for message, _ in graph.stream(given, stream_mode="messages")]  # type: ignore[arg-type]
+    shown = [message.text for message, _ in graph.stream(given, stream_mode="messages")]  # type: ignore[call-overload]
     assert "".join(shown).startswith("the answer is 42")
     assert chat.invoke(DOUBTED[0]).text not in "".join(shown)
