@@ -14,7 +14,6 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
-from langchain_core.runnables.utils import gather_with_concurrency
 
 from langchain_zip_introspect.settings import IntrospectiveSettings
 from zip_introspect.threads import in_loop
@@ -70,14 +69,18 @@ async def at_once(
         return []
     configs = get_config_list(config, len(inputs))
 
-    async def one(given: Any, own: RunnableConfig) -> Any:
-        try:
-            return await ask(given, own)
-        except Exception as error:  # noqa: BLE001 - the others go on
-            return error
+    room = asyncio.Semaphore(configs[0].get("max_concurrency") or len(inputs))
 
-    tasks = (one(*item) for item in zip(inputs, configs, strict=True))
-    outputs = await gather_with_concurrency(configs[0].get("max_concurrency"), *tasks)
+    async def one(given: Any, own: RunnableConfig) -> Any:
+        async with room:
+            try:
+                return await ask(given, own)
+            except Exception as error:  # noqa: BLE001 - the others go on
+                return error
+
+    async with asyncio.TaskGroup() as group:  # unlike gather, it waits for all that are cancelled to close their runs
+        tasks = [group.create_task(one(*item)) for item in zip(inputs, configs, strict=True)]
+    outputs = [task.result() for task in tasks]
     error = next((output for output in outputs if isinstance(output, Exception)), None)
     if error is not None and not return_exceptions:
         raise error

@@ -18,7 +18,7 @@ from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, TextIntrospective
-from tests.scripted import FaultyBackend, freed, nan_in_the_last, out_of_memory, unchanged
+from tests.scripted import FaultyBackend, GatedBackend, freed, nan_in_the_last, out_of_memory, unchanged
 from zip_introspect import (
     BackendError,
     ConfigError,
@@ -28,6 +28,7 @@ from zip_introspect import (
     NonFiniteLogitsError,
     PromptError,
 )
+from zip_introspect.testing.simulator import SimulatedBackend
 
 CONFIG = GenerationConfig(interval=4, beta=0.05, strategy="best_of_n", max_samples=2, seed=0)
 PROMPTS = ["a", "b", "c", "d"]
@@ -201,8 +202,11 @@ async def test_a_model_that_fails_for_one_prompt_answers_the_others(way: str) ->
 
 @pytest.mark.parametrize("way", ["batch", "abatch"])
 async def test_a_model_that_fails_for_all_closes_every_run(way: str) -> None:
-    backend = FaultyBackend(out_of_memory)
-    handler = Runs()
+    class Full(SimulatedBackend):
+        def advance(self, *_: Any) -> Any:
+            return out_of_memory([])
+
+    backend, handler = Full(), Runs()
     chat = ChatIntrospective(llm=IntrospectiveLLM(backend, CONFIG))
     with pytest.raises(BackendError, match="no room"):
         await batched(way, chat, PROMPTS, {"callbacks": [handler]})
@@ -251,17 +255,26 @@ async def test_max_concurrency_bounds_how_many_run_together() -> None:
     assert most <= 6
 
 
-async def test_cancelling_a_batch_closes_every_run_and_releases_everything() -> None:
-    backend, handler = counting(pace=0.2), Runs()
-    chat = ChatIntrospective(llm=IntrospectiveLLM(backend, CONFIG.replace(interval=1)))
+async def test_cancelling_a_batch_closes_every_run_and_releases_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, handler = GatedBackend(), Runs()
+    llm = IntrospectiveLLM(backend, CONFIG)
+    chat = ChatIntrospective(llm=llm)
+    asked: list[Any] = []
+    agenerate = llm.agenerate
+
+    async def noted(prompt: Any, **settings: Any) -> Any:
+        asked.append(prompt)
+        return await agenerate(prompt, **settings)
+
+    monkeypatch.setattr(llm, "agenerate", noted)
     task = asyncio.create_task(chat.abatch(PROMPTS, {"callbacks": [handler]}))
-    while not (backend.held and len(handler.started) == len(PROMPTS)):  # within the first call, before any ends
+    while not (backend.reached.is_set() and len(asked) == len(PROMPTS)):  # the gate is shut, so none has ended
         await asyncio.sleep(0.005)
-    await asyncio.sleep(0.1)  # LangChain tells its handlers of a start before it asks
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert set(handler.started) == set(handler.failed)
+    backend.gate.set()
     assert freed(backend)
     assert chat.invoke("a").text
 
