@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.call_trace import travelled
+
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 BACKENDS = ["transformers", *(["llama-cpp"] if find_spec("llama_cpp") else [])]
 
@@ -131,3 +133,10 @@ def test_growth_is_measured(tmp_path: Path, backend: str) -> None:
     assert length["rows"][0]["keys_values_bytes"] == pytest.approx((64 + 8 * 4) * 2 * 4 * 4 * 64 * width, rel=0.2)
     assert f"| {length['rows'][0]['length']} | {length['rows'][0]['tokens_per_second']:,.0f} | 1.00 |" in printed
     assert "left out, beyond the context of the model: 8192" in printed
+
+
+def test_the_way_of_a_prompt_to_the_model_is_counted() -> None:
+    hops, files = travelled()
+    assert hops > len(files) - 1
+    assert {"llm.py", "search/engine.py", "strategies/zip_rc.py"} <= set(files)
+    assert not any("testing" in name for name in files)
