@@ -79,8 +79,7 @@ def test_no_budget_is_ever_exceeded(
 @pytest.mark.parametrize("strategy", sorted(set(strategies.names()) - {"waits", "fork_once"}))
 @pytest.mark.parametrize("cold", [{"temperature": 0.0}, {"temperature": 1e-40}, {"top_k": 1}])
 def test_one_sample_is_enough_where_all_are_the_same(strategy: str, cold: dict[str, Any]) -> None:
-    choices: list[dict[str, Any]] = [{}, {"max_samples": 5}]
-    for most in choices:
+    for most in (dict[str, Any](), {"max_samples": 5}):
         (result,) = results(SimulatedBackend(), [request(strategy=strategy, **cold, **most)])
         (sample,) = result.samples
         assert sample.finish == "stop"
