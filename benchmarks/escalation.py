@@ -17,7 +17,8 @@ import numpy as np
 from zip_introspect import EscalationPolicy, GenerationResult, IntrospectiveLLM, Ladder, Reply, Rung, Usage
 from zip_introspect.answers.extraction import same
 from zip_introspect.demo.problems import Problem, held_out
-from zip_introspect.escalation.plan import EscalationPlan
+from zip_introspect.escalation.drivers import moved
+from zip_introspect.escalation.plan import Call, EscalationPlan
 from zip_introspect.evaluation.measures.handing_on import Answered, Prices, compared, table
 from zip_introspect.result import EscalationResult
 
@@ -75,15 +76,12 @@ def main() -> None:
 
 def _ended(plan: EscalationPlan, prompt: str, result: GenerationResult) -> Ended:
     """What a ladder makes of a search that has been run already: a threshold only matters once it is over."""
-    flow, reply = plan.flow(), Reply.of(result)
-    try:
-        next(flow)
-        while True:
-            call = flow.send(reply)
-            reply = call.model.ask(call, prompt, {})
-    except StopIteration as end:
-        outcome = end.value
-    return outcome.reply.answer if outcome.reply else None, outcome.usage, outcome.escalation
+    flow = plan.flow()
+    moved(flow)
+    step = moved(flow, Reply.of(result))
+    while isinstance(step, Call):
+        step = moved(flow, step.model.ask(step, prompt, {}))
+    return step.reply.answer if step.reply else None, step.usage, step.escalation
 
 
 def _answered(name: str, problems: Sequence[Problem], outcomes: Sequence[Ended]) -> Answered:

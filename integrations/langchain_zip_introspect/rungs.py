@@ -146,7 +146,6 @@ class _Judged(RunnableModel):
     def __init__(self, runnable: Runnable[Any, Any], name: str, settled: Settled) -> None:
         super().__init__(runnable, name)
         self.llm, self._own = settled.llm, settled.budget
-        self.lowest_reward = float(settled.llm.grid.reward_values[0])
 
     def limits(self, call: Call, settings: Conversation) -> dict[str, Any]:
         if call.place == 0:  # its budget is the ladder's

@@ -304,3 +304,21 @@ def test_what_was_handed_out_and_what_was_asked_wrongly_end_the_plan(driver: str
         [Rung(ToldWithinABudget(fails)), Rung(Told(refuses)), sure], policy, [None] * 3, PROMPT, Budget()
     )
     assert driven(later, driver).place == 2
+
+
+@pytest.mark.parametrize("driver", ["stream", "astream"])
+def test_a_model_that_streams_no_reply_is_passed_over(driver: str) -> None:
+    class Silent(ToldWithinABudget):
+        def stream(self, *_: Any) -> Any:
+            yield from ()
+
+        async def astream(self, *_: Any) -> Any:
+            for item in list[Any]():
+                yield item
+
+    rungs = [Rung(Silent(fails)), Rung(Told(lambda _: Reply("ans 1")))]
+    policy = EscalationPolicy(min_confidence=0.5)
+    outcome = driven(EscalationPlan(rungs, policy, [0.5, None], PROMPT, Budget()), driver)
+    assert outcome.place == 1
+    assert outcome.escalation is not None
+    assert "Silent streamed no Reply" in outcome.escalation.reason

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
+from zip_introspect.errors import EscalationError
 from zip_introspect.escalation.plan import Call, Flow, Outcome
 from zip_introspect.escalation.reply import Reply
 from zip_introspect.events import HandedOn
@@ -17,23 +18,35 @@ from zip_introspect.prompts import Prompt
 Ask = Callable[[Call, Prompt, Any], Awaitable[Reply]]
 
 
+def moved(flow: Flow, heard: Reply | Exception | None = None) -> Call | Outcome:
+    """Where a plan goes, told what came of its last call: whom to ask next, or what is made of all.
+
+    Raises:
+        Exception: as `EscalationPlan.flow`.
+    """
+    try:
+        if heard is None:
+            return next(flow)
+        return flow.throw(heard) if isinstance(heard, Exception) else flow.send(heard)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+
+
 def drive(flow: Flow, prompt: Prompt, settings: Any) -> Outcome:
     """Ask until nobody is left to ask.
 
     Raises:
         Exception: as `EscalationPlan.flow`.
     """
-    try:
-        call = next(flow)
-        while True:
-            try:
-                reply = call.model.ask(call, prompt, settings)
-            except Exception as error:  # noqa: BLE001 - it is the plan's
-                call = flow.throw(error)
-            else:
-                call = flow.send(reply)
-    except StopIteration as end:
-        return _outcome(end)
+    step = moved(flow)
+    while isinstance(step, Call):
+        try:
+            heard: Reply | Exception = step.model.ask(step, prompt, settings)
+        except Exception as error:  # noqa: BLE001 - it is the plan's
+            heard = error
+        step = moved(flow, heard)
+    return step
 
 
 async def adrive(flow: Flow, prompt: Prompt, settings: Any, ask: Ask | None = None) -> Outcome:
@@ -42,67 +55,55 @@ async def adrive(flow: Flow, prompt: Prompt, settings: Any, ask: Ask | None = No
     Args:
         ask: in place of the adapter's `aask`.
     """
-    try:
-        call = next(flow)
-        while True:
-            try:
-                reply = await (call.model.aask if ask is None else ask)(call, prompt, settings)
-            except Exception as error:  # noqa: BLE001 - it is the plan's
-                call = flow.throw(error)
-            else:
-                call = flow.send(reply)
-    except StopIteration as end:
-        return _outcome(end)
+    step = moved(flow)
+    while isinstance(step, Call):
+        try:
+            heard: Reply | Exception = await (step.model.aask if ask is None else ask)(step, prompt, settings)
+        except Exception as error:  # noqa: BLE001 - it is the plan's
+            heard = error
+        step = moved(flow, heard)
+    return step
 
 
 def stream(flow: Flow, prompt: Prompt, settings: Any) -> Generator[Any, None, None]:
     """`drive`, with `HandedOn` and what each model tells on the way; the last item is the outcome."""
-    try:
-        call = next(flow)
-        while True:
-            if call.reason:
-                yield HandedOn(0, call.rung.name, call.reason)
-            reply: Reply | None = None
-            try:
-                with contextlib.closing(call.model.stream(call, prompt, settings)) as items:
-                    for item in items:
-                        if isinstance(item, Reply):
-                            reply = item
-                        else:
-                            yield item
-                assert reply is not None, f"the last item of {type(call.model).__name__}.stream is its reply"
-            except Exception as error:  # noqa: BLE001 - it is the plan's
-                call = flow.throw(error)
-            else:
-                call = flow.send(reply)
-    except StopIteration as end:
-        yield _outcome(end)
+    step = moved(flow)
+    while isinstance(step, Call):
+        if step.reason:
+            yield HandedOn(0, step.rung.name, step.reason)
+        heard: Reply | Exception | None = None
+        try:
+            with contextlib.closing(step.model.stream(step, prompt, settings)) as items:
+                for item in items:
+                    if isinstance(item, Reply):
+                        heard = item
+                    else:
+                        yield item
+        except Exception as error:  # noqa: BLE001 - it is the plan's
+            heard = error
+        step = moved(flow, heard or _no_reply(step))
+    yield step
 
 
 async def astream(flow: Flow, prompt: Prompt, settings: Any) -> AsyncGenerator[Any, None]:
     """`stream`, awaited."""
-    try:
-        call = next(flow)
-        while True:
-            if call.reason:
-                yield HandedOn(0, call.rung.name, call.reason)
-            reply: Reply | None = None
-            try:
-                async with contextlib.aclosing(call.model.astream(call, prompt, settings)) as items:
-                    async for item in items:
-                        if isinstance(item, Reply):
-                            reply = item
-                        else:
-                            yield item
-                assert reply is not None, f"the last item of {type(call.model).__name__}.astream is its reply"
-            except Exception as error:  # noqa: BLE001 - it is the plan's
-                call = flow.throw(error)
-            else:
-                call = flow.send(reply)
-    except StopIteration as end:
-        yield _outcome(end)
+    step = moved(flow)
+    while isinstance(step, Call):
+        if step.reason:
+            yield HandedOn(0, step.rung.name, step.reason)
+        heard: Reply | Exception | None = None
+        try:
+            async with contextlib.aclosing(step.model.astream(step, prompt, settings)) as items:
+                async for item in items:
+                    if isinstance(item, Reply):
+                        heard = item
+                    else:
+                        yield item
+        except Exception as error:  # noqa: BLE001 - it is the plan's
+            heard = error
+        step = moved(flow, heard or _no_reply(step))
+    yield step
 
 
-def _outcome(end: StopIteration) -> Outcome:
-    outcome: Outcome = end.value
-    return outcome
+def _no_reply(call: Call) -> EscalationError:
+    return EscalationError(f"{type(call.model).__name__} streamed no Reply; expected one as its last item")
