@@ -1,8 +1,8 @@
 """How far a prompt travels before the model moves: `python benchmarks/call_trace.py`.
 
 One warm `generate` on the simulator, traced on every thread up to its first `advance`: calls that go from one file of
-the core to another, and the files that take part. Calls within a file do not count, nor do other packages and the
-simulator itself; a call from outside the core counts where it comes back in.
+the core to another, and the files that take part. A call that comes back through another package (pydantic, contextlib)
+counts from the last file of the core that it left; what the backend does within its own calls does not count.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 
 import zip_introspect
 from zip_introspect import GenerationConfig, IntrospectiveLLM
-from zip_introspect.testing.simulator import SimulatedBackend
+from zip_introspect.testing import simulator
 
 CORE = str(Path(zip_introspect.__file__).parent)
+BACKEND = simulator.__file__
 
 
-class Watched(SimulatedBackend):
+class Watched(simulator.SimulatedBackend):
     """Says when it is first asked to advance."""
 
     moved = True
@@ -35,16 +36,21 @@ def travelled(prompt: str = "a question") -> tuple[int, list[str]]:
     backend = Watched()
     hops, files = 0, set()
 
-    def of_core(frame: FrameType | None) -> str | None:
-        name = frame.f_code.co_filename if frame else ""
-        return name if name.startswith(CORE) and "simulator" not in name and "testing" not in name else None
+    def file(frame: FrameType | None) -> str | None:
+        while frame is not None and not frame.f_code.co_filename.startswith(CORE):
+            frame = frame.f_back
+        return frame.f_code.co_filename if frame else None
+
+    def of_backend(frame: FrameType | None) -> bool:
+        return frame is not None and (frame.f_code.co_filename == BACKEND or of_backend(frame.f_back))
 
     def watch(frame: FrameType, event: str, _: Any) -> None:
         nonlocal hops
-        if event != "call" or backend.moved or (name := of_core(frame)) is None:
+        name = frame.f_code.co_filename
+        if event != "call" or backend.moved or not name.startswith(CORE) or of_backend(frame):
             return
         files.add(name)
-        hops += of_core(frame.f_back) != name
+        hops += file(frame.f_back) != name
 
     threading.setprofile(watch)
     with IntrospectiveLLM(backend, GenerationConfig(max_samples=2)) as llm:

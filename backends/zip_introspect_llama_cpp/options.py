@@ -47,8 +47,8 @@ class LlamaCppOptions(Settings):
     gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU, where llama.cpp was built for one; -1 is all.")
     flash_attention: bool | None = Field(
         None,
-        description="None: off for cells in f32, whose precision it costs, and on a CPU where the memory allows it, "
-        "for there it is slower; else as llama.cpp sees fit.",
+        description="None: off for cells in f32, whose precision it costs, and on a CPU for contexts beyond 1,024 "
+        "tokens where the memory allows it, for there it is slower; else as llama.cpp sees fit.",
     )
     cache_type: CacheType | None = Field(
         None, description="Type of the cells. None: f32 for models in f32, f16 for all others."

@@ -8,16 +8,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.backends import kept_prefixes
 from tests.backends.conftest import Exported
-from zip_introspect.backend.contract import SequenceId
-from zip_introspect.config import SamplingParams
+from tests.backends.kept_prefixes import SAMPLED, Step, check_alike
 from zip_introspect.testing.prefixes import PrefixConformance, beginning
 
 pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
 
 from zip_introspect_llama_cpp import LlamaCppBackend
 
-SAMPLED = SamplingParams(seed=3)
 ROOMS: dict[str, dict[str, int]] = {
     "ample": {"cells": 4096},
     "few cells": {"cells": 256},
@@ -103,48 +102,15 @@ def test_kept_prompts_give_way_to_every_living_sequence(exported: Exported) -> N
     backend.close()
 
 
-COMMON = [[4] * 40, [4] * 30 + [5] * 20, [6] * 35]
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    steps=st.lists(
-        st.tuples(st.sampled_from(["prefill", "fork", "advance", "release"]), st.integers(0, 99), st.integers(1, 5)),
-        max_size=25,
-    ),
+    steps=kept_prefixes.steps,
     room=st.sampled_from(sorted(ROOMS)),
     architecture=st.sampled_from(["qwen3", "lfm2"]),
 )
-def test_nothing_said_depends_on_what_is_kept(
-    open_model: Any, steps: list[tuple[str, int, int]], room: str, architecture: str
-) -> None:
+def test_nothing_said_depends_on_what_is_kept(open_model: Any, steps: list[Step], room: str, architecture: str) -> None:
     pair = open_model(architecture, **ROOMS[room]), open_model(architecture, prefix_cache=0)
-    living: list[tuple[SequenceId, SequenceId]] = []
-    prompts: set[tuple[SequenceId, SequenceId]] = set()
-    for verb, number, count in steps:
-        if verb == "prefill":
-            tokens = [
-                [*COMMON[(number + each) % 3], *range(1, 1 + (number + each) % 4)] for each in range(count % 3 + 1)
-            ]
-            one, other = ([found.sequence for found in backend.prefill(tokens)] for backend in pair)
-            living += zip(one, other, strict=True)
-            prompts |= set(zip(one, other, strict=True))
-        elif living:
-            chosen = living[number % len(living)]
-            if verb == "fork":
-                one, other = (b.fork(mine, range(count), SAMPLED) for b, mine in zip(pair, chosen, strict=True))
-                living += zip(one, other, strict=True)
-            elif verb == "advance" and chosen not in prompts:
-                mine, theirs = (b.advance([own], [count])[0] for b, own in zip(pair, chosen, strict=True))
-                assert mine.tokens.tolist() == theirs.tokens.tolist()
-                if mine.finished:
-                    living.remove(chosen)
-            elif verb == "release":
-                living.remove(chosen)
-                for backend, own in zip(pair, chosen, strict=True):
-                    backend.release([own])
-    for backend, ids in zip(pair, zip(*living, strict=True), strict=False):
-        backend.release(ids)
+    check_alike(*pair, steps)
     for backend in pair:
         kept = len(backend._residents.kept)
         assert backend.used_cells == 0

@@ -10,15 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from tests.backends import kept_prefixes
 from tests.backends.conftest import MakeModel
-from zip_introspect.backend.contract import SequenceId
-from zip_introspect.config import SamplingParams
+from tests.backends.kept_prefixes import SAMPLED, Step, check_alike
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.testing.prefixes import PrefixConformance, beginning
 from zip_introspect_transformers import TransformersBackend
 
 ARCHITECTURES = ("qwen3", "llama", "mistral", "gemma3", "lfm2", "qwen3_next")
-SAMPLED = SamplingParams(seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -107,48 +106,15 @@ def test_a_call_without_memory_is_tried_again_without_what_is_kept(
     backend.release([found.sequence, sample])
 
 
-COMMON = [[4] * 40, [4] * 30 + [5] * 20, [6] * 35]
-
-
 @settings(max_examples=25, deadline=None)
 @given(
-    steps=st.lists(
-        st.tuples(st.sampled_from(["prefill", "fork", "advance", "release"]), st.integers(0, 99), st.integers(1, 5)),
-        max_size=25,
-    ),
+    steps=kept_prefixes.steps,
     room=st.sampled_from([None, 40_000, 0]),
     architecture=st.sampled_from(["qwen3", "gemma3", "lfm2"]),
 )
 def test_nothing_said_depends_on_what_is_kept(
-    open_model: Any, steps: list[tuple[str, int, int]], room: int | None, architecture: str
+    open_model: Any, steps: list[Step], room: int | None, architecture: str
 ) -> None:
     pair = open_model(architecture, max_state_bytes=room), open_model(architecture, prefix_cache=0)
-    living: list[tuple[SequenceId, SequenceId]] = []
-    prompts: set[tuple[SequenceId, SequenceId]] = set()
-    for verb, number, count in steps:
-        if verb == "prefill":
-            tokens = [
-                [*COMMON[(number + each) % 3], *range(1, 1 + (number + each) % 4)] for each in range(count % 3 + 1)
-            ]
-            made = [
-                tuple(found.sequence for found in both) for both in zip(*(b.prefill(tokens) for b in pair), strict=True)
-            ]
-            living += made
-            prompts |= set(made)
-        elif living:
-            chosen = living[number % len(living)]
-            if verb == "fork":
-                forks = [b.fork(one, range(count), SAMPLED) for b, one in zip(pair, chosen, strict=True)]
-                living += list(zip(*forks, strict=True))
-            elif verb == "advance" and chosen not in prompts:
-                runs = [b.advance([one], [count])[0] for b, one in zip(pair, chosen, strict=True)]
-                assert runs[0].tokens.tolist() == runs[1].tokens.tolist()
-                if runs[0].finished:
-                    living.remove(chosen)
-            elif verb == "release":
-                living.remove(chosen)
-                for b, one in zip(pair, chosen, strict=True):
-                    b.release([one])
-    for b, ids in zip(pair, zip(*living, strict=True), strict=False):
-        b.release(ids)
+    check_alike(*pair, steps)
     assert len(pair[0]._sequences) == len(pair[1]._sequences)

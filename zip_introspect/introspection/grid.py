@@ -197,12 +197,12 @@ class JointGrid(BaseModel):
         """B_T."""
         return int(self.length_values.size)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int]:
         """(B_V, B_T)."""
         return self.num_reward_bins, self.num_length_bins
 
-    @property
+    @cached_property
     def num_cells(self) -> int:
         """B_V * B_T, the number of reserved tokens."""
         return self.num_reward_bins * self.num_length_bins

@@ -250,6 +250,8 @@ class PromptSearch:
     def _going_on(self) -> list[Move]:
         """What is left of the last decision's steps, for the samples that have not ended."""
         rest = {sample: count for sample, count in self._rest.items() if count and sample in self._sequences}
+        if not rest:
+            return []
         steps = [] if self.ledger.exhausted() else self.ledger.share(list(rest.values()))
         moves = [
             Move(sample, self._sequences[sample], count) for sample, count in zip(rest, steps, strict=False) if count
@@ -285,7 +287,8 @@ class PromptSearch:
             forked.extend((sample, number) for number in numbers)
             place += count
         started = self._branch(None, [count for count in steps[place:] if count], moves)
-        self._drop(action.drop)
+        if action.drop:
+            self._drop(action.drop)
         for sample in run:
             self.samples.trie.set_status(sample, "active")
         was_running = set(self._running)

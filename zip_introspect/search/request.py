@@ -95,22 +95,11 @@ class Checked:
     """With a seed."""
     strategy: Strategy
     ledger: Ledger
-    most: int | None = None
-    """Samples that are worth starting, whatever the strategy; None leaves it to that."""
+    samples_at_most: int
+    """How many samples may ever be started."""
+    samples_at_once: int
+    """How many of them the backend may have to hold at once."""
     warnings: tuple[str, ...] = ()
-
-    @property
-    def samples_at_most(self) -> int:
-        """How many samples may ever be started."""
-        most = self.strategy.samples_at_most()
-        return most if self.most is None else min(most, self.most)
-
-    @property
-    def samples_at_once(self) -> int:
-        """How many of them the backend may have to hold at once."""
-        limit = self.request.budget.max_samples
-        most = min(self.strategy.samples_at_once(), self.samples_at_most)
-        return most if limit is None else min(most, limit)
 
     @property
     def sequences(self) -> int:
@@ -178,14 +167,14 @@ def check(request: Request, info: BackendInfo, called: float | None = None) -> C
             f"sample's. Open the model with a larger max_sequences."
         )
     config = request.config.seeded()
-    strategy = strategies.get(config.strategy)(config)
-    checked = Checked(
-        replace(request, config=config), strategy, Ledger(request.budget, len(request.tokens), started=called)
-    )
-    asked = min(strategy.samples_at_most(), request.budget.max_samples or math.inf)
-    if not config.greedy or asked <= 1:
-        return checked
-    cause = f"top_k is {config.top_k}" if config.top_k == 1 else f"the temperature is {config.temperature:g}"
-    warning = f"{cause}, so all samples are the same, and one was taken"
-    alone = strategies.get(config.strategy)(config.replace(max_samples=1))  # what it says of itself is then right, too
-    return replace(checked, strategy=alone, most=1, warnings=(warning,))
+    make = strategies.get(config.strategy)
+    strategy, warnings = make(config), tuple[str, ...]()
+    limit = request.budget.max_samples or math.inf
+    most = strategy.samples_at_most()
+    if config.greedy and min(most, limit) > 1:
+        cause = f"top_k is {config.top_k}" if config.top_k == 1 else f"the temperature is {config.temperature:g}"
+        warnings = (f"{cause}, so all samples are the same, and one was taken",)
+        strategy, most = make(config.replace(max_samples=1)), 1  # what it says of itself is then right, too
+    at_once = int(min(strategy.samples_at_once(), most, limit))
+    ledger = Ledger(request.budget, len(request.tokens), started=called)
+    return Checked(replace(request, config=config), strategy, ledger, most, at_once, warnings)

@@ -49,16 +49,13 @@ class PrefixTrie:
         self._root = np.array(root_joint, dtype=np.float32)[np.newaxis]
         if self._root.ndim != 3:
             raise ValueError(f"root_joint has shape {self._root.shape[1:]}; expected (B_V, B_T)")
+        self.root_joint: NDArray[np.float64] = np.asarray(self._root[0], dtype=np.float64)
+        """Shape (B_V, B_T)."""
         self._runs: list[Branch] = []
 
     def __len__(self) -> int:
         """How many leaves were ever branched."""
         return len(self._runs)
-
-    @property
-    def root_joint(self) -> NDArray[np.float64]:
-        """Shape (B_V, B_T)."""
-        return np.asarray(self._root[0], dtype=np.float64)
 
     @property
     def num_tokens(self) -> int:
