@@ -18,8 +18,8 @@ stronger model is worth more, so this one stopped. abstained: no model was sure 
 results of an error."""
 
 StopReason = Literal["utility", "finished", "budget", "handed_on", "error"]
-"""utility: nothing is worth more than the best finished sample. finished: no sample is left to continue. handed_on:
-handing the question on is worth more than going on, and than what is finished."""
+"""utility: nothing is worth more than the best finished sample. finished: no sample is left to continue, or the votes
+are settled. handed_on: handing the question on is worth more than going on, and than what is finished."""
 
 SampleStatus = Literal["active", "paused", "finished", "dropped"]
 SampleFinish = Literal["stop", "stop_string", "length"]

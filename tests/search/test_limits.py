@@ -21,7 +21,15 @@ from zip_introspect.search import request as request_module
 from zip_introspect.search.request import HandOn
 from zip_introspect.testing.simulator import SimulatedBackend
 
-SEARCHING = ["zip_rc", "best_of_n", "majority_vote", "single", "deep_conf", "zip_rc_reward_pruning"]
+SEARCHING = [
+    "zip_rc",
+    "best_of_n",
+    "majority_vote",
+    "single",
+    "adaptive_consistency",
+    "deep_conf",
+    "zip_rc_reward_pruning",
+]
 LONGEST = 40  # of a sample in the simulated world
 AMPLE = {
     "max_seconds": 3_600.0,

@@ -88,7 +88,7 @@ class Samples:
     def ended(self) -> list[Finished]:
         """The samples that ended, as strategies see them."""
         return [
-            Finished(number, self.trie.length(number), ending.value, is_complete(ending.finish))
+            Finished(number, self.trie.length(number), ending.value, is_complete(ending.finish), ending.answer)
             for number, ending in sorted(self.endings.items())
         ]
 

@@ -1,5 +1,6 @@
 """Meta-policies, one a file. Importing this package registers ours; `register` adds a third party's."""
 
+from zip_introspect.strategies.adaptive_consistency import AdaptiveConsistency
 from zip_introspect.strategies.base import (
     Finished,
     Leaf,
@@ -22,6 +23,7 @@ from zip_introspect.strategies.zip_rc import ZipRC
 from zip_introspect.strategies.zip_rc_reward_pruning import ZipRCRewardPruning
 
 __all__ = [
+    "AdaptiveConsistency",
     "BeamSearch",
     "BestOfN",
     "DeepConf",

@@ -48,6 +48,8 @@ class Finished:
     value: float
     """Final value; the grid's lowest reward where the sample was cut."""
     complete: bool
+    answer: str | None = None
+    """In canonical form, where its text has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,16 @@ from zip_introspect.evaluation.replay.trials import Setting, evaluate, single, s
 from zip_introspect.evaluation.store.collecting import collect_rollouts
 from zip_introspect.evaluation.store.rollout_file import Question, StoredRollout
 
-AT_THE_PROMPT = ["zip_rc", "best_of_n", "majority_vote", "zip_rc_reward_pruning", "deep_conf", "pass_at_k", "single"]
+AT_THE_PROMPT = [
+    "zip_rc",
+    "best_of_n",
+    "majority_vote",
+    "zip_rc_reward_pruning",
+    "adaptive_consistency",
+    "deep_conf",
+    "pass_at_k",
+    "single",
+]
 
 
 def setting(strategy: str, **changes: Any) -> Setting:

@@ -27,6 +27,7 @@ TITLES = {
     "weighted_best_of_n_self": "weighted best of N, self-evaluation",
     "zip_rc_reward_pruning": "reward pruning, over N",
     "zip_rc_reward_pruning_thresholds": "reward pruning, over thresholds",
+    "adaptive_consistency": "adaptive consistency",
     "deep_conf": "DeepConf",
     BOUND: "pass@k (oracle)",
 }
@@ -69,7 +70,7 @@ def settings(
     once = {"interval": config.max_new_tokens}
     for name in ("majority_vote", "best_of_n", BOUND):
         found += [setting(name, name, max_samples=size, **once) for size in sizes]
-    found += [setting("deep_conf", "deep_conf", max_samples=size) for size in sizes]
+    found += [setting(name, name, max_samples=size) for name in ("adaptive_consistency", "deep_conf") for size in sizes]
     if max_length is not None:
         pruned = {"max_length": max_length}
         found += [

@@ -33,6 +33,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "weighted_best_of_n_self": {"color": "#8E4585", "marker": ">", "linestyle": ":"},
     "zip_rc_reward_pruning": {"color": "#B8860B", "marker": "P"},
     "zip_rc_reward_pruning_thresholds": {"color": "#B8860B", "marker": "X", "linestyle": "--"},
+    "adaptive_consistency": {"color": "#7F7F00", "marker": "p"},
     "deep_conf": {"color": "black", "marker": "h"},
     BOUND: {"color": "0.85", "marker": None, "linewidth": 5.0, "zorder": 1},
 }

@@ -1,0 +1,79 @@
+"""Adaptive-Consistency against its definition, one vote at a time, and through the front door."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.strategies.test_strategies import OPEN, decide, leaf, state
+from zip_introspect.config import GenerationConfig
+from zip_introspect.errors import ConfigError
+from zip_introspect.llm import IntrospectiveLLM
+from zip_introspect.strategies import Finished, MetaState
+from zip_introspect.strategies.adaptive_consistency import overtaking
+from zip_introspect.testing.simulator import SimulatedBackend
+
+
+def voted(*answers: str | None, running: int = 0, **config: object) -> MetaState:
+    finished = tuple(Finished(number, 9, 0.5, complete=True, answer=answer) for number, answer in enumerate(answers))
+    leaves = tuple(leaf(len(answers) + number, OPEN) for number in range(running))
+    return state(leaves, finished, **{"strategy": "adaptive_consistency", "max_samples": 20, **config})  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_the_posterior_is_the_lower_half_of_the_beta_distribution(first: int, second: int) -> None:
+    shares = (np.arange(200_000) + 0.5) / 200_000
+    logs = first * np.log(shares) + second * np.log1p(-shares)
+    density = np.exp(logs - logs.max())
+    assert overtaking(first, second) == pytest.approx(density[shares < 0.5].sum() / density.sum(), abs=1e-4)
+
+
+def test_it_stops_once_the_votes_are_settled() -> None:
+    assert decide(voted("7", "7", "7")).stop is None
+    settled = decide(voted("7", "7.0", "7", "7", running=1))
+    assert (settled.stop, settled.run, settled.new) == ("finished", (), 0)
+    assert "4 votes to 0" in settled.reason
+    assert decide(voted("7", "7", "7", "7", "8")).stop is None
+    assert decide(voted("7", "7", "7", strategy_options={"overtaken": 0.1})).stop == "finished"
+
+
+def test_samples_without_an_answer_cast_no_vote() -> None:
+    assert decide(voted(None, None, None, None)).stop is None
+    cut = Finished(0, 9, 0.0, complete=False, answer="7")
+    assert decide(state((), (cut,) * 4, strategy="adaptive_consistency")).stop is None
+
+
+def test_all_samples_without_an_end_to_the_vote_are_the_end() -> None:
+    assert decide(voted("1", "2", "3", "4", max_samples=4)).stop == "finished"
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=20, max_size=20), st.sampled_from([0.01, 0.05, 0.2]))
+def test_no_sample_is_drawn_that_one_at_a_time_would_spare(answers: list[str], overtaken: float) -> None:
+    options = {"overtaken": overtaken}
+    sequential = next(
+        (n for n in range(1, 20) if decide(voted(*answers[:n], strategy_options=options)).stop is not None), 20
+    )
+    started = 0
+    while started < 20:
+        action = decide(voted(*answers[:started], strategy_options=options))
+        if action.stop is not None:
+            break
+        started += action.new
+    assert started == sequential
+
+
+def test_it_answers_through_the_front_door() -> None:
+    with IntrospectiveLLM(SimulatedBackend(), GenerationConfig(strategy="adaptive_consistency", max_samples=12)) as llm:
+        results = llm.batch([f"question {number}" for number in range(8)])
+        again = llm.generate("question 3")
+    assert {result.strategy for result in results} == {"adaptive_consistency"}
+    assert all(1 <= len(result.samples) <= 12 for result in results)
+    assert again.answer == results[3].answer
+
+
+@pytest.mark.parametrize("overtaken", [0.0, 0.5, -1])
+def test_a_probability_that_says_nothing_is_refused(overtaken: float) -> None:
+    with pytest.raises(ConfigError, match="overtaken"):
+        decide(voted(strategy_options={"overtaken": overtaken}))
