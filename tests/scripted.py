@@ -67,17 +67,17 @@ def unchanged(results: list[Advanced]) -> list[Advanced]:
 def nan_in_the_last(results: list[Advanced]) -> list[Advanced]:
     """The last sequence meets NaN logits after its first new token."""
     sound = results[-1]
-    return [*results[:-1], Advanced(sound.tokens[:1], sound.reserved_logits[:1], False, non_finite=True)]
+    return [*results[:-1], Advanced(sound.tokens[:1], sound.joint_logits[:1], False, non_finite=True)]
 
 
 def nan_in_the_joint(results: list[Advanced]) -> list[Advanced]:
     """Reserved logits are NaN though the others are sound."""
-    return [Advanced(r.tokens, np.full_like(r.reserved_logits, np.nan), r.finished) for r in results]
+    return [Advanced(r.tokens, np.full_like(r.joint_logits, np.nan), r.finished) for r in results]
 
 
 def stalled(results: list[Advanced]) -> list[Advanced]:
     """Nothing grows and nothing ends."""
-    return [Advanced(r.tokens[:0], r.reserved_logits[:0], finished=False) for r in results]
+    return [Advanced(r.tokens[:0], r.joint_logits[:0], finished=False) for r in results]
 
 
 def out_of_memory(results: list[Advanced]) -> list[Advanced]:

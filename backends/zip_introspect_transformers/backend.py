@@ -140,7 +140,7 @@ class TransformersBackend(Backend):
         first, last = self.grid.first_reserved, self.grid.first_reserved + self.grid.num_cells
         with computing_with(self._threads), self._sequences.recovering(samples):
             self._sequences.compute(samples)
-            reserved = self._sequences.reserved_logits(samples, first, last)
+            reserved = self._sequences.joint_logits(samples, first, last)
         for number, row in enumerate(reserved):
             if not np.isfinite(row).all():
                 raise NonFiniteLogitsError(

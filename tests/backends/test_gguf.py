@@ -135,7 +135,7 @@ def test_every_type_of_weights_gives_joints_near_the_exact_ones(kind: str, expor
     for type_ in ("f32", kind):
         backend = LlamaCppBackend.open(exported("llama", type_), cells=256)
         (prompt,) = backend.prefill([backend.encode("Solve 3*x+16=31")])
-        found.append(joint.from_logits(prompt.reserved_logits, grid))
+        found.append(joint.from_logits(prompt.joint_logits, grid))
         assert backend.info.dtype in {type_, "f16"}, "rows that no block fits are kept in f16"
         backend.close()
     assert np.abs(found[0] - found[1]).sum() / 2 < 0.2

@@ -126,17 +126,17 @@ def test_float32_logits_joints_and_greedy_texts_agree(
     prompts = [ours.encode(text) for text in PROMPTS]
     one, other = ours.prefill(prompts), theirs.prefill(prompts)
     for mine, yours in zip(one, other, strict=True):
-        assert_close(mine.reserved_logits, yours.reserved_logits)
+        assert_close(mine.joint_logits, yours.joint_logits)
     runs = [
         backend.advance([backend.fork(prompt.sequence, [0], GREEDY)[0] for prompt in prefilled], [40] * len(prompts))
         for backend, prefilled in ((ours, one), (theirs, other))
     ]
     for mine, yours in zip(*runs, strict=True):
         assert mine.tokens.tolist() == yours.tokens.tolist()
-        assert_close(mine.reserved_logits, yours.reserved_logits)
-        joints = [joint.from_logits(run.reserved_logits, grid) for run in (mine, yours)]
+        assert_close(mine.joint_logits, yours.joint_logits)
+        joints = [joint.from_logits(run.joint_logits, grid) for run in (mine, yours)]
         # A logit that is wrong by d makes a probability wrong by d / 2 at the most.
-        np.testing.assert_allclose(joints[0], joints[1], atol=tolerance(yours.reserved_logits, SMALL_MODEL) / 2)
+        np.testing.assert_allclose(joints[0], joints[1], atol=tolerance(yours.joint_logits, SMALL_MODEL) / 2)
     with torch.inference_mode():
         ids = [*prompts[0], *runs[0][0].tokens.tolist()[:-1]]
         whole = make_model(architecture)(input_ids=torch.tensor([ids])).logits[0, -1].numpy()
@@ -174,7 +174,7 @@ def test_quantised_joints_stay_close(architecture: str, open_model: Open, grid: 
     found = []
     for backend in (exact, rounded):
         made = backend.prefill(prompts)
-        found.append(np.stack([joint.from_logits(prompt.reserved_logits, grid) for prompt in made]))
+        found.append(np.stack([joint.from_logits(prompt.joint_logits, grid) for prompt in made]))
         backend.release([prompt.sequence for prompt in made])
     distance = np.abs(found[0] - found[1]).sum((-1, -2)) / 2
     assert distance.mean() <= 0.03

@@ -77,10 +77,10 @@ def test_nan_in_mid_run_keeps_what_came_before_and_stays_with_its_sample(fragile
     found = backend.advance(sequences, [12] * 4)
     assert [run.non_finite for run in found] == [True, False, False, False]
     assert found[0].tokens.tolist() == runs[0][: place + 1]
-    assert found[0].reserved_logits.shape == (place, backend.grid.num_cells)
+    assert found[0].joint_logits.shape == (place, backend.grid.num_cells)
     assert [run.tokens.tolist() for run in found[1:]] == runs[1:]
     for one, other in zip(found[1:], healthy[1:], strict=True):
-        assert_close(one.reserved_logits, other.reserved_logits)
+        assert_close(one.joint_logits, other.joint_logits)
     with pytest.raises(BackendError, match="came to logits that are not finite"):
         backend.advance(sequences[:1], [1])
     backend.close()
@@ -95,6 +95,6 @@ def test_nan_after_a_prompt_names_that_prompt_and_harms_no_other(fragile: Any) -
         backend.prefill([good, [1, 7, 3], good])
     assert backend.used_cells == 0
     (start,) = backend.prefill([good])
-    assert np.isfinite(start.reserved_logits).all()
+    assert np.isfinite(start.joint_logits).all()
     assert not any(run.non_finite for run in backend.advance(backend.fork(start.sequence, [0, 1], GREEDY), [8, 8]))
     backend.close()

@@ -55,7 +55,7 @@ def test_a_saved_model_is_what_it_was(saved: Path, make_model: MakeModel, grid: 
     (prompt,) = backend.prefill([tokens])
     with torch.no_grad():
         expected = make_model("qwen3")(torch.tensor([tokens])).logits[0, -1, grid.first_reserved :]
-    assert_close(prompt.reserved_logits, expected.numpy())
+    assert_close(prompt.joint_logits, expected.numpy())
 
 
 def test_it_is_found_by_its_entry_point(saved: Path) -> None:

@@ -151,7 +151,7 @@ def test_sequences_go_on_with_the_model_as_it_is_now(
     expected = fresh.advance([fresh.fork(start.sequence, [0], GREEDY)[0] for start in starts], [6, 6])
     for one, other in zip(found, expected, strict=True):
         assert one.tokens.tolist() == other.tokens.tolist()
-        np.testing.assert_array_equal(one.reserved_logits, other.reserved_logits)
+        np.testing.assert_array_equal(one.joint_logits, other.joint_logits)
     assert backend.info == fresh.info
     assert backend.info.dtype == ("bfloat16" if name == "cast" else "float32")
 

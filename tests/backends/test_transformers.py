@@ -103,7 +103,7 @@ def test_joints_of_a_mixed_batch_are_those_of_a_plain_pass(
     for index, prompt in enumerate(prompts):
         parts = [results[index], *more[index : index + 1]]
         tokens = [token for run in parts for token in run.tokens.tolist()]
-        rows = np.concatenate([prefilled[index].reserved_logits[None], *(run.reserved_logits for run in parts)])
+        rows = np.concatenate([prefilled[index].joint_logits[None], *(run.joint_logits for run in parts)])
         with torch.no_grad():
             logits = model(torch.tensor([[*prompt, *tokens]])).logits[
                 0, len(prompt) - 1 :, backend.grid.first_reserved :
@@ -332,8 +332,8 @@ def test_nan_in_mid_run_keeps_what_came_before(fragile: TransformersBackend) -> 
     assert broken.non_finite
     assert not broken.finished
     assert broken.tokens.tolist() == runs[0][: place + 1]
-    assert broken.reserved_logits.shape == (place, fragile.grid.num_cells)
-    assert_close(broken.reserved_logits, healthy[0].reserved_logits[:place])
+    assert broken.joint_logits.shape == (place, fragile.grid.num_cells)
+    assert_close(broken.joint_logits, healthy[0].joint_logits[:place])
     assert not sound.non_finite
     assert sound.tokens.tolist() == runs[1]
     with pytest.raises(BackendError, match="came to logits that are not finite"):

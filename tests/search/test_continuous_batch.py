@@ -274,7 +274,7 @@ def test_non_finite_logits_fail_their_prompt_alone_and_keep_its_samples(live: bo
     assert backend.held == 0
 
 
-def test_nan_reserved_logits_are_an_error_with_partial_results_too() -> None:
+def test_nan_joint_logits_are_an_error_with_partial_results_too() -> None:
     backend = FaultyBackend(nan_in_the_joint)
     with pytest.raises(NonFiniteLogitsError, match="Kept in `partial`: samples 0") as caught:
         results(backend, [request(strategy="best_of_n")])
@@ -311,7 +311,7 @@ def test_a_search_that_cannot_begin_leaves_no_sequence_behind() -> None:
     class Misshapen(SimulatedBackend):
         def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
             first, *rest = super().prefill(prompts)
-            return [first, *(Prefilled(item.sequence, item.reserved_logits[:-1]) for item in rest)]
+            return [first, *(Prefilled(item.sequence, item.joint_logits[:-1]) for item in rest)]
 
     backend = Misshapen()
     first, *others = outcomes(backend, [request(text) for text in "abc"])

@@ -41,7 +41,7 @@ def outcomes(backend: SimulatedBackend, sequence: int, count: int, first: int = 
 def test_the_joint_at_a_prompt_is_the_distribution_of_its_rollouts(prompt: str) -> None:
     backend = SimulatedBackend(max_length=12)
     (prefilled,) = backend.prefill([backend.encode(prompt)])
-    exact = joint.from_logits(prefilled.reserved_logits, backend.grid)
+    exact = joint.from_logits(prefilled.joint_logits, backend.grid)
     seen = outcomes(backend, prefilled.sequence, 4_000)
     # The expected total variation of 4,000 draws: half the sum of the cells' mean absolute deviations.
     noise = 0.5 * np.sqrt(2 / np.pi * exact * (1 - exact) / 4_000).sum()
@@ -54,7 +54,7 @@ def test_the_joint_in_mid_run_is_that_of_the_rollouts_from_there() -> None:
     (sequence,) = backend.fork(prefilled.sequence, [0], SamplingParams())
     (advanced,) = backend.advance([sequence], [2])
     assert not advanced.finished
-    exact = joint.from_logits(advanced.reserved_logits[-1], backend.grid)
+    exact = joint.from_logits(advanced.joint_logits[-1], backend.grid)
     seen = outcomes(backend, sequence, 4_000, first=10)
     noise = 0.5 * np.sqrt(2 / np.pi * exact * (1 - exact) / 4_000).sum()
     assert 0.5 * np.abs(seen - exact).sum() < 2 * noise
@@ -68,8 +68,8 @@ def test_the_reveal_settles_the_reward_exactly() -> None:
     (prefilled,) = backend.prefill([backend.encode("f")])
     (sequence,) = backend.fork(prefilled.sequence, [3], SamplingParams())
     (advanced,) = backend.advance([sequence], [100])
-    last = joint.from_logits(advanced.reserved_logits[-1], backend.grid)
-    assert len(advanced.reserved_logits) == len(advanced.tokens) - 1
+    last = joint.from_logits(advanced.joint_logits[-1], backend.grid)
+    assert len(advanced.joint_logits) == len(advanced.tokens) - 1
     assert joint.expected_value(last, backend.grid) == pytest.approx(REWARDS[advanced.tokens[-2] - SYMBOLS])
     assert joint.expected_length(last, backend.grid) == pytest.approx(1.0)
 

@@ -31,7 +31,7 @@ def test_neither_concurrency_nor_interval_changes_what_is_said(concurrency: int,
     assert [(item.prompt, item.sample) for item in found] == [(p, s) for p in range(5) for s in range(3)]
     assert [item.tokens.tolist() for item in found] == [item.tokens.tolist() for item in expected]
     for item in found:
-        assert len(item.reserved_logits) == len(item.tokens) + (not item.finished)
+        assert len(item.joint_logits) == len(item.tokens) + (not item.finished)
         assert item.finished or len(item.tokens) == 30
     assert backend.held == 0
 

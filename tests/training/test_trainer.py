@@ -29,7 +29,7 @@ def test_the_losses_are_those_of_the_paper() -> None:
     assert policy_kl(logits, reference, GRID).tolist() == pytest.approx(divergence, abs=1e-5)
 
 
-def test_reserved_logits_do_not_count_as_policy() -> None:
+def test_joint_logits_do_not_count_as_policy() -> None:
     logits = torch.randn(3, 32)
     moved = logits.clone()
     moved[:, 16:] += torch.randn(3, 16) * 10

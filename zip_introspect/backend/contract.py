@@ -60,7 +60,7 @@ class Prefilled:
     """A prompt whose state has been computed once; fork it to start samples."""
 
     sequence: SequenceId
-    reserved_logits: NDArray[np.float32]
+    joint_logits: NDArray[np.float32]
     """Shape (B_V*B_T,): they describe the prompt itself, before a token is generated."""
     cached_tokens: int = 0
     """Tokens of the prompt whose states were taken over from one that was computed before."""
@@ -72,7 +72,7 @@ class Advanced:
 
     tokens: NDArray[np.int32]
     """Shape (n,), 0 <= n <= steps; the end-of-sequence token included where it was drawn."""
-    reserved_logits: NDArray[np.float32]
+    joint_logits: NDArray[np.float32]
     """Shape (m, B_V*B_T): row i describes the prefix that ends in tokens[i]. m = n, or n - 1 where the
     last token is end-of-sequence (no forward pass is spent on it) or `non_finite` is true."""
     finished: bool

@@ -17,7 +17,7 @@ def introspect(backend: Backend, checked: Checked) -> IntrospectionResult:
     grid, tokens = backend.grid, checked.request.tokens
     (prefilled,) = backend.prefill([tokens])
     backend.release([prefilled.sequence])
-    probabilities = joint.from_logits(prefilled.reserved_logits, grid)
+    probabilities = joint.from_logits(prefilled.joint_logits, grid)
     return IntrospectionResult(
         joint=tuple(tuple(row) for row in probabilities.tolist()),
         confidence=float(joint.expected_value(probabilities, grid)),

@@ -67,7 +67,7 @@ class PromptSearch:
         self._sampling = sampling.replace(seed=prompt_seed(sampling.seed, request.tokens))
         self._hand_on = request.hand_on or HandOn()
         longest = min(request.config.max_new_tokens, backend.info.max_context - self._prompt_tokens)
-        root = joint.from_logits(prefilled.reserved_logits, self._grid)
+        root = joint.from_logits(prefilled.joint_logits, self._grid)
         self.samples = Samples(index, self._grid, root, request.config.smoothing, longest, reading)
         most = backend.info.max_sequences
         self._room = None if most is None else min(checked.sequences, most) - 1

@@ -99,7 +99,7 @@ class Samples:
 
     def grow(self, sample: int, advanced: Advanced) -> list[Event]:
         """Append what a sample generated, cut at a stop string, and end it where it ends."""
-        tokens, rows = advanced.tokens, advanced.reserved_logits
+        tokens, rows = advanced.tokens, advanced.joint_logits
         finish: SampleFinish | None = "stop" if advanced.finished else None
         growing = self._texts.get(sample)
         count = growing.grow(tokens.tolist()) if growing else None

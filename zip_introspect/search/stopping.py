@@ -68,8 +68,8 @@ class SampleText:
 
 def sound(advanced: Advanced) -> Advanced:
     """What was generated up to the first joint that is not finite: it too is a sign of broken logits."""
-    finite = np.isfinite(advanced.reserved_logits).all(axis=1)
+    finite = np.isfinite(advanced.joint_logits).all(axis=1)
     if finite.all():
         return advanced
     good = int(finite.argmin())
-    return Advanced(advanced.tokens[: good + 1], advanced.reserved_logits[:good], finished=False, non_finite=True)
+    return Advanced(advanced.tokens[: good + 1], advanced.joint_logits[:good], finished=False, non_finite=True)

@@ -144,12 +144,12 @@ class BackendConformance(TextConformance):
 
     def test_prefill_gives_the_joint_of_the_prompt(self, backend: Backend, prefilled: list[Prefilled]) -> None:
         for prompt, text in zip(prefilled, self.prompts, strict=True):
-            assert prompt.reserved_logits.shape == (backend.grid.num_cells,)
-            assert prompt.reserved_logits.dtype == np.float32
-            assert np.isfinite(prompt.reserved_logits).all()
+            assert prompt.joint_logits.shape == (backend.grid.num_cells,)
+            assert prompt.joint_logits.dtype == np.float32
+            assert np.isfinite(prompt.joint_logits).all()
             (alone,) = backend.prefill([backend.encode(text)])
             backend.release([alone.sequence])
-            self._assert_close(alone.reserved_logits, prompt.reserved_logits)
+            self._assert_close(alone.joint_logits, prompt.joint_logits)
 
     def test_prefill_of_nothing(self, backend: Backend) -> None:
         assert backend.prefill([]) == []
@@ -190,7 +190,7 @@ class BackendConformance(TextConformance):
             fresh = backend.prefill(prefixes)
             backend.release([prefix.sequence for prefix in fresh])
             for row, prefix in zip(rows, fresh, strict=True):
-                self._assert_close(row, prefix.reserved_logits)
+                self._assert_close(row, prefix.joint_logits)
         backend.release(sequences)
 
     def test_finished_sequences_end_with_end_of_sequence(self, backend: Backend, prefilled: list[Prefilled]) -> None:
@@ -318,7 +318,7 @@ class BackendConformance(TextConformance):
         (forked,) = backend.advance([twin], [6])
         first, second = backend.advance([origin, other], [6, 6])
         assert forked.tokens.tolist() == first.tokens.tolist()
-        self._assert_close(forked.reserved_logits, first.reserved_logits)
+        self._assert_close(forked.joint_logits, first.joint_logits)
         assert second.tokens.size
         backend.release([origin, twin, other])
 
@@ -381,13 +381,13 @@ class BackendConformance(TextConformance):
         return [
             (
                 [token for part in parts for token in part.tokens.tolist()],
-                np.concatenate([empty, *(part.reserved_logits for part in parts)]),
+                np.concatenate([empty, *(part.joint_logits for part in parts)]),
             )
             for parts in done
         ]
 
     def _check(self, backend: Backend, advanced: Advanced, asked: int) -> None:
-        tokens, rows = advanced.tokens, advanced.reserved_logits
+        tokens, rows = advanced.tokens, advanced.joint_logits
         assert tokens.dtype == np.int32
         assert tokens.ndim == 1
         assert tokens.size <= asked

@@ -68,8 +68,8 @@ class PrefixConformance:
         self, found: Sequence[tuple[Prefilled, list[int]]], expected: Sequence[tuple[Prefilled, list[int]]]
     ) -> None:
         for (one, tokens), (other, wanted) in zip(found, expected, strict=True):
-            tolerance = rounding.tolerance(other.reserved_logits, self.sums, self.roundoff)
-            np.testing.assert_allclose(one.reserved_logits, other.reserved_logits, atol=tolerance, rtol=0)
+            tolerance = rounding.tolerance(other.joint_logits, self.sums, self.roundoff)
+            np.testing.assert_allclose(one.joint_logits, other.joint_logits, atol=tolerance, rtol=0)
             assert tokens == wanted
 
 

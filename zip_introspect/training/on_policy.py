@@ -25,7 +25,7 @@ class Rollout:
     prompt_tokens: NDArray[np.int32]
     tokens: NDArray[np.int32]
     """Shape (n,): the generated tokens, the end of sequence included."""
-    reserved_logits: NDArray[np.float32]
+    joint_logits: NDArray[np.float32]
     """Shape (m + 1, B_V*B_T): row t describes the prefix of t generated tokens; m as in `Advanced`."""
     finished: bool
     """Whether it ended by itself; otherwise it was cut at the token limit."""
@@ -96,7 +96,7 @@ def _start(
         for prompt, root in zip(starting, roots, strict=True):
             own = sampling.replace(seed=prompt_seed(sampling.seed, prompts[prompt]))
             for sample, sequence in enumerate(backend.fork(root.sequence, range(samples), own)):
-                live[sequence] = _Live(prompt, sample, [], [root.reserved_logits[None]])
+                live[sequence] = _Live(prompt, sample, [], [root.joint_logits[None]])
     except BaseException:
         backend.release(list(live))
         raise
@@ -118,7 +118,7 @@ def _advance(
     for sequence, step in zip(sequences, backend.advance(sequences, steps), strict=True):
         rollout = live[sequence]
         rollout.tokens.append(step.tokens)
-        rollout.logits.append(step.reserved_logits)
+        rollout.logits.append(step.joint_logits)
         rollout.length += len(step.tokens)
         if step.non_finite:
             raise NonFiniteLogitsError(
@@ -133,7 +133,7 @@ def _advance(
             sample=rollout.sample,
             prompt_tokens=np.asarray(prompts[rollout.prompt], dtype=np.int32),
             tokens=np.concatenate(rollout.tokens),
-            reserved_logits=np.concatenate(rollout.logits),
+            joint_logits=np.concatenate(rollout.logits),
             finished=step.finished,
         )
     for sequence in ended:

@@ -135,7 +135,7 @@ class SequenceTable(Sequences[Row]):
         if group:
             yield group
 
-    def reserved_logits(self, samples: Sequence[Row], first: int, last: int) -> list[NDArray[np.float32]]:
+    def joint_logits(self, samples: Sequence[Row], first: int, last: int) -> list[NDArray[np.float32]]:
         """Logits `first` to `last - 1` after each sample's last token; NaN where any logit is not finite."""
         states = {id(sample.state): sample.state for sample in samples if sample.state is not None}
         if not states:

@@ -50,7 +50,7 @@ def test_joints_are_those_of_the_model_to_half_precision(rollouts: Rollouts) -> 
     llm, _ = simulated(questions=1)
     for problem in rollouts.problems[:4]:
         root = llm.backend.prefill([problem.prompt_tokens])[0]
-        exact = joint.from_logits(root.reserved_logits, llm.grid).reshape(-1)
+        exact = joint.from_logits(root.joint_logits, llm.grid).reshape(-1)
         for rollout in problem.rollouts:
             assert np.abs(rollout.joints[0] - exact).max() < 1e-3
             assert len(rollout.joints) == len(rollout.tokens) + (not rollout.finished)

@@ -90,7 +90,7 @@ def _value(backend: Backend, rollout: Rollout) -> float:
     """The predicted reward at the last prefix; a cut rollout has no answer, and the lowest reward."""
     if not rollout.finished:
         return float(backend.grid.reward_values[0])
-    final = joint.from_logits(rollout.reserved_logits[-1], backend.grid)
+    final = joint.from_logits(rollout.joint_logits[-1], backend.grid)
     return float(joint.expected_value(final, backend.grid))
 
 
@@ -123,7 +123,7 @@ def _start(
     """Total variation between the joint at the prompt and that of rollouts (table 1's left half)."""
     distances = []
     for group in _collect(backend, prompts, rollouts, seed):
-        predicted = joint.from_logits(group[0].reserved_logits[0], backend.grid)
+        predicted = joint.from_logits(group[0].joint_logits[0], backend.grid)
         values = [_value(backend, rollout) for rollout in group]
         found = measured_joint(backend.grid, values, [len(rollout.tokens) for rollout in group])
         distances.append(float(total_variation(predicted, found)))

@@ -75,6 +75,6 @@ def _reserved(backend: Backend, prefixes: Sequence[Sequence[int]]) -> NDArray[np
     found = []
     for start in range(0, len(prefixes), _AT_ONCE):
         prefilled = backend.prefill(prefixes[start : start + _AT_ONCE])
-        found += [prompt.reserved_logits for prompt in prefilled]
+        found += [prompt.joint_logits for prompt in prefilled]
         backend.release([prompt.sequence for prompt in prefilled])
     return np.stack(found)

@@ -245,7 +245,7 @@ class _Run:
         return replace(rollout, answer=extract(self.llm.extractor, rollout.text), right=right)
 
     def _stored(self, rollout: Rollout) -> StoredRollout:
-        joints = joint.from_logits(rollout.reserved_logits, self.llm.grid)
+        joints = joint.from_logits(rollout.joint_logits, self.llm.grid)
         return StoredRollout(
             tokens=rollout.tokens,
             text=self.llm.backend.decode(rollout.tokens.tolist()),
