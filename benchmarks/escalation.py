@@ -61,7 +61,7 @@ def main() -> None:
         end = at_the_end(f"at the end, confidence below {worth:g} = 1 - cost", worth)
         weighed = searched("at every decision, by expected utility", expected_utility=True)
         prompt = searched(f"at the prompt, less than {worth:g} expected", min_prompt_confidence=worth)
-    typical = float(np.mean([result.expected.remaining for result in alone]))
+    typical = float(np.mean([result.expected.remaining for result in alone if result.expected]))
     prices = Prices(options.cost, config.alpha, config.beta, typical)
     rows = [compared(way, first, last, prices) for way in (first, last, *thresholds, end, weighed, prompt)]
     print(

@@ -146,6 +146,7 @@ def test_nan_in_a_batch_keeps_one_result_a_prompt() -> None:
 def test_introspect_agrees_with_what_generate_expects(llm: IntrospectiveLLM, backend: SimulatedBackend) -> None:
     seen = llm.introspect("q")
     expected = llm.generate("q").expected
+    assert expected is not None
     assert seen.confidence == pytest.approx(expected.value, abs=1e-6)
     assert seen.expected_tokens == pytest.approx(expected.remaining, rel=1e-6)
     assert sum(map(sum, seen.joint)) == pytest.approx(1.0)

@@ -98,7 +98,11 @@ class GenerationConfig(_Filters):
     seed: int | None = Field(
         0, description="Fixes the result on one backend and device; None draws one for each prompt and reports it."
     )
-    strategy: str = Field("zip_rc", description="A registered strategy: zip_rc, majority_vote, best_of_n, single ...")
+    strategy: str | None = Field(
+        None,
+        description="A registered strategy: zip_rc, majority_vote, best_of_n, single ... None: zip_rc, or "
+        "adaptive_consistency for a model without a head.",
+    )
     strategy_options: dict[str, Any] = Field(
         default_factory=dict, description="What that strategy takes beside this, by its own names."
     )

@@ -20,6 +20,10 @@ class ReservedTokensError(ZipIntrospectError):
     """A model whose vocabulary cannot hold the grid's reserved tokens."""
 
 
+class HeadError(ZipIntrospectError):
+    """Joints are asked of a model that has no head, or a head that cannot be read, or is another model's."""
+
+
 class ModelLoadError(ZipIntrospectError):
     """A model directory or file that is missing, truncated, foreign, or of an unsupported version."""
 

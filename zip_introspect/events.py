@@ -24,7 +24,8 @@ class SearchStarted(Record):
     prompt: int
     """Place of the prompt in its batch, from 0."""
     prompt_tokens: int
-    expected: Outlook
+    expected: Outlook | None
+    """Of one sample; None from a model without a head, as in the events that follow."""
     strategy: str
     kind: str = field(default="started", init=False)
 
@@ -47,7 +48,7 @@ class SampleAdvanced(Record):
     text: str
     """All of its text so far; a character whose bytes are not all there yet is left out."""
     tokens: int
-    outlook: Outlook
+    outlook: Outlook | None
     kind: str = field(default="advanced", init=False)
 
 
@@ -60,7 +61,7 @@ class SampleFinished(Record):
     text: str
     tokens: int
     finish: SampleFinish
-    value: float
+    value: float | None
     answer: str | None
     kind: str = field(default="sample_finished", init=False)
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, Unpack, cast, overload
 
 from zip_introspect.answers.extraction import AnswerExtractor, default_extractor
 from zip_introspect.backend import counting
-from zip_introspect.backend.contract import Backend, BackendInfo, Message
+from zip_introspect.backend.contract import Backend, BackendInfo, Message, joint_grid
 from zip_introspect.backend.discovery import InstalledBackends, integration
 from zip_introspect.config import GenerationConfig
 from zip_introspect.demo import embedded
@@ -64,7 +64,7 @@ class IntrospectiveLLM:
         self.config = config or GenerationConfig()
         self.extractor = extractor
         self.calibration = calibration
-        rewards = backend.grid.reward_values
+        rewards = (0.0, 1.0) if backend.grid is None else backend.grid.reward_values
         if calibration is not None and not (rewards[0] >= 0 and rewards[-1] <= 1):
             raise CalibrationError(
                 f"the grid's rewards go from {rewards[0]:g} to {rewards[-1]:g}; a calibration needs confidences from 0 "
@@ -93,7 +93,7 @@ class IntrospectiveLLM:
         Raises:
             BackendNotInstalledError: the message holds the pip command.
             ModelLoadError: missing, truncated or foreign files.
-            GridError, ReservedTokensError: no grid, or one that does not fit the model.
+            GridError, ReservedTokensError: a grid that is malformed, or does not fit the model.
             CalibrationError: a calibration beside the model that is malformed.
         """
         model = expanded(model)
@@ -156,8 +156,17 @@ class IntrospectiveLLM:
 
     @property
     def grid(self) -> JointGrid:
-        """The bins of its joints."""
-        return self.backend.grid
+        """The bins of its joints.
+
+        Raises:
+            HeadError: it has no head, and gives none.
+        """
+        return joint_grid(self.backend)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it gives joints; without, samples that agree are its confidence."""
+        return self.backend.grid is not None
 
     def generate(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> GenerationResult:
         """Answer a prompt.
@@ -260,6 +269,7 @@ class IntrospectiveLLM:
         Raises:
             PromptError: an empty prompt, or one longer than the context.
             ConfigError: a bad setting.
+            HeadError: the model has no head.
             NonFiniteLogitsError: NaN or infinite logits.
         """
         prepare = self._prepare(prompt, settings)

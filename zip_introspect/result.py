@@ -21,6 +21,9 @@ StopReason = Literal["utility", "finished", "budget", "handed_on", "error"]
 """utility: nothing is worth more than the best finished sample. finished: no sample is left to continue, or the votes
 are settled. handed_on: handing the question on is worth more than going on, and than what is finished."""
 
+ConfidenceSource = Literal["agreement", "head", "both"]
+"""agreement: how many samples say the same (`answers.agreement`). head: the value that the model's joints expect."""
+
 SampleStatus = Literal["active", "paused", "finished", "dropped"]
 SampleFinish = Literal["stop", "stop_string", "length"]
 """stop: end of sequence. stop_string: one of `stop`. length: cut at max_new_tokens, so without an answer."""
@@ -124,7 +127,7 @@ class Decision(Record):
     finished: tuple[int, ...]
     """Those that finished since the decision before."""
     outlooks: tuple[tuple[int, Outlook], ...]
-    """(sample, outlook) of each unfinished sample when the decision was taken."""
+    """(sample, outlook) of each unfinished sample when the decision was taken; none from a model without a head."""
     stop: StopReason | None
     """Why the search ends here, or None where it goes on."""
     reason: str
@@ -160,9 +163,10 @@ class SampleResult(Record):
     status: SampleStatus
     finish: SampleFinish | None
     """None for a sample that did not finish."""
-    value: float
+    value: float | None
     """Finished: expected value of the smoothed joint at the last prefix before its end; the lowest reward where it
-    was cut at max_new_tokens, since it has no complete answer (as eq. 26 counts it). Unfinished: the latest value."""
+    was cut at max_new_tokens, since it has no complete answer (as eq. 26 counts it). Unfinished: the latest value.
+    None from a model without a head."""
     answer: str | None
     trace: tuple[TracePoint, ...]
     parent: int | None = None
@@ -237,8 +241,9 @@ class GenerationResult(Record):
     """Extracted from the chosen sample's text, in canonical form (`answers.canonical`); None where there is
     none, or where that sample is incomplete."""
     confidence: float
-    """Final value of the chosen sample; the lowest reward where it is incomplete. Of a stronger model that reports no
-    confidence: the reward expected of it. Where a ladder abstains: that of the best answer it does not give."""
+    """Final value of the chosen sample, or of a model without a head the agreement of its samples; the lowest reward
+    where it is incomplete. Of a stronger model that reports no confidence: the reward expected of it. Where a ladder
+    abstains: that of the best answer it does not give."""
     finish_reason: FinishReason
     usage: Usage
     decisions: tuple[Decision, ...]
@@ -249,13 +254,15 @@ class GenerationResult(Record):
     stop_reason: StopReason
     stop_detail: str
     """One sentence for people."""
-    expected: Outlook
-    """What one sample promised at the prompt, before a token was generated."""
+    expected: Outlook | None
+    """What one sample promised at the prompt, before a token was generated; None from a model without a head."""
     strategy: str
     selection: str
     seed: int
     """With which the same call repeats the result."""
     warnings: tuple[str, ...] = ()
+    confidence_source: ConfidenceSource | None = "head"
+    """What the confidence rests on; None where a stronger model that reports none answered."""
     calibrated_confidence: float | None = None
     """The probability of being right, where the model has a calibration."""
     escalation: EscalationResult | None = None

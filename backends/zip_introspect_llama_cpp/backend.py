@@ -41,19 +41,20 @@ class LlamaCppBackend(Backend):
     the end, with `finished` false.
     """
 
-    def __init__(self, model: LlamaModel, grid: JointGrid, options: LlamaCppOptions) -> None:
-        self._prompts = LlamaCppPromptEncoder(model, grid.reserved_token_ids)
+    def __init__(self, model: LlamaModel, grid: JointGrid | None, options: LlamaCppOptions) -> None:
+        self.grid = grid
+        self._prompts = LlamaCppPromptEncoder(model, self.reserved)
         named = {Keys.Tokenizer.EOS_ID: model.eos_ids, Keys.Tokenizer.CHAT_TEMPLATE: self._prompts.closing()}
         ends = end_ids(named, model.vocab_size)
-        grid.check_fits(model.vocab_size, ends)
-        self.grid = grid
+        if grid:
+            grid.check_fits(model.vocab_size, ends)
         self._model = model
         self._context = Context(model, options)
         self._free = weakref.finalize(self, _free, self._context, model)  # where nobody closes it
         self._residents = Residents(
             self._context, options.max_sequences, cuttable=model.cuttable, kept=options.prefix_cache
         )
-        self._reserved = slice(grid.first_reserved, grid.first_reserved + grid.num_cells)
+        self._reserved = slice(self.reserved.start, self.reserved.stop)
         self._info = BackendInfo(
             backend="llama-cpp",
             model=str(model.path),
@@ -80,7 +81,7 @@ class LlamaCppBackend(Backend):
         """Load a `.gguf` file; see `LlamaCppOptions` for the options."""
         settings, path = LlamaCppOptions(**options), expanded(Path(model))
         reader = gguf_file.read(path)
-        grid = grid or gguf_file.grid_of(reader, path)
+        grid = grid or gguf_file.find_grid(reader, path)
         gguf_file.check(reader, path, grid)
         opened = LlamaModel(path, reader, settings)
         try:
@@ -226,7 +227,7 @@ class LlamaCppBackend(Backend):
 
     def _advanced(self, run: RowAdvance | None) -> Advanced:
         if run is None:
-            return Advanced(np.zeros(0, np.int32), np.zeros((0, self.grid.num_cells), np.float32), finished=False)
+            return Advanced(np.zeros(0, np.int32), np.zeros((0, self.num_cells), np.float32), finished=False)
         return Advanced(run.tokens, run.reserved, run.finished, run.broken)
 
 

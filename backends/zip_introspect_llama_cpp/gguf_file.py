@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from zip_introspect.backend.exporting import Description
 from zip_introspect.errors import GridError, ModelLoadError
-from zip_introspect.introspection.grid import FILE_NAME, JointGrid
+from zip_introspect.introspection.grid import JointGrid
 
 MAGIC = b"GGUF"
 _MOST_LAYERS = 512  # llama.cpp's own limit
@@ -129,19 +129,7 @@ def find_grid(reader: GGUFReader, path: Path) -> JointGrid | None:
     metadata = {name: value(reader, name) for name in reader.fields if name.startswith(_GRID_PREFIX)}
     if metadata:
         return JointGrid.from_metadata(metadata)
-    beside = path.parent / FILE_NAME
-    return JointGrid.load(beside) if beside.is_file() else None
-
-
-def grid_of(reader: GGUFReader, path: Path) -> JointGrid:
-    """As `find_grid`; where there is none, a `GridError` says how to come by one."""
-    if (grid := find_grid(reader, path)) is not None:
-        return grid
-    raise GridError(
-        f"{path} has no {_GRID_PREFIX}* metadata and there is no {FILE_NAME} beside it: the model was not trained for "
-        f"introspection, or its grid got lost. Add it with: zip-introspect attach-grid {path.name} grid.json, "
-        f"or pass grid=JointGrid(...)."
-    )
+    return JointGrid.beside(path)
 
 
 def value(reader: GGUFReader, name: str) -> Any:
@@ -157,7 +145,7 @@ def value(reader: GGUFReader, name: str) -> Any:
         raise ModelLoadError(f"the metadata {name} is not UTF-8 text: {error}") from error
 
 
-def check(reader: GGUFReader, path: Path, grid: JointGrid) -> None:
+def check(reader: GGUFReader, path: Path, grid: JointGrid | None) -> None:
     """Refuse what would stop llama.cpp, and with it the process, or waste the reading of the weights.
 
     Raises:
@@ -178,7 +166,8 @@ def check(reader: GGUFReader, path: Path, grid: JointGrid) -> None:
             raise ModelLoadError(
                 f"{path} has {key} {found}; expected an id from 0 to {len(tokens) - 1}. Mend it with gguf-set-metadata."
             )
-    grid.check_fits(len(tokens))
+    if grid:
+        grid.check_fits(len(tokens))
 
 
 def check_text_model(reader: GGUFReader, path: Path) -> tuple[str, list[str]]:
@@ -298,5 +287,5 @@ def _verify(source: GGUFReader, copy: GGUFReader, grid: JointGrid, path: Path) -
         if not name.startswith(("GGUF.", _GRID_PREFIX)) and not _empty(field)
     }
     same = same and all(repr(value(copy, name)) == repr(value(source, name)) for name in kept)
-    if not same or grid_of(copy, path) != grid:
+    if not same or find_grid(copy, path) != grid:
         raise ModelLoadError(f"the copy of {path} is not the same as its source; is the disk full? Try again.")

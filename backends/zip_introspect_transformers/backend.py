@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
@@ -50,16 +51,17 @@ class TransformersBackend(Backend):
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        grid: JointGrid,
+        grid: JointGrid | None,
         options: TransformersOptions,
         name: str,
     ) -> None:
         config = model.config.get_text_config(decoder=True)
         vocab_size = _vocab_size(model)
-        self._prompts = TransformersPromptEncoder(tokenizer, grid.reserved_token_ids)
-        eos = _eos_token_ids(model, tokenizer, vocab_size, self._prompts.closing())
-        grid.check_fits(vocab_size, eos)
         self.grid = grid
+        self._prompts = TransformersPromptEncoder(tokenizer, self.reserved)
+        eos = _eos_token_ids(model, tokenizer, vocab_size, self._prompts.closing())
+        if grid:
+            grid.check_fits(vocab_size, eos)
         self._info = BackendInfo(
             backend="transformers",
             model=name,
@@ -74,7 +76,7 @@ class TransformersBackend(Backend):
         )
         self._threads = options.threads
         self._text = TokenText(tokenizer)
-        self._decoder = Decoder(model, grid, eos, options.prefill_tokens)
+        self._decoder = Decoder(model, self.reserved, eos, options.prefill_tokens)
         self._sequences = SequenceTable(
             self._decoder, options.max_sequences, options.max_state_bytes, options.prefix_cache
         )
@@ -96,7 +98,7 @@ class TransformersBackend(Backend):
         cls,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        grid: JointGrid,
+        grid: JointGrid | None = None,
         **options: Any,
     ) -> Self:
         """Wrap a model that is already in memory, where it is; it is put into evaluation mode.
@@ -137,19 +139,20 @@ class TransformersBackend(Backend):
         check_tokens(prompts, self._info)
         self._sequences.check_room(len(prompts))
         samples = [Row([int(token) for token in prompt]) for prompt in prompts]
-        first, last = self.grid.first_reserved, self.grid.first_reserved + self.grid.num_cells
         with computing_with(self._threads), self._sequences.recovering(samples):
             self._sequences.compute(samples)
-            reserved = self._sequences.joint_logits(samples, first, last)
-        for number, row in enumerate(reserved):
-            if not np.isfinite(row).all():
+            found = self._sequences.joint_logits(samples, self.reserved)
+        rows: list[NDArray[np.float32]] = []
+        for number, row in enumerate(found):
+            if row is None:
                 raise NonFiniteLogitsError(
                     f"the logits after prompt {number} ({len(prompts[number])} tokens) hold NaN or infinity; expected "
                     f"finite numbers. Check the model's weights, or open it with dtype='float32'."
                 )
+            rows.append(row)
         prefilled = [
             Prefilled(self._sequences.add(sample), row, sample.taken_over)
-            for sample, row in zip(samples, reserved, strict=True)
+            for sample, row in zip(samples, rows, strict=True)
         ]
         self._sequences.evict()
         return prefilled
@@ -213,7 +216,8 @@ class TransformersBackend(Backend):
                 dtype=str(model.dtype).removeprefix("torch."),
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
             )
-        self.grid.check_fits(self._info.vocab_size, self._info.eos_token_ids)
+        if self.grid:
+            self.grid.check_fits(self._info.vocab_size, self._info.eos_token_ids)
 
     def _run(self, state: State, rows: list[Row], budgets: dict[int, int]) -> dict[int, Drawn]:
         """Advance the rows of a state by their budgets; those whose budget ends leave the batch with their state.
@@ -252,7 +256,7 @@ class TransformersBackend(Backend):
     def _account(self, sample: Row, drawn: Drawn | None) -> Advanced:
         """Enter what came down into the sample, and give up its state where it has ended."""
         if drawn is None:
-            return Advanced(np.zeros(0, np.int32), np.zeros((0, self.grid.num_cells), np.float32), finished=False)
+            return Advanced(np.zeros(0, np.int32), np.zeros((0, self.num_cells), np.float32), finished=False)
         finished = bool(drawn.tokens.size) and int(drawn.tokens[-1]) in self._info.eos_token_ids
         sample.tokens += drawn.tokens.tolist()
         sample.step += drawn.tokens.size

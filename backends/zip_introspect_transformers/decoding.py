@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zip_introspect.errors import ModelLoadError
-from zip_introspect.introspection.grid import JointGrid
 from zip_introspect_transformers.cache.states import PaddedCache, State, new_cache, tolerates_padding, upload
 from zip_introspect_transformers.fused import FusedStep
 from zip_introspect_transformers.sampling import TorchSampler
@@ -65,10 +64,10 @@ class Drawn:
 class Decoder:
     """Runs one model. All that it remembers of sequences is in the `State` it is given."""
 
-    def __init__(self, model: PreTrainedModel, grid: JointGrid, eos: Sequence[int], prefill_tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, reserved: range, eos: Sequence[int], prefill_tokens: int) -> None:
         self.model = model
         self.config = model.config.get_text_config(decoder=True)
-        self._first, self._last = grid.first_reserved, grid.reserved_token_ids[-1] + 1
+        self._first, self._last = reserved.start, reserved.stop
         self._eos_ids = list(eos)
         self._filler = int(eos[0]) if eos else 0
         self.prefill_tokens = prefill_tokens

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from zip_introspect.config import Settings
-from zip_introspect.errors import GridError, ModelLoadError
+from zip_introspect.errors import ModelLoadError
 from zip_introspect.introspection.grid import FILE_NAME, JointGrid
 from zip_introspect.paths import expanded
 
@@ -73,12 +73,12 @@ def looks_openable(model: str | Path) -> bool:
 
 def load(
     model: str | Path, grid: JointGrid | None, options: TransformersOptions
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, JointGrid]:
-    """Model in evaluation mode on its device, tokenizer and grid.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, JointGrid | None]:
+    """Model in evaluation mode on its device, tokenizer and grid; None where there is none with the model.
 
     Raises:
         ModelLoadError: missing, truncated or foreign files.
-        GridError: no grid with the model and none given.
+        GridError: a grid with the model that is malformed.
         ReservedTokensError: the grid does not fit the vocabulary.
     """
     device = options.resolved_device()
@@ -95,7 +95,7 @@ def load(
     try:
         config = AutoConfig.from_pretrained(model, **common)
         rows = getattr(config.get_text_config(decoder=True), "vocab_size", None)
-        if rows is not None:
+        if grid and rows is not None:
             grid.check_fits(int(rows))  # before gigabytes are read
         opened: Any = AutoModelForCausalLM.from_pretrained(
             model,
@@ -157,16 +157,13 @@ def _check_weights(files: Iterable[Path]) -> None:
             ) from error
 
 
-def _find_grid(model: str | Path, options: TransformersOptions) -> JointGrid:
+def _find_grid(model: str | Path, options: TransformersOptions) -> JointGrid | None:
     if Path(model).is_dir():
-        return JointGrid.load(Path(model))
+        return JointGrid.beside(model)
     try:
         return JointGrid.load(hf_hub_download(str(model), FILE_NAME, revision=options.revision))
-    except RemoteEntryNotFoundError as error:
-        raise GridError(
-            f"{str(model)!r} has no {FILE_NAME}: it was not trained for introspection, or its grid was not uploaded. "
-            f"Pass grid=JointGrid(...) to use one of your own."
-        ) from error
+    except RemoteEntryNotFoundError:
+        return None
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise ModelLoadError(
             f"{str(model)!r} is no directory here and cannot be had from the hub: {_one_line(error)}. "

@@ -30,7 +30,7 @@ class SampleSummary(TypedDict):
 
     number: int
     tokens: int
-    value: float
+    value: float | None
     status: str
     answer: str | None
     chosen: bool
@@ -57,11 +57,12 @@ class Introspection(TypedDict, total=False):
 
     answer: str | None
     confidence: float
+    confidence_source: str | None
     complete: bool
     """Whether the text was written to its end."""
-    expected_confidence: float
-    """Of one sample at the prompt, before a token was generated."""
-    expected_remaining_tokens: float
+    expected_confidence: float | None
+    """Of one sample at the prompt, before a token was generated; None from a model without a head."""
+    expected_remaining_tokens: float | None
     """The same sample's expected length."""
     samples: list[SampleSummary]
     decisions: list[DecisionSummary]
@@ -112,9 +113,10 @@ def introspection(result: GenerationResult) -> Introspection:
     return Introspection(
         answer=result.answer,
         confidence=result.confidence,
+        confidence_source=result.confidence_source,
         complete=result.complete,
-        expected_confidence=result.expected.value,
-        expected_remaining_tokens=result.expected.remaining,
+        expected_confidence=result.expected.value if result.expected else None,
+        expected_remaining_tokens=result.expected.remaining if result.expected else None,
         samples=[_sample(sample, sample.number == result.chosen) for sample in result.samples],
         decisions=[_decision(decision) for decision in result.decisions],
         strategy=result.strategy,

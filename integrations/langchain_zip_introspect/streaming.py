@@ -62,7 +62,7 @@ class Pieces:
             return None
         end = max(self._sent, settled(event.text, self._stops))
         text, self._sent = event.text[self._sent : end], end
-        return Piece(text, running(event.tokens, event.outlook))
+        return Piece(text, running(event.tokens, event.outlook) if event.outlook else None)
 
 
 @dataclass(slots=True)

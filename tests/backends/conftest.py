@@ -85,13 +85,14 @@ def exported(
 
     root = tmp_path_factory.mktemp("gguf")
 
-    def export(architecture: str = "qwen3", kind: str = "f32", added: tuple[str, ...] = ()) -> Path:
-        name = "-".join((architecture, *("added" for _ in added[:1])))
+    def export(architecture: str = "qwen3", kind: str = "f32", added: tuple[str, ...] = (), head: bool = True) -> Path:
+        name = "-".join((architecture, *("added" for _ in added[:1]), *([] if head else ["headless"])))
         folder, target = root / name, root / f"{name}-{kind}.gguf"
         if not folder.exists():
             make_model(architecture).save_pretrained(folder)
             (with_added(tokenizer, *added) if added else tokenizer).save_pretrained(folder)
-            grid.save(folder)
+            if head:
+                grid.save(folder)
         if not target.exists():
             GgufExporter().export(folder, target, kind)
         return target

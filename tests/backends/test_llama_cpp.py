@@ -59,6 +59,14 @@ class TestConformance(BackendConformance):
         return open_model(request.param)
 
 
+class TestConformanceWithoutHead(BackendConformance):
+    """A file as anybody may have it: no grid, no reserved ids, no joints."""
+
+    @pytest.fixture
+    def backend(self, exported: Exported) -> LlamaCppBackend:
+        return LlamaCppBackend.open(exported(head=False), threads=1, cells=4096)
+
+
 class TestConformanceWithFewCells(BackendConformance):
     """Two sequences of full length at the most: groups take turns, and what gave way is computed again."""
 

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from tests.backends.conftest import MakeModel, assert_close
 from zip_introspect.backend.discovery import InstalledBackends
 from zip_introspect.config import SamplingParams
-from zip_introspect.errors import ConfigError, GridError, ModelLoadError, PromptError, ReservedTokensError
+from zip_introspect.errors import ConfigError, ModelLoadError, PromptError, ReservedTokensError
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect_transformers import TransformersBackend
 
@@ -203,10 +203,9 @@ def test_code_that_comes_with_a_model_does_not_run(directory: Path) -> None:
     assert not trace.exists()
 
 
-def test_a_missing_grid_says_what_to_do(directory: Path, grid: JointGrid) -> None:
+def test_a_model_without_a_grid_has_no_head(directory: Path, grid: JointGrid) -> None:
     (directory / "zip_introspect.json").unlink()
-    with pytest.raises(GridError, match=r"zip_introspect.json does not exist.*pass a JointGrid"):
-        TransformersBackend.open(directory)
+    assert TransformersBackend.open(directory).grid is None
     assert TransformersBackend.open(directory, grid=grid).grid == grid
 
 

@@ -194,7 +194,7 @@ def test_two_backends_of_one_model_leave_each_other_in_peace(
 
 
 def test_a_vocabulary_that_lost_its_reserved_rows_is_refused_for_good(backend: TransformersBackend) -> None:
-    backend._decoder.model.resize_token_embeddings(backend.grid.first_reserved + 3)
+    backend._decoder.model.resize_token_embeddings(backend.reserved.start + 3)
     for _ in range(2):
         with pytest.raises(ReservedTokensError, match="grid needs ids"):
             backend.prefill([[1, 2, 3]])

@@ -44,6 +44,14 @@ class TestConformance(BackendConformance):
         return open_model(request.param)
 
 
+class TestConformanceWithoutHead(BackendConformance):
+    """A model as anybody may have it: no grid, no reserved ids, no joints."""
+
+    @pytest.fixture
+    def backend(self, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> TransformersBackend:
+        return TransformersBackend.from_model(make_model("qwen3"), tokenizer)
+
+
 class TestConformanceUnderMemoryCap(BackendConformance):
     """With no memory for paused states each is evicted at once, and recomputed when it is needed."""
 
@@ -80,7 +88,7 @@ def test_greedy_is_what_generate_gives(architecture: str, open_model: Open, make
             torch.tensor([tokens]),
             max_new_tokens=40,
             do_sample=False,
-            suppress_tokens=list(backend.grid.reserved_token_ids),
+            suppress_tokens=list(backend.reserved),
         )[0, len(tokens) :].tolist()
         (prompt,) = backend.prefill([tokens])
         sequences = backend.fork(prompt.sequence, [0], GREEDY)
@@ -105,9 +113,7 @@ def test_joints_of_a_mixed_batch_are_those_of_a_plain_pass(
         tokens = [token for run in parts for token in run.tokens.tolist()]
         rows = np.concatenate([prefilled[index].joint_logits[None], *(run.joint_logits for run in parts)])
         with torch.no_grad():
-            logits = model(torch.tensor([[*prompt, *tokens]])).logits[
-                0, len(prompt) - 1 :, backend.grid.first_reserved :
-            ]
+            logits = model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 :, backend.reserved.start :]
         assert_close(rows, logits[: len(rows)].numpy())
 
 
@@ -332,7 +338,7 @@ def test_nan_in_mid_run_keeps_what_came_before(fragile: TransformersBackend) -> 
     assert broken.non_finite
     assert not broken.finished
     assert broken.tokens.tolist() == runs[0][: place + 1]
-    assert broken.joint_logits.shape == (place, fragile.grid.num_cells)
+    assert broken.joint_logits.shape == (place, fragile.num_cells)
     assert_close(broken.joint_logits, healthy[0].joint_logits[:place])
     assert not sound.non_finite
     assert sound.tokens.tolist() == runs[1]

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zip_introspect.errors import GridError, ReservedTokensError
+from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import FILE_NAME, JointGrid
 
 
@@ -210,3 +211,18 @@ def test_check_fits_names_what_the_model_has() -> None:
         grid.check_fits(163)
     with pytest.raises(ReservedTokensError, match="token 120, which is one of the grid's reserved ids"):
         grid.check_fits(500, eos_token_ids=(2, 120))
+
+
+def test_a_grid_that_reserves_no_tokens_is_for_heads_alone(tmp_path: Path) -> None:
+    paper = JointGrid.paper(100)
+    own = JointGrid(reward_edges=paper.reward_edges, length_edges=paper.length_edges)
+    assert (own.reserved_token_ids, list(own.reserved), own.num_cells) == ((), [], 64)
+    assert JointGrid.load(own.save(tmp_path)) == own == JointGrid.from_metadata(own.to_metadata())
+    assert paper.reserved == range(100, 164)
+    with pytest.raises(GridError, match="reserves no tokens"):
+        _ = own.first_reserved
+    with pytest.raises(ReservedTokensError, match="one of a head comes with the head's file"):
+        own.check_fits(1_000)
+    np.testing.assert_allclose(joint.from_logits(np.zeros((2, 64)), own), 1 / 64)
+    with pytest.raises(GridError, match="reserved ids, which it has not"):
+        joint.from_logits(np.zeros(200), own)

@@ -55,13 +55,13 @@ def test_from_logits_takes_float16_and_float32() -> None:
 def test_from_logits_refuses_non_finite(bad: float) -> None:
     logits = np.zeros((3, 12))
     logits[1, 4] = bad
-    with pytest.raises(NonFiniteLogitsError, match="1 of 36 reserved logits are NaN or infinite"):
+    with pytest.raises(NonFiniteLogitsError, match="1 of 36 joint logits are NaN or infinite"):
         joint.from_logits(logits, GRID)
 
 
 @pytest.mark.parametrize("shape", [(), (11,), (16,), (2, 3)])
 def test_from_logits_refuses_other_widths(shape: tuple[int, ...]) -> None:
-    with pytest.raises(GridError, match=r"expected a last axis of 12 reserved logits, or of a vocabulary"):
+    with pytest.raises(GridError, match=r"expected a last axis of the grid's 12 cells, or of a vocabulary"):
         joint.from_logits(np.zeros(shape), GRID)
 
 

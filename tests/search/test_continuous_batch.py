@@ -389,12 +389,11 @@ def test_a_small_backend_runs_samples_in_turns() -> None:
 
 
 def test_bad_requests_are_refused_before_the_model_runs() -> None:
-    info = SimulatedBackend().info
+    backend = SimulatedBackend()
+    longest = backend.info.max_context
     with pytest.raises(PromptError, match="no tokens"):
-        check(Request((), GenerationConfig()), info)
-    with pytest.raises(PromptError, match=rf"has {info.max_context} tokens.*Shorten the prompt by 1 tokens"):
-        check(Request((1,) * info.max_context, GenerationConfig()), info)
-    with pytest.raises(
-        ConfigError, match=r"strategy is 'zipp'; expected one of beam_search, .*majority_vote, .*zip_rc"
-    ):
-        check(request(strategy="zipp"), info)
+        check(Request((), GenerationConfig()), backend)
+    with pytest.raises(PromptError, match=rf"has {longest} tokens.*Shorten the prompt by 1 tokens"):
+        check(Request((1,) * longest, GenerationConfig()), backend)
+    with pytest.raises(ConfigError, match=r"strategy is 'zipp'; expected one of .*majority_vote, .*zip_rc"):
+        check(request(strategy="zipp"), backend)

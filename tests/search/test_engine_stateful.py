@@ -174,7 +174,7 @@ class Storm(RuleBasedStateMachine):
         return asked
 
     def _check(self, wanted: Request) -> Checked:
-        return check(wanted, self.backend.info)
+        return check(wanted, self.backend)
 
     @rule(
         kind=st.sampled_from(KINDS),

@@ -40,9 +40,15 @@ def test_it_stops_once_the_votes_are_settled() -> None:
 
 
 def test_samples_without_an_answer_cast_no_vote() -> None:
-    assert decide(voted(None, None, None, None)).stop is None
+    assert decide(voted(None, None, None, "7")).stop is None
     cut = Finished(0, 9, 0.0, complete=False, answer="7")
     assert decide(state((), (cut,) * 4, strategy="adaptive_consistency")).stop is None
+
+
+def test_a_question_that_votes_cannot_settle_costs_no_more_than_one_that_they_do() -> None:
+    assert decide(voted(None, None, None, running=1)).stop is None
+    moot = decide(voted(None, None, None, None, running=2))
+    assert (moot.stop, moot.reason) == ("finished", "none of 4 samples has an answer to vote for")
 
 
 def test_all_samples_without_an_end_to_the_vote_are_the_end() -> None:

@@ -49,7 +49,7 @@ def test_reward_pruning_drops_what_is_worth_less_and_owes_an_answer(threshold: f
                 assert len(weak - set(decision.dropped)) <= (0 if answered else 1)
             dropped += len(decision.dropped)
         assert result.finish_reason == "stop"
-        assert result.confidence == max(sample.value for sample in result.samples if sample.status == "finished")
+        assert result.confidence == max(sample.value or 0.0 for sample in result.samples if sample.status == "finished")
     assert dropped > 20
 
 

@@ -63,7 +63,7 @@ def state(
 
 
 def decide(of: MetaState) -> MetaAction:
-    return strategies.get(of.config.strategy)(of.config).decide(of)
+    return strategies.chosen(of.config, joints=True)(of.config).decide(of)
 
 
 def test_unknown_strategies_are_named_beside_the_known() -> None:

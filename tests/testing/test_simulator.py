@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from zip_introspect.backend.contract import joint_grid
 from zip_introspect.config import GenerationConfig, SamplingParams
 from zip_introspect.errors import BackendError
 from zip_introspect.events import SearchFinished
@@ -28,7 +29,7 @@ INTERVAL = 4
 def outcomes(backend: SimulatedBackend, sequence: int, count: int, first: int = 0) -> np.ndarray:
     """Frequencies of (reward, remaining length) over rollouts from a sequence: shape (B_V, B_T)."""
     forks = backend.fork(sequence, range(first, first + count), SamplingParams(seed=5))  # type: ignore[arg-type]
-    seen = np.zeros(backend.grid.shape)
+    seen = np.zeros(joint_grid(backend).shape)
     for advanced in backend.advance(forks, [backend.max_length] * count):
         assert advanced.finished
         assert advanced.tokens[-1] in backend.info.eos_token_ids
@@ -41,7 +42,7 @@ def outcomes(backend: SimulatedBackend, sequence: int, count: int, first: int = 
 def test_the_joint_at_a_prompt_is_the_distribution_of_its_rollouts(prompt: str) -> None:
     backend = SimulatedBackend(max_length=12)
     (prefilled,) = backend.prefill([backend.encode(prompt)])
-    exact = joint.from_logits(prefilled.joint_logits, backend.grid)
+    exact = joint.from_logits(prefilled.joint_logits, joint_grid(backend))
     seen = outcomes(backend, prefilled.sequence, 4_000)
     # The expected total variation of 4,000 draws: half the sum of the cells' mean absolute deviations.
     noise = 0.5 * np.sqrt(2 / np.pi * exact * (1 - exact) / 4_000).sum()
@@ -54,12 +55,12 @@ def test_the_joint_in_mid_run_is_that_of_the_rollouts_from_there() -> None:
     (sequence,) = backend.fork(prefilled.sequence, [0], SamplingParams())
     (advanced,) = backend.advance([sequence], [2])
     assert not advanced.finished
-    exact = joint.from_logits(advanced.joint_logits[-1], backend.grid)
+    exact = joint.from_logits(advanced.joint_logits[-1], joint_grid(backend))
     seen = outcomes(backend, sequence, 4_000, first=10)
     noise = 0.5 * np.sqrt(2 / np.pi * exact * (1 - exact) / 4_000).sum()
     assert 0.5 * np.abs(seen - exact).sum() < 2 * noise
-    assert joint.expected_length(exact, backend.grid) == pytest.approx(
-        float((seen.sum(axis=0) * backend.grid.length_values).sum()), abs=0.2
+    assert joint.expected_length(exact, joint_grid(backend)) == pytest.approx(
+        float((seen.sum(axis=0) * joint_grid(backend).length_values).sum()), abs=0.2
     )
 
 
@@ -68,10 +69,10 @@ def test_the_reveal_settles_the_reward_exactly() -> None:
     (prefilled,) = backend.prefill([backend.encode("f")])
     (sequence,) = backend.fork(prefilled.sequence, [3], SamplingParams())
     (advanced,) = backend.advance([sequence], [100])
-    last = joint.from_logits(advanced.joint_logits[-1], backend.grid)
+    last = joint.from_logits(advanced.joint_logits[-1], joint_grid(backend))
     assert len(advanced.joint_logits) == len(advanced.tokens) - 1
-    assert joint.expected_value(last, backend.grid) == pytest.approx(REWARDS[advanced.tokens[-2] - SYMBOLS])
-    assert joint.expected_length(last, backend.grid) == pytest.approx(1.0)
+    assert joint.expected_value(last, joint_grid(backend)) == pytest.approx(REWARDS[advanced.tokens[-2] - SYMBOLS])
+    assert joint.expected_length(last, joint_grid(backend)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-46])
@@ -127,6 +128,7 @@ def returns(results: list[GenerationResult], alpha: float, beta: float) -> np.nd
             / result.expected.remaining
             * (alpha * result.usage.generated_tokens + (1 - alpha) * result.usage.depth)
             for result in results
+            if result.expected
         ]
     )
 
@@ -137,7 +139,7 @@ def best_of_eight() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     results = run(strategy="best_of_n", max_samples=8)
     values = np.array([[sample.value for sample in result.samples] for result in results])
     lengths = np.array([[sample.tokens for sample in result.samples] for result in results])
-    return values, lengths, np.array([result.expected.remaining for result in results])
+    return values, lengths, np.array([result.expected.remaining for result in results if result.expected])
 
 
 def best_of_n_returns(n: int, alpha: float, beta: float) -> np.ndarray:

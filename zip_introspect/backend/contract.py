@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from zip_introspect.backend.detokenization import TextStream, WindowStream
 from zip_introspect.config import SamplingParams
+from zip_introspect.errors import HeadError
 from zip_introspect.introspection.grid import JointGrid
 
 SequenceId = NewType("SequenceId", int)
@@ -61,7 +62,7 @@ class Prefilled:
 
     sequence: SequenceId
     joint_logits: NDArray[np.float32]
-    """Shape (B_V*B_T,): they describe the prompt itself, before a token is generated."""
+    """Shape (B_V*B_T,): they describe the prompt itself, before a token is generated. (0,) without a grid."""
     cached_tokens: int = 0
     """Tokens of the prompt whose states were taken over from one that was computed before."""
 
@@ -74,11 +75,22 @@ class Advanced:
     """Shape (n,), 0 <= n <= steps; the end-of-sequence token included where it was drawn."""
     joint_logits: NDArray[np.float32]
     """Shape (m, B_V*B_T): row i describes the prefix that ends in tokens[i]. m = n, or n - 1 where the
-    last token is end-of-sequence (no forward pass is spent on it) or `non_finite` is true."""
+    last token is end-of-sequence (no forward pass is spent on it) or `non_finite` is true. (m, 0) without a grid."""
     finished: bool
     """Whether the last token is an end-of-sequence token."""
     non_finite: bool = False
     """Whether the logits after the last token were NaN or infinite; the tokens and rows given are sound."""
+
+
+def joint_grid(backend: Backend) -> JointGrid:
+    """The bins of a model's joints.
+
+    Raises:
+        HeadError: it gives none.
+    """
+    if backend.grid is None:
+        raise HeadError(f"{backend.info.model} has no head, and so gives no joints; expected a model that has one")
+    return backend.grid
 
 
 class Backend(ABC):
@@ -89,7 +101,18 @@ class Backend(ABC):
     """
 
     info: BackendInfo
-    grid: JointGrid
+    grid: JointGrid | None
+    """The bins of its joints; None for a model without a head, which gives none."""
+
+    @property
+    def num_cells(self) -> int:
+        """Logits of a joint: those of the grid's cells, 0 without one."""
+        return self.grid.num_cells if self.grid else 0
+
+    @property
+    def reserved(self) -> range:
+        """The ids that are never drawn, whose logits are the joint's; none where there is no grid, or it names none."""
+        return self.grid.reserved if self.grid else range(0)
 
     @classmethod
     @abstractmethod
@@ -98,7 +121,7 @@ class Backend(ABC):
 
         Raises:
             ModelLoadError: missing, truncated or foreign files.
-            GridError: no grid with the model and none given.
+            GridError: a grid with the model that is malformed.
             ReservedTokensError: the grid does not fit the vocabulary.
         """
 

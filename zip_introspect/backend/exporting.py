@@ -43,7 +43,7 @@ class Exporter(Protocol):
 
         Raises:
             ModelLoadError: an architecture, tokenizer or tensor that it does not know, or files that are not whole.
-            GridError, ReservedTokensError: no grid, or one that does not fit.
+            GridError, ReservedTokensError: a grid that is malformed, or does not fit.
         """
 
     def attach_grid(self, source: Path, grid: JointGrid, target: Path) -> None:

@@ -66,7 +66,8 @@ def ask(
         question = sys.stdin.read().strip() if prompt == "-" else prompt
         console = None if as_json else Console()
         limits = Budget.of(budget)
-        strategies.get(GenerationConfig(**given).strategy)  # settings are refused before a model is loaded for them
+        config = GenerationConfig(**given)  # settings are refused before a model is loaded for them
+        strategies.chosen(config, joints=True)
         llm = open_llm(model, backend)
         result = follow(llm, question, console, budget=limits, **given)
         if console is None:

@@ -71,6 +71,8 @@ def _print(console: Console, facts: ModelFacts) -> None:
     row("grid", "none with the model" if facts.grid is None else _describe_grid(facts.grid))
     if facts.grid is None:
         row("what fits", _advice(facts))
+    if facts.grid is None and not facts.problems:
+        row("verdict", "ready without a head: samples that agree are its confidence", "green")
     for problem in facts.problems:
         row("problem", problem, "red")
     if facts.grid is not None and not facts.problems:
@@ -85,11 +87,11 @@ def _describe_run(run: SpareIds) -> str:
 
 
 def _describe_grid(grid: JointGrid) -> str:
-    first, last = grid.reserved_token_ids[0], grid.reserved_token_ids[-1]
+    ids = grid.reserved
     return (
         f"{grid.num_reward_bins} reward bins from {grid.reward_edges[0]:g} to {grid.reward_edges[-1]:g} x "
         f"{grid.num_length_bins} length bins from {grid.length_edges[0]:g} to {grid.length_edges[-1]:g} tokens, "
-        f"ids {first}..{last}"
+        + (f"ids {ids[0]}..{ids[-1]}" if ids else "no reserved ids")
     )
 
 

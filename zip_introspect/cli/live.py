@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -27,7 +27,7 @@ class SampleRow:
     """What is known of one sample."""
 
     number: int
-    outlook: Outlook
+    outlook: Outlook | None
     status: SampleStatus = "active"
     tokens: int = 0
     text: str = ""
@@ -38,7 +38,8 @@ class SearchView:
     """The state of one prompt's search, drawn as a table whenever Rich asks for it."""
 
     rows: dict[int, SampleRow] = field(default_factory=dict)
-    expected: Outlook = field(default_factory=lambda: Outlook(value=0.0, remaining=0.0))
+    expected: Outlook | None = None
+    """What one sample promised at the prompt; None before that is known, and of a model without a head."""
     longest: float = 1.0
     """The most tokens that any sample was expected to need yet: the length of a full bar."""
     title: str = "reading the prompt"
@@ -47,20 +48,21 @@ class SearchView:
         """Take in what has happened."""
         match event:
             case SearchStarted():
-                self.expected = event.expected
-                self.longest = max(event.expected.remaining, 1.0)
-                self.title = f"at the prompt: confidence {event.expected.value:.2f}, "
-                self.title += f"about {event.expected.remaining:.0f} tokens a sample"
+                self.expected, self.title = event.expected, ""
+                if event.expected:
+                    self.longest = max(event.expected.remaining, 1.0)
+                    self.title = f"at the prompt: confidence {event.expected.value:.2f}, "
+                    self.title += f"about {event.expected.remaining:.0f} tokens a sample"
             case DecisionMade():
                 self._decide(event.decision)
             case SampleAdvanced():
                 row = self._row(event.sample)
                 row.text, row.tokens, row.outlook = event.text, event.tokens, event.outlook
-                self.longest = max(self.longest, event.outlook.remaining)
+                self.longest = max(self.longest, event.outlook.remaining if event.outlook else 0.0)
             case SampleFinished():
                 row = self._row(event.sample)
                 row.text, row.tokens, row.status = event.text, event.tokens, "finished"
-                row.outlook = Outlook(value=event.value, remaining=0.0)
+                row.outlook = None if event.value is None else Outlook(value=event.value, remaining=0.0)
 
     def _decide(self, decision: Decision) -> None:
         branched = [sample for _, sample in decision.forked]
@@ -76,22 +78,27 @@ class SearchView:
     def _row(self, number: int) -> SampleRow:
         return self.rows.setdefault(number, SampleRow(number, self.expected))
 
+    def _expected_of(self, row: SampleRow) -> tuple[RenderableType, ...]:
+        """Confidence and tokens to go, each as a bar and a number; nothing from a model without a head."""
+        if row.outlook is None:
+            return ()
+        value, remaining = row.outlook.value, row.outlook.remaining
+        lengths = bar(remaining / self.longest, "blue")
+        return bar(value, confidence_style(value)), f"{value:.2f}", lengths, f"{remaining:.0f}"
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(title=self.title, title_justify="left", box=None, padding=(0, 1), expand=False)
-        for heading in ("sample", "", "confidence", "", "tokens to go", "", "written"):
+        expecting = ("confidence", "", "tokens to go", "") if self.expected else ()
+        for heading in ("sample", "", *expecting, "written"):
             table.add_column(heading, no_wrap=True)
         table.add_column("", no_wrap=True, overflow="ellipsis")
         ranked = sorted(self.rows.values(), key=lambda row: (_ORDER.index(row.status), row.number))
         shown = ranked[: max(console.height - _FRAME, 1)]
         for row in sorted(shown, key=lambda row: row.number):
-            value, remaining = row.outlook.value, row.outlook.remaining
             table.add_row(
                 str(row.number),
                 Text(row.status, style=STATUS_STYLES[row.status]),
-                bar(value, confidence_style(value)),
-                f"{value:.2f}",
-                bar(remaining / self.longest, "blue"),
-                f"{remaining:.0f}",
+                *self._expected_of(row),
                 str(row.tokens),
                 last_line(row.text, max(options.max_width - 78, 8)),
             )

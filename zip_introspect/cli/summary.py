@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zip_introspect.cli.text import bar, confidence_style, printable
-from zip_introspect.result import GenerationResult
+from zip_introspect.result import GenerationResult, SampleResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Fates:
 def print_summary(console: Console, result: GenerationResult, *, working: bool = True) -> None:
     """Print the answer, how sure the model is, what was spent, each sample's fate, and why the search stopped."""
     fates, usage, expected = Fates.of(result), result.usage, result.expected
+    at_prompt = f"expected {expected.value:.2f} at the prompt" if expected else "the agreement of samples"
+    promised = f"; one sample was expected to take {expected.remaining:.0f}" if expected else ""
     if working and result.text:
         console.print(Padding(Text(printable(result.text)), (0, 2)))
     facts = Table.grid(padding=(0, 2))
@@ -52,13 +54,13 @@ def print_summary(console: Console, result: GenerationResult, *, working: bool =
     confidence.add_row(
         Text(f"{result.confidence:.2f}", style=style),
         bar(result.confidence, style),
-        Text(f"expected {expected.value:.2f} at the prompt", style="dim"),
+        Text(at_prompt, style="dim"),
     )
     facts.add_row("confidence", confidence)
     facts.add_row(
         "tokens",
-        f"{usage.generated_tokens} used in {usage.depth} serial steps, {usage.chosen_tokens} of them in the answer; "
-        f"one sample was expected to take {expected.remaining:.0f}",
+        f"{usage.generated_tokens} used in {usage.depth} serial steps, {usage.chosen_tokens} of them in the answer"
+        f"{promised}",
     )
     facts.add_row("samples", _samples(result, fates))
     facts.add_row("stopped", Text(printable(result.stop_detail)))
@@ -74,14 +76,15 @@ def _samples(result: GenerationResult, fates: Fates) -> Table:
     table.add_row("started", _numbers(fates.started))
     table.add_row("paused", _numbers(fates.paused) + (f", resumed {_numbers(fates.resumed)}" if fates.resumed else ""))
     table.add_row("dropped", _numbers(fates.dropped))
-    finished = [
-        f"{sample.number} ({'cut' if sample.finish == 'length' else sample.answer or 'no answer'}, {sample.value:.2f})"
-        for sample in result.samples
-        if sample.number in fates.finished
-    ]
+    finished = [f"{sample.number} ({_came_to(sample)})" for sample in result.samples if sample.number in fates.finished]
     chosen = "" if result.chosen is None else f"; sample {result.chosen} was chosen"
     table.add_row("finished", Text(printable((", ".join(finished) or "none") + chosen)))
     return table
+
+
+def _came_to(sample: SampleResult) -> str:
+    said = "cut" if sample.finish == "length" else sample.answer or "no answer"
+    return said if sample.value is None else f"{said}, {sample.value:.2f}"
 
 
 def _numbers(numbers: tuple[int, ...]) -> str:

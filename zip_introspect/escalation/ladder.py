@@ -21,7 +21,7 @@ from zip_introspect.events import Event, SearchFinished
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.prompts import Prompt, check_batch, check_prompt
-from zip_introspect.result import GenerationResult, Outlook
+from zip_introspect.result import GenerationResult
 from zip_introspect.threads import in_loop
 
 Planned = tuple[Prompt, EscalationPlan | ZipIntrospectError]
@@ -289,10 +289,11 @@ def _spoken(reply: Reply, outcome: Outcome, known: GenerationResult | None, lowe
         chosen=None,
         stop_reason="handed_on",
         stop_detail=f"{escalation.reason}; {f'{who} answered' if who else 'no answer is given'}" if escalation else "",
-        expected=known.expected if known else Outlook(lowest, 0.0),
+        expected=known.expected if known else None,
         strategy=known.strategy if known else "",
         selection=known.selection if known else "",
         seed=known.seed if known else 0,  # no search ran
+        confidence_source=None,
     )
 
 

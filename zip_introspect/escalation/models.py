@@ -13,12 +13,13 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from zip_introspect.errors import ConfigError
+from zip_introspect.errors import ConfigError, HeadError
 from zip_introspect.escalation.bounds import Bounds, HeldByItself, HeldByRung
 from zip_introspect.escalation.policy import EscalationPolicy
 from zip_introspect.escalation.reply import Reply
 from zip_introspect.events import SearchFinished
 from zip_introspect.introspection.calibration import Calibration
+from zip_introspect.introspection.grid import lowest_reward
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.prompts import Prompt
 from zip_introspect.result import GenerationResult
@@ -61,6 +62,7 @@ class Model(ABC):
 
         Raises:
             CalibrationError: the policy wants a level of error, and the model has no calibration for it.
+            HeadError: the policy decides at the prompt, where the model expects nothing.
         """
         return policy.min_confidence
 
@@ -105,16 +107,25 @@ class Introspective(Protocol):
 
 
 class LocalModel(Model):
-    """An `IntrospectiveLLM`: it holds a budget by itself, and weighs handing on at every decision."""
+    """An `IntrospectiveLLM`: it holds a budget by itself, and weighs handing on at every decision.
+
+    Args:
+        expects: whether it knows how sure it is at the prompt.
+    """
 
     bounds: Bounds = HeldByItself()
     knows_confidence = True
     at_once = None
 
-    def __init__(self, model: Introspective, name: str, lowest_reward: float) -> None:
-        self.model, self.name, self.lowest_reward = model, name, lowest_reward
+    def __init__(self, model: Introspective, name: str, lowest_reward: float, *, expects: bool = True) -> None:
+        self.model, self.name, self.lowest_reward, self.expects = model, name, lowest_reward, expects
 
     def threshold(self, policy: EscalationPolicy) -> float | None:
+        if policy.min_prompt_confidence is not None and not self.expects:
+            raise HeadError(
+                f"min_prompt_confidence={policy.min_prompt_confidence:g} needs what a head expects at the prompt, and "
+                f"{self.name} has none; give min_confidence, which the agreement of its samples is held against"
+            )
         return policy.threshold(self.model.calibration)
 
     def ask(self, call: Call, prompt: Prompt, settings: Any) -> Reply:
@@ -195,7 +206,9 @@ def _(model: Model) -> Model:
 
 @adapted.register
 def _(model: IntrospectiveLLM) -> Model:
-    return LocalModel(cast(Introspective, model), name_of(model), float(model.grid.reward_values[0]))
+    return LocalModel(
+        cast(Introspective, model), name_of(model), lowest_reward(model.backend.grid), expects=model.has_head
+    )
 
 
 def name_of(model: Any) -> str:

@@ -10,13 +10,14 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from zip_introspect.errors import GridError, ReservedTokensError
+from zip_introspect.introspection.vectors import Numbers, TokenIds, numbers
 from zip_introspect.paths import expanded
 
 FILE_NAME = "zip_introspect.json"
@@ -28,38 +29,10 @@ _AXES = ("reward_edges", "length_edges", "reward_values", "length_values")
 _MAX_FILE_BYTES = 1 << 20  # a grid of 10,000 cells takes a tenth of it
 
 
-def _numbers(value: Any) -> NDArray[np.float64]:
-    """A read-only vector of finite numbers; anything else is refused, strings and booleans among it."""
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, (Iterable, np.ndarray)):
-        raise ValueError("expected a list of numbers")
-    items = np.asarray(value).tolist() if isinstance(value, np.ndarray) else list(value)
-    if any(isinstance(item, bool) or not isinstance(item, (int, float, np.number)) for item in items):
-        raise ValueError("expected a flat list of numbers")
-    try:
-        array = np.array(items, dtype=np.float64)
-    except OverflowError:
-        raise ValueError("holds a number beyond the range of a float") from None
-    if not np.isfinite(array).all():
-        raise ValueError("holds NaN or infinity; every edge and value must be finite")
-    array.setflags(write=False)
-    return array
-
-
-def _token_ids(value: Any) -> tuple[int, ...]:
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise ValueError("expected a list of token ids")
-    ids = tuple(value)
-    if any(isinstance(item, bool) or not isinstance(item, (int, np.integer)) for item in ids):
-        raise ValueError("expected a list of whole numbers")
-    return tuple(int(item) for item in ids)
-
-
-Numbers = Annotated[NDArray[np.float64], BeforeValidator(_numbers), PlainSerializer(lambda array: array.tolist())]
-TokenIds = Annotated[tuple[int, ...], BeforeValidator(_token_ids)]
-
-
 class JointGrid(BaseModel):
     """The bins of a joint and the reserved tokens whose logits are its cells. Immutable; its arrays are read-only.
+
+    A head file's grid reserves no tokens: its joints come from the head, and every token may be drawn.
 
     Bins are half-open, [edge, next edge), as in eq. 6. Rewards outside the edges clip into the end bins; the last
     length bin has no upper end. `reward_values` and `length_values` are the representatives that expectations
@@ -79,8 +52,8 @@ class JointGrid(BaseModel):
     """Shape (num_reward_bins,): each bin's representative."""
     length_values: Numbers
     """Shape (num_length_bins,), in tokens: each bin's representative."""
-    reserved_token_ids: TokenIds
-    """One id a cell, contiguous, in flat order."""
+    reserved_token_ids: TokenIds = ()
+    """One id a cell, contiguous, in flat order; none where a head gives the joints."""
 
     def __init__(self, **data: Any) -> None:
         try:
@@ -102,7 +75,7 @@ class JointGrid(BaseModel):
             if f"{axis}_edges" not in data:
                 raise ValueError(f"{axis}_edges is missing")
             try:
-                edges = data[f"{axis}_edges"] = _numbers(data[f"{axis}_edges"])
+                edges = data[f"{axis}_edges"] = numbers(data[f"{axis}_edges"])
             except ValueError as error:
                 raise ValueError(f"{axis}_edges: {error}") from None
             if data.get(f"{axis}_values") is None:
@@ -140,6 +113,8 @@ class JointGrid(BaseModel):
         if self.length_edges[0] < 0:
             raise ValueError(f"length_edges begins at {self.length_edges[0]}; a length is 0 or more")
         ids = self.reserved_token_ids
+        if not ids:
+            return self
         cells = self.num_reward_bins * self.num_length_bins
         if len(ids) != cells:
             raise ValueError(
@@ -204,13 +179,24 @@ class JointGrid(BaseModel):
 
     @cached_property
     def num_cells(self) -> int:
-        """B_V * B_T, the number of reserved tokens."""
+        """B_V * B_T, and so the number of reserved tokens, where there are any."""
         return self.num_reward_bins * self.num_length_bins
 
     @property
     def first_reserved(self) -> int:
-        """The token id of cell (0, 0)."""
+        """The token id of cell (0, 0).
+
+        Raises:
+            GridError: no tokens are reserved.
+        """
+        if not self.reserved_token_ids:
+            raise GridError("the grid reserves no tokens; expected that of a model whose output head gives the joints")
         return self.reserved_token_ids[0]
+
+    @property
+    def reserved(self) -> range:
+        """The reserved token ids, which may be none."""
+        return range(self.first_reserved, self.first_reserved + self.num_cells) if self.reserved_token_ids else range(0)
 
     def reward_bin(self, values: ArrayLike) -> NDArray[np.int64]:
         """The reward bin of each value, same shape; values outside the edges clip into the end bins.
@@ -262,6 +248,11 @@ class JointGrid(BaseModel):
         Raises:
             ReservedTokensError: the model's vocabulary is too small, or an end-of-sequence token is among them.
         """
+        if not self.reserved_token_ids:
+            raise ReservedTokensError(
+                "the grid reserves no tokens, so no row of the model's output head gives its joints. Expected the grid "
+                "that the model was trained with; one of a head comes with the head's file."
+            )
         first, last = self.first_reserved, self.reserved_token_ids[-1]
         if last >= vocab_size:
             raise ReservedTokensError(
@@ -310,12 +301,22 @@ class JointGrid(BaseModel):
             raise GridError(f'{file} is not a grid\'s file; expected an object with "format": "{FORMAT}"')
         return cls._from_version(content, str(file))
 
+    @classmethod
+    def beside(cls, model: str | Path) -> Self | None:
+        """The grid in a model's directory, or in that of its file; None where there is none.
+
+        Raises:
+            GridError: as `load`.
+        """
+        path = expanded(Path(model))
+        file = (path if path.is_dir() else path.parent) / FILE_NAME
+        return cls.load(file) if file.is_file() else None
+
     def to_metadata(self) -> dict[str, int | list[float]]:
         """The grid as flat `zip_introspect.*` keys, as GGUF stores them."""
-        metadata: dict[str, int | list[float]] = {
-            f"{_METADATA_PREFIX}version": FORMAT_VERSION,
-            f"{_METADATA_PREFIX}first_reserved": self.first_reserved,
-        }
+        metadata: dict[str, int | list[float]] = {f"{_METADATA_PREFIX}version": FORMAT_VERSION}
+        if self.reserved_token_ids:
+            metadata[f"{_METADATA_PREFIX}first_reserved"] = self.first_reserved
         metadata.update({f"{_METADATA_PREFIX}{axis}": getattr(self, axis).tolist() for axis in _AXES})
         return metadata
 
@@ -336,11 +337,12 @@ class JointGrid(BaseModel):
                 f"the metadata has no {_METADATA_PREFIX}* keys: the model file has no grid. Convert it from a "
                 f"checkpoint that has {FILE_NAME} beside it, or pass a JointGrid."
             )
-        wanted = {"version", "first_reserved", *_AXES}
+        wanted = {"version", *_AXES}
         missing = sorted(wanted - content.keys())
         if missing:
             raise GridError(f"the metadata lacks {', '.join(_METADATA_PREFIX + name for name in missing)}")
-        return cls._from_version({name: content[name] for name in wanted}, "the metadata")
+        known = {name: content[name] for name in (*wanted, "first_reserved") if name in content}
+        return cls._from_version(known, "the metadata")
 
     @classmethod
     def _from_version(cls, content: dict[str, Any], source: str) -> Self:
@@ -369,6 +371,11 @@ class JointGrid(BaseModel):
     @cached_property
     def _key(self) -> tuple[Any, ...]:
         return *(tuple(getattr(self, axis).tolist()) for axis in _AXES), self.reserved_token_ids
+
+
+def lowest_reward(grid: JointGrid | None) -> float:
+    """What an answer is worth that nobody has: the lowest reward of a grid, 0 for a model without one."""
+    return float(grid.reward_values[0]) if grid else 0.0
 
 
 def _bins(values: ArrayLike, edges: NDArray[np.float64], what: str) -> NDArray[np.int64]:

@@ -26,27 +26,29 @@ def from_logits(logits: ArrayLike, grid: JointGrid) -> Floats:
 
     Raises:
         GridError: the last axis is neither the reserved tokens nor a vocabulary that holds them.
-        NonFiniteLogitsError: a reserved logit is NaN or infinite.
+        NonFiniteLogitsError: a logit is NaN or infinite.
     """
     array = np.asarray(logits)
     size = array.shape[-1] if array.ndim else 0
     if size != grid.num_cells:
-        if size <= grid.reserved_token_ids[-1]:
+        reserved = grid.reserved
+        if not reserved or size <= reserved[-1]:
+            named = f"the reserved ids {reserved[0]}..{reserved[-1]}" if reserved else "reserved ids, which it has not"
             raise GridError(
-                f"logits of shape {array.shape}; expected a last axis of {grid.num_cells} reserved logits, or of a "
-                f"vocabulary that holds the reserved ids {grid.first_reserved}..{grid.reserved_token_ids[-1]}"
+                f"logits of shape {array.shape}; expected a last axis of the grid's {grid.num_cells} cells, or of a "
+                f"vocabulary that holds {named}"
             )
-        array = array[..., grid.first_reserved : grid.first_reserved + grid.num_cells]
-    reserved = array.astype(np.float64)
-    finite = np.isfinite(reserved)
+        array = array[..., reserved.start : reserved.stop]
+    cells = array.astype(np.float64)
+    finite = np.isfinite(cells)
     if not finite.all():
-        bad = int(reserved.size - finite.sum())
+        bad = int(cells.size - finite.sum())
         raise NonFiniteLogitsError(
-            f"{bad} of {reserved.size} reserved logits are NaN or infinite. The model's numbers overflowed: "
+            f"{bad} of {cells.size} joint logits are NaN or infinite. The model's numbers overflowed: "
             f"check the weights, or load the model in a wider dtype such as float32."
         )
     # Shifted by the maximum, the largest exponential is 1: no overflow, and a sum of at least 1.
-    weights = np.exp(reserved - reserved.max(axis=-1, keepdims=True))
+    weights = np.exp(cells - cells.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     return np.asarray(weights.reshape(*array.shape[:-1], *grid.shape), dtype=np.float64)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zip_introspect.errors import BackendError, BudgetError, ConfigError, PromptError
-from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid, lowest_reward
 from zip_introspect.result import GenerationResult, Outlook, StopReason, Usage
 from zip_introspect.search.request import Checked
 
@@ -49,9 +49,9 @@ def one_each(given: Any, count: int, name: str) -> list[Any]:
     return given
 
 
-def nothing(checked: Checked, grid: JointGrid, stop: StopReason, detail: str) -> GenerationResult:
+def nothing(checked: Checked, grid: JointGrid | None, stop: StopReason, detail: str) -> GenerationResult:
     """What there is of a prompt that ended before its first token."""
-    lowest = float(grid.reward_values[0])
+    lowest = lowest_reward(grid)
     request, strategy, ledger = checked.request, checked.strategy, checked.ledger
     return GenerationResult(
         text="",
@@ -64,8 +64,9 @@ def nothing(checked: Checked, grid: JointGrid, stop: StopReason, detail: str) ->
         chosen=None,
         stop_reason=stop,
         stop_detail=detail,
-        expected=Outlook(lowest, 0.0),
+        expected=Outlook(lowest, 0.0) if grid else None,
         strategy=strategy.name,
         selection=request.config.selection or strategy.selection,
         seed=request.config.sampling.seed,
+        confidence_source="head" if grid else "agreement",
     )

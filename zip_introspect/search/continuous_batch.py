@@ -143,8 +143,8 @@ class ContinuousBatch:
                     error.partial = [self._nothing(entry, str(error))]
                 told.extend(self._fail(entry, error))
             else:
-                request, expected = entry.checked.request, entry.search.samples.expected
-                told.append((entry, SearchStarted(entry.index, _tokens(entry), expected, request.config.strategy)))
+                expected = entry.search.samples.expected
+                told.append((entry, SearchStarted(entry.index, _tokens(entry), expected, entry.checked.strategy.name)))
         yield from told
 
     def _begin(self, entry: Entry, prefilled: Prefilled) -> PromptSearch:
@@ -288,7 +288,7 @@ def run(
     Raises:
         PromptError, ConfigError, BudgetError, BackendError: as `check`, before the model runs.
     """
-    checked = [item if isinstance(item, Checked) else check(item, backend.info) for item in requests]
+    checked = [item if isinstance(item, Checked) else check(item, backend) for item in requests]
     batch = ContinuousBatch(backend, concurrency)
     for index, item in enumerate(checked):
         batch.join(Entry(item, index, extractor, live))

@@ -10,10 +10,11 @@ from zip_introspect.backend.contract import Advanced, Backend, Prefilled, Sequen
 from zip_introspect.backend.streams import prompt_seed
 from zip_introspect.errors import BackendError, NonFiniteLogitsError, ZipIntrospectError
 from zip_introspect.events import Event
-from zip_introspect.introspection import joint
+from zip_introspect.introspection.grid import lowest_reward
 from zip_introspect.result import Decision, FinishReason, GenerationResult, Outlook, StopReason, Usage
+from zip_introspect.search.confidence import confidence
 from zip_introspect.search.request import Checked, HandOn
-from zip_introspect.search.samples import Reading, Samples, outlook
+from zip_introspect.search.samples import UNKNOWN, Reading, Samples, known, outlook
 from zip_introspect.search.stopping import sound
 from zip_introspect.strategies import Leaf, MetaAction, MetaState
 from zip_introspect.strategies.selection import Candidate, select
@@ -67,8 +68,7 @@ class PromptSearch:
         self._sampling = sampling.replace(seed=prompt_seed(sampling.seed, request.tokens))
         self._hand_on = request.hand_on or HandOn()
         longest = min(request.config.max_new_tokens, backend.info.max_context - self._prompt_tokens)
-        root = joint.from_logits(prefilled.joint_logits, self._grid)
-        self.samples = Samples(index, self._grid, root, request.config.smoothing, longest, reading)
+        self.samples = Samples(index, self._grid, prefilled.joint_logits, request.config.smoothing, longest, reading)
         most = backend.info.max_sequences
         self._room = None if most is None else min(checked.sequences, most) - 1
         self._sequences: dict[int, SequenceId] = {}
@@ -91,10 +91,11 @@ class PromptSearch:
             return None, moves
         state = self._state()
         place = len(self._decisions)
-        for leaf in state.leaves:
-            self.samples.trace(place, leaf.sample, Outlook(leaf.value, leaf.remaining))
-        for sample in self.samples.just_finished:
-            self.samples.trace(place, sample, Outlook(self.samples.endings[sample].value, 0.0))
+        if self._grid:
+            for leaf in state.leaves:
+                self.samples.trace(place, leaf.sample, leaf.value, leaf.remaining)
+            for sample in self.samples.just_finished:
+                self.samples.trace(place, sample, known(self.samples.endings[sample].value), 0.0)
         action = self._strategy.decide(state)
         below = self._hand_on.below
         if below is not None and not self._decisions and state.root_value < below:
@@ -158,8 +159,10 @@ class PromptSearch:
         """The outcome, once `decide` has ended the search, or of what there is when it was broken off."""
         stop_reason, detail = self._stop or ("error", "the search was interrupted")
         samples = self.samples.results()
+        # Without values, texts vote where there is no answer to vote for.
+        silent = not self._grid and all(sample.answer is None for sample in samples)
         candidates = [
-            Candidate(sample.number, sample.value, sample.complete, sample.answer)
+            Candidate(sample.number, sample.value, sample.complete, sample.text if silent else sample.answer)
             for sample in samples
             if sample.tokens
         ]
@@ -167,13 +170,14 @@ class PromptSearch:
         chosen = select(candidates, selection, self._sampling.seed)
         best = samples[chosen.number] if chosen else None
         complete = best is not None and best.complete
+        sure = confidence(best, samples) if best and complete else lowest_reward(self._grid)
         finish: FinishReason = "stop" if complete else "length"
         if stop_reason in ("error", "budget", "handed_on"):
             finish = stop_reason
         return GenerationResult(
             text=best.text if best else "",
             answer=best.answer if best else None,
-            confidence=best.value if best and complete else float(self._grid.reward_values[0]),
+            confidence=sure,
             finish_reason=finish,
             usage=Usage(
                 prompt_tokens=self._prompt_tokens,
@@ -194,6 +198,7 @@ class PromptSearch:
             selection=selection,
             seed=self._config.sampling.seed,
             warnings=tuple(self._warnings(complete)),
+            confidence_source="head" if self._grid else "agreement",
         )
 
     def broken_off(self, detail: str) -> GenerationResult:
@@ -208,18 +213,18 @@ class PromptSearch:
         limit = min(longest, *budget_left) if budget_left else longest
         leaves = []
         for number in trie.leaves("active", "paused"):
-            smoothed = trie.joint(number)
-            seen, length = outlook(smoothed, self._grid), trie.length(number)
-            at_most = min(limit, longest - length)
+            smoothed, length = trie.joint(number), trie.length(number)
+            seen, at_most = outlook(smoothed, self._grid) or UNKNOWN, min(limit, longest - length)
             leaves.append(Leaf(number, length, smoothed, seen.value, seen.remaining, at_most, number in self._running))
+        expected = self.samples.expected or UNKNOWN
         return MetaState(
             decision=len(self._decisions),
-            grid=self._grid,
+            bins=self._grid,
             config=self._config,
             prompt_tokens=self._prompt_tokens,
             root_joint=trie.root_joint,
-            root_value=self.samples.expected.value,
-            root_remaining=self.samples.expected.remaining,
+            root_value=expected.value,
+            root_remaining=expected.remaining,
             leaves=tuple(leaves),
             finished=tuple(self.samples.ended()),
             started=len(trie),
@@ -353,7 +358,7 @@ class PromptSearch:
             resumed=tuple(resumed),
             dropped=tuple(dropped),
             finished=tuple(sorted(self.samples.just_finished)),
-            outlooks=tuple((leaf.sample, Outlook(leaf.value, leaf.remaining)) for leaf in state.leaves),
+            outlooks=tuple((leaf.sample, Outlook(leaf.value, leaf.remaining)) for leaf in state.leaves if self._grid),
             stop=action.stop,
             reason=action.reason,
             utility=action.utility,

@@ -12,7 +12,7 @@ from zip_introspect import strategies
 from zip_introspect.backend.contract import Backend, BackendInfo
 from zip_introspect.budget import Budget, Ledger
 from zip_introspect.config import GenerationConfig
-from zip_introspect.errors import BackendError, ConfigError, PromptError
+from zip_introspect.errors import BackendError, ConfigError, HeadError, PromptError
 from zip_introspect.prompts import Prompt, check_prompt
 from zip_introspect.strategies import Strategy
 
@@ -57,7 +57,7 @@ class CallSettings(TypedDict, total=False):
     top_k: int
     min_p: float
     seed: int | None
-    strategy: str
+    strategy: str | None
     strategy_options: dict[str, Any]
     max_samples: int
     max_new_tokens: int
@@ -72,6 +72,9 @@ class CallSettings(TypedDict, total=False):
     stop: str | Sequence[str]
     chat_template_kwargs: dict[str, Any]
 
+
+TO_GET_ONE = "open a model that was trained for introspection"
+"""What to do where a model has no head."""
 
 OF_A_CALL = frozenset({"budget", "config", "chat", "hand_on"})
 """The settings of a call that are no fields of `GenerationConfig`."""
@@ -135,12 +138,12 @@ def prepared(
 
     def prepare() -> Checked:
         tokens = tuple(backend.encode(prompt, chat=chat, **given))
-        return check(Request(tokens, config, budget, hand_on), backend.info, called)
+        return check(Request(tokens, config, budget, hand_on), backend, called)
 
     return prepare
 
 
-def check(request: Request, info: BackendInfo, called: float | None = None) -> Checked:
+def check(request: Request, backend: Backend, called: float | None = None) -> Checked:
     """Refuse a request that cannot be run, before work is spent on it, and prepare one that can.
 
     Where nothing is drawn (`SamplingParams.greedy`), all samples of a prompt are the same, and one is enough.
@@ -151,9 +154,11 @@ def check(request: Request, info: BackendInfo, called: float | None = None) -> C
     Raises:
         PromptError: no tokens, or no room in the context for a single generated one.
         ConfigError: an unknown strategy, or options that it does not take.
+        HeadError: one that reads joints, of a model that gives none.
         BudgetError: the prompt alone costs more than max_cost allows.
         BackendError: the backend never has room for it.
     """
+    info = backend.info
     if not request.tokens:
         raise PromptError("the prompt has no tokens; expected text to answer")
     if len(request.tokens) >= info.max_context:
@@ -167,10 +172,12 @@ def check(request: Request, info: BackendInfo, called: float | None = None) -> C
             f"sample's. Open the model with a larger max_sequences."
         )
     config = request.config.seeded()
-    make = strategies.get(config.strategy)
+    make = strategies.chosen(config, joints=backend.grid is not None)
     strategy, warnings = make(config), tuple[str, ...]()
     limit = request.budget.max_samples or math.inf
     most = strategy.samples_at_most()
+    if backend.grid is None:
+        _check_without_head(strategy, config.selection if most > 1 else None, request.hand_on, info)
     if config.greedy and min(most, limit) > 1:
         cause = f"top_k is {config.top_k}" if config.top_k == 1 else f"the temperature is {config.temperature:g}"
         warnings = (f"{cause}, so all samples are the same, and one was taken",)
@@ -178,3 +185,18 @@ def check(request: Request, info: BackendInfo, called: float | None = None) -> C
     at_once = int(min(strategy.samples_at_once(), most, limit))
     ledger = Ledger(request.budget, len(request.tokens), started=called)
     return Checked(replace(request, config=config), strategy, ledger, most, at_once, warnings)
+
+
+def _check_without_head(strategy: Strategy, selection: str | None, hand_on: HandOn | None, info: BackendInfo) -> None:
+    """Refuse what reads joints, of a model that gives none."""
+    wanted = {
+        f"strategy {strategy.name}": strategy.needs_joints,
+        f"selection {selection}": selection in ("value", "weighted_majority"),
+        "handing on at the prompt": hand_on is not None and hand_on.below is not None,
+    }
+    if needing := ", ".join(name for name, needs in wanted.items() if needs):
+        others = ", ".join(name for name in strategies.names() if not strategies.get(name).needs_joints)
+        raise HeadError(
+            f"{needing} reads what the head of a model expects, and {info.model} has none; {TO_GET_ONE}, or choose a "
+            f"strategy that needs none: {others}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,14 @@ from zip_introspect.backend.contract import Advanced
 from zip_introspect.backend.detokenization import TextStream
 from zip_introspect.events import Event, SampleAdvanced, SampleFinished
 from zip_introspect.introspection import joint
-from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid, lowest_reward
 from zip_introspect.result import Outlook, SampleFinish, SampleResult, TracePoint, is_complete
 from zip_introspect.search.stopping import SampleText
 from zip_introspect.search.trie import PrefixTrie
 from zip_introspect.strategies import Finished
+
+UNKNOWN = Outlook(math.nan, math.nan)
+"""What strategies get where the model gives no joints; those that read them are refused before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Ending:
     """How a sample ended."""
 
     finish: SampleFinish
-    value: float
+    value: float | None
     text: str
     answer: str | None
 
@@ -47,15 +51,22 @@ class Samples:
 
     Args:
         index: place of the prompt in its batch, for events.
-        root: joint at the prompt, shape (B_V, B_T).
+        grid: of its joints; None where the model gives none.
+        root: the joint's logits at the prompt, shape (B_V*B_T,); (0,) without a grid.
         smoothing: joints averaged along a path, W of eq. 27.
         longest: tokens of a sample, at which it is cut.
     """
 
     def __init__(
-        self, index: int, grid: JointGrid, root: NDArray[np.floating], smoothing: int, longest: int, reading: Reading
+        self,
+        index: int,
+        grid: JointGrid | None,
+        root: NDArray[np.floating],
+        smoothing: int,
+        longest: int,
+        reading: Reading,
     ) -> None:
-        self.trie = PrefixTrie(root, smoothing)
+        self.trie = PrefixTrie(_joints(root, grid), smoothing)
         self.longest = longest
         self.endings: dict[int, Ending] = {}
         self.just_finished: list[int] = []
@@ -81,20 +92,20 @@ class Samples:
             self._texts.pop(sample, None)
             self.trie.set_status(sample, "dropped")
 
-    def outlook(self, sample: int) -> Outlook:
+    def outlook(self, sample: int) -> Outlook | None:
         """What is expected of a sample from where it is."""
         return outlook(self.trie.joint(sample), self._grid)
 
     def ended(self) -> list[Finished]:
         """The samples that ended, as strategies see them."""
         return [
-            Finished(number, self.trie.length(number), ending.value, is_complete(ending.finish), ending.answer)
+            Finished(number, self.trie.length(number), known(ending.value), is_complete(ending.finish), ending.answer)
             for number, ending in sorted(self.endings.items())
         ]
 
-    def trace(self, decision: int, sample: int, seen: Outlook) -> None:
+    def trace(self, decision: int, sample: int, value: float, remaining: float) -> None:
         """Note what is expected of a sample at a decision."""
-        point = TracePoint(decision, self.trie.length(sample), seen.value, seen.remaining)
+        point = TracePoint(decision, self.trie.length(sample), value, remaining)
         self._traces.setdefault(sample, []).append(point)
 
     def grow(self, sample: int, advanced: Advanced) -> list[Event]:
@@ -106,10 +117,7 @@ class Samples:
         if count is not None:
             # The token that completes the stop string is terminal, as an end of sequence is: it has no joint.
             tokens, rows, finish = tokens[:count], rows[: count - 1], "stop_string"
-        recent = rows[-self._smoothing :]
-        shape = (0, *self._grid.shape)
-        joints = joint.from_logits(recent, self._grid) if len(recent) else np.empty(shape, np.float32)
-        self.trie.extend(sample, tokens, joints)
+        self.trie.extend(sample, tokens, _joints(rows[-self._smoothing :], self._grid))
         length = self.trie.length(sample)
         if finish is None and length >= self.longest:
             finish = "length"
@@ -120,8 +128,8 @@ class Samples:
         return [SampleAdvanced(self._index, sample, growing.text, length, self.outlook(sample))]
 
     def _end(self, sample: int, finish: SampleFinish, length: int) -> SampleFinished:
-        complete = is_complete(finish)
-        value = self.outlook(sample).value if complete else float(self._grid.reward_values[0])
+        complete, seen = is_complete(finish), self.outlook(sample)
+        value = seen.value if seen and complete else lowest_reward(self._grid) if seen else None
         text = self._text(sample, finish)
         answer = extract(self._reading.extractor, text) if complete else None
         self.endings[sample] = Ending(finish, value, text, answer)
@@ -141,7 +149,7 @@ class Samples:
         return tuple(self._result(number) for number in self.trie.leaves())
 
     def _result(self, number: int) -> SampleResult:
-        ending = self.endings.get(number)
+        ending, seen = self.endings.get(number), self.outlook(number)
         ids = tuple(self.trie.path(number).tolist())
         return SampleResult(
             number=number,
@@ -150,13 +158,27 @@ class Samples:
             token_ids=ids,
             status=self.trie.status(number),
             finish=ending.finish if ending else None,
-            value=ending.value if ending else self.outlook(number).value,
+            value=ending.value if ending else seen.value if seen else None,
             answer=ending.answer if ending else None,
             trace=tuple(self._traces.get(number, ())),
             parent=self.trie.parent(number),
         )
 
 
-def outlook(probabilities: NDArray[np.floating], grid: JointGrid) -> Outlook:
-    """What a joint expects (eq. 8)."""
+def _joints(logits: NDArray[np.floating], grid: JointGrid | None) -> NDArray[np.floating]:
+    """The joints that logits (..., B_V*B_T) stand for; of no cells without a grid."""
+    if grid is None or not len(logits):
+        return np.empty((*logits.shape[:-1], *(grid.shape if grid else (0, 0))), np.float32)
+    return joint.from_logits(logits, grid)
+
+
+def known(value: float | None) -> float:
+    """A value as strategies take it."""
+    return UNKNOWN.value if value is None else value
+
+
+def outlook(probabilities: NDArray[np.floating], grid: JointGrid | None) -> Outlook | None:
+    """What a joint expects (eq. 8); None without a grid."""
+    if grid is None:
+        return None
     return Outlook(float(joint.expected_value(probabilities, grid)), float(joint.expected_length(probabilities, grid)))

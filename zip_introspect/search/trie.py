@@ -38,7 +38,7 @@ class PrefixTrie:
     """The prefix tree below one prompt. Leaves are numbered from 0 in the order of their branching.
 
     Args:
-        root_joint: shape (B_V, B_T), the joint at the prompt.
+        root_joint: shape (B_V, B_T), the joint at the prompt; (0, 0) of a model that gives none.
         window: how many joints a path keeps for smoothing (W of eq. 27).
     """
 
@@ -101,7 +101,8 @@ class PrefixTrie:
         """
         run = self._running(leaf)
         ids = np.asarray(tokens, dtype=np.int32)
-        rows = np.asarray(joints, dtype=np.float32).reshape(-1, *self._root.shape[1:])
+        rows = np.asarray(joints, dtype=np.float32)
+        rows = rows.reshape(len(rows), *self._root.shape[1:])
         if not min(self.window, len(ids) - 1) <= len(rows) <= len(ids):
             raise ValueError(
                 f"{len(ids)} tokens came with {len(rows)} joints; expected one a token, none for an end of sequence, "

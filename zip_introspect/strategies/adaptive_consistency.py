@@ -30,11 +30,13 @@ class AdaptiveConsistency(Strategy):
     """Adaptive-Consistency with its Beta criterion: votes until they are settled, or `max_samples` have been cast.
 
     It needs no joints. As many samples run at once as it takes at least, should all of them vote for the answer that
-    leads: so none is drawn that the same rule, one sample at a time, would have spared.
+    leads: so none is drawn that the same rule, one sample at a time, would have spared. Where none of these ends in an
+    answer, the question is none that votes can settle, and no more are drawn.
     """
 
     name: ClassVar[str] = "adaptive_consistency"
     selection: ClassVar[Selection] = "majority"
+    needs_joints: ClassVar[bool] = False
     Options: ClassVar[type[Settings]] = AdaptiveConsistencyOptions
     options: AdaptiveConsistencyOptions
 
@@ -47,6 +49,9 @@ class AdaptiveConsistency(Strategy):
         if first and risk <= self.options.overtaken:
             said = f"{first} votes to {second}: overtaken with a probability of {risk:.3f}"
             return MetaAction(stop="finished", reason=said)
+        silent = sum(sample.complete and sample.answer is None for sample in state.finished)
+        if not first and silent >= self._needed(0, 0):
+            return MetaAction(stop="finished", reason=f"none of {silent} samples has an answer to vote for")
         run = tuple(leaf.sample for leaf in state.leaves)
         left = min(self.samples_at_most() - state.started, state.room)
         new = max(0, min(left, self._needed(first, second) - len(run)))

@@ -7,7 +7,6 @@ budget, moves the samples and asks again. Strategies keep no backend state and n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zip_introspect.config import GenerationConfig, Settings
-from zip_introspect.errors import ConfigError
+from zip_introspect.errors import ConfigError, HeadError
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.result import StopReason, UtilityReport
 from zip_introspect.strategies.selection import Selection
@@ -29,7 +28,7 @@ class Leaf:
     length: int
     """Generated tokens."""
     joint: NDArray[np.float64]
-    """Shape (B_V, B_T), smoothed (eq. 27)."""
+    """Shape (B_V, B_T), smoothed (eq. 27); of no cells where the model gives no joints, and what follows is NaN."""
     value: float
     remaining: float
     """Expected tokens to come, uncapped (eq. 8)."""
@@ -46,7 +45,7 @@ class Finished:
     sample: int
     length: int
     value: float
-    """Final value; the grid's lowest reward where the sample was cut."""
+    """Final value; the grid's lowest reward where the sample was cut. NaN where the model gives no joints."""
     complete: bool
     answer: str | None = None
     """In canonical form, where its text has one."""
@@ -57,7 +56,8 @@ class MetaState:
     """What is known of one prompt's search when a decision is due."""
 
     decision: int
-    grid: JointGrid
+    bins: JointGrid | None
+    """The grid of its joints; None where the model gives none."""
     config: GenerationConfig
     prompt_tokens: int
     root_joint: NDArray[np.float64]
@@ -77,6 +77,17 @@ class MetaState:
     """Tokens that the budget leaves to all samples together; None is no limit."""
     hand_on: float | None = None
     """What handing the question on to a stronger model is worth, its cost taken off; None where there is none."""
+
+    @property
+    def grid(self) -> JointGrid:
+        """The grid of its joints.
+
+        Raises:
+            HeadError: the model gives none.
+        """
+        if self.bins is None:
+            raise HeadError("the model gives no joints; a strategy that works without says so by needs_joints = False")
+        return self.bins
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +123,8 @@ class Strategy(ABC):
     """How the final sample is chosen unless the config says otherwise."""
     Options: ClassVar[type[Settings]] = NoOptions
     """What it takes in `GenerationConfig.strategy_options`."""
+    needs_joints: ClassVar[bool] = True
+    """Whether it reads joints or values, so that a model without a head cannot be searched by it."""
     oracle: ClassVar[bool] = False
     """Whether an evaluation counts it as right where any sample is: a bound, not a method."""
     options: Any
@@ -163,7 +176,19 @@ def names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def get(name: str) -> Callable[[GenerationConfig], Strategy]:
+WITH_HEAD, WITHOUT = "zip_rc", "adaptive_consistency"
+
+
+def chosen(config: GenerationConfig, joints: bool) -> type[Strategy]:
+    """The strategy of a config; where it names none, that of a model that gives joints, or of one that does not.
+
+    Raises:
+        ConfigError: no such strategy.
+    """
+    return get(config.strategy or (WITH_HEAD if joints else WITHOUT))
+
+
+def get(name: str) -> type[Strategy]:
     """The strategy of a name.
 
     Raises:

@@ -31,6 +31,7 @@ class MajorityVote(BestOfN):
 
     name: ClassVar[str] = "majority_vote"
     selection: ClassVar[Selection] = "majority"
+    needs_joints: ClassVar[bool] = False
     Options: ClassVar[type[Settings]] = MajorityVoteOptions
     options: MajorityVoteOptions
 

@@ -15,4 +15,5 @@ class PassAtK(BestOfN):
     """
 
     name: ClassVar[str] = "pass_at_k"
+    needs_joints: ClassVar[bool] = False
     oracle: ClassVar[bool] = True

@@ -20,8 +20,8 @@ class Candidate:
     """A sample that may be chosen."""
 
     number: int
-    value: float
-    """Final value of a complete sample, latest value of another."""
+    value: float | None
+    """Final value of a complete sample, latest value of another; None where the model gives none."""
     complete: bool
     answer: str | None
 
@@ -34,8 +34,8 @@ def select(candidates: Sequence[Candidate], selection: Selection, seed: int = 0)
     - weighted_majority: the answer with the largest sum of values; ties go to the lowest number.
 
     Votes choose an answer, whatever its spellings (`answers.key`); of its samples the one with the highest value stands
-    for it. Samples without an answer
-    do not vote; where none votes, the choice is by value.
+    for it. Samples without an answer do not vote; where none votes, the choice is by value. Samples without a value are
+    equals.
     """
     complete = [candidate for candidate in candidates if candidate.complete] or list(candidates)
     if not complete:
@@ -45,7 +45,7 @@ def select(candidates: Sequence[Candidate], selection: Selection, seed: int = 0)
         return max(complete, key=_by_value)
     votes: dict[str, float] = {}
     for answer, candidate in voters:
-        weight = 1.0 if selection == "majority" else candidate.value
+        weight = 1.0 if selection == "majority" else candidate.value or 0.0
         votes[answer] = votes.get(answer, 0.0) + weight
     most = max(votes.values())
     tied = [answer for answer, count in votes.items() if count == most]
@@ -54,4 +54,4 @@ def select(candidates: Sequence[Candidate], selection: Selection, seed: int = 0)
 
 
 def _by_value(candidate: Candidate) -> tuple[float, int]:
-    return candidate.value, -candidate.number
+    return candidate.value or 0.0, -candidate.number

@@ -13,6 +13,7 @@ class Single(BestOfN):
     """Best-of-1, whatever `max_samples` says."""
 
     name: ClassVar[str] = "single"
+    needs_joints: ClassVar[bool] = False
 
     def samples_at_most(self) -> int:
         """One."""

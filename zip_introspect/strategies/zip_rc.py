@@ -189,7 +189,6 @@ def _owing(debt: float, grid: JointGrid, joints: NDArray[np.float64]) -> tuple[J
         reward_values=[below, *grid.reward_values],
         length_edges=grid.length_edges,
         length_values=grid.length_values,
-        first_reserved=grid.first_reserved,
     )
     return owing, np.concatenate([np.zeros_like(joints[:, :1]), joints], axis=1)
 

@@ -70,16 +70,15 @@ class BackendConformance(TextConformance):
         assert info.vocab_size > 0
         assert info.max_context > 0
         assert info.parameters > 0
-        assert info.backend
-        assert info.architecture
-        assert info.device
+        assert all((info.backend, info.architecture, info.device))
         assert all(0 <= token < info.vocab_size for token in info.eos_token_ids)
-        backend.grid.check_fits(info.vocab_size, info.eos_token_ids)
+        if backend.grid and backend.reserved:
+            backend.grid.check_fits(info.vocab_size, info.eos_token_ids)
 
     # Text
 
     def test_encode_gives_token_ids(self, backend: Backend) -> None:
-        reserved = set(backend.grid.reserved_token_ids)
+        reserved = set(backend.reserved)
         for prompt in self.prompts:
             tokens = backend.encode(prompt)
             assert tokens
@@ -101,7 +100,7 @@ class BackendConformance(TextConformance):
     @pytest.mark.parametrize("chat", [True, False])
     def test_text_that_spells_a_special_token_stays_text(self, backend: Backend, chat: bool) -> None:
         plain = backend.encode("before  after", chat=chat)
-        special = {*backend.info.eos_token_ids, *backend.grid.reserved_token_ids}
+        special = {*backend.info.eos_token_ids, *backend.reserved}
         for spelling in self.special_spellings:
             tokens = backend.encode(f"before {spelling} after", chat=chat)
             assert [token for token in tokens if token in special] == [token for token in plain if token in special]
@@ -144,7 +143,7 @@ class BackendConformance(TextConformance):
 
     def test_prefill_gives_the_joint_of_the_prompt(self, backend: Backend, prefilled: list[Prefilled]) -> None:
         for prompt, text in zip(prefilled, self.prompts, strict=True):
-            assert prompt.joint_logits.shape == (backend.grid.num_cells,)
+            assert prompt.joint_logits.shape == (backend.num_cells,)
             assert prompt.joint_logits.dtype == np.float32
             assert np.isfinite(prompt.joint_logits).all()
             (alone,) = backend.prefill([backend.encode(text)])
@@ -228,7 +227,7 @@ class BackendConformance(TextConformance):
         drawn = {token for run in backend.advance(sequences, [12] * 24) for token in run.tokens.tolist()}
         backend.release(sequences)
         assert drawn
-        assert drawn.isdisjoint(backend.grid.reserved_token_ids)
+        assert drawn.isdisjoint(backend.reserved)
 
     @pytest.mark.parametrize(
         "sampling",
@@ -377,7 +376,7 @@ class BackendConformance(TextConformance):
             steps = random.integers(1, 6, len(chosen)).tolist()
             for index, advanced in zip(chosen, backend.advance([sequences[i] for i in chosen], steps), strict=True):
                 done[index].append(advanced)
-        empty = np.zeros((0, backend.grid.num_cells), dtype=np.float32)
+        empty = np.zeros((0, backend.num_cells), dtype=np.float32)
         return [
             (
                 [token for part in parts for token in part.tokens.tolist()],
@@ -392,7 +391,7 @@ class BackendConformance(TextConformance):
         assert tokens.ndim == 1
         assert tokens.size <= asked
         assert rows.dtype == np.float32
-        assert rows.shape == (tokens.size - advanced.finished, backend.grid.num_cells)
+        assert rows.shape == (tokens.size - advanced.finished, backend.num_cells)
         assert np.isfinite(rows).all()
         assert not advanced.non_finite
         ends = [index for index, token in enumerate(tokens.tolist()) if token in backend.info.eos_token_ids]

@@ -119,24 +119,28 @@ class SimulatedBackend(Backend):
         seed: of the world.
         max_length: the longest a sample can be, end of sequence included.
         max_sequences: how many sequences it holds at once.
+        head: whether it gives joints.
     """
 
-    def __init__(self, seed: int = 0, max_length: int = 40, max_sequences: int | None = None) -> None:
+    def __init__(
+        self, seed: int = 0, max_length: int = 40, max_sequences: int | None = None, *, head: bool = True
+    ) -> None:
         self.seed, self.max_length = seed, max_length
         first = SYMBOLS + len(REWARDS) + 1
         middles = (REWARDS[:-1] + REWARDS[1:]) / 2
-        self.grid = JointGrid(
+        grid = JointGrid(
             reward_edges=np.concatenate([[0.0], middles, [1.0]]),
             reward_values=REWARDS,
             length_edges=np.arange(1.0, max_length + 2),
             length_values=np.arange(1.0, max_length + 1),
             first_reserved=first,
         )
+        self.grid = grid if head else None
         self.info = BackendInfo(
             backend="simulated",
             model="simulated world",
             architecture="exact posterior",
-            vocab_size=first + self.grid.num_cells,
+            vocab_size=first + grid.num_cells,
             eos_token_ids=(first - 1,),
             max_context=_MAX_CONTEXT,
             device="cpu",
@@ -192,7 +196,7 @@ class SimulatedBackend(Backend):
                 raise PromptError(f"a prompt has {len(prompt)} tokens; expected 1 to {_MAX_CONTEXT - 1}")
         self._states.check_room(len(prompts))
         states = [_State([*prompt], problem=self.problem(prompt), weights=np.ones(len(REWARDS))) for prompt in prompts]
-        return [Prefilled(self._states.add(state), _logits(state.joint(self.max_length))) for state in states]
+        return [Prefilled(self._states.add(state), self._logits(state)) for state in states]
 
     def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
         """Copies that draw from the streams of their own sample numbers.
@@ -224,11 +228,13 @@ class SimulatedBackend(Backend):
             tokens.append(state.go_on(draw, greedy))
             if state.ended:
                 break
-            rows.append(_logits(state.joint(self.max_length)))
+            rows.append(self._logits(state))
         state.tokens += tokens
-        reserved = np.array(rows, dtype=np.float32).reshape(-1, self.grid.num_cells)
-        return Advanced(np.array(tokens, dtype=np.int32), reserved, bool(state.ended))
+        logits = np.array(rows, dtype=np.float32).reshape(len(rows), self.num_cells)
+        return Advanced(np.array(tokens, dtype=np.int32), logits, bool(state.ended))
 
-
-def _logits(joint: NDArray[np.float64]) -> NDArray[np.float32]:
-    return np.log(np.maximum(joint, _FLOOR)).astype(np.float32).ravel()
+    def _logits(self, state: _State) -> NDArray[np.float32]:
+        """Of the exact joint; none without a head."""
+        if self.grid is None:
+            return np.zeros(0, np.float32)
+        return np.log(np.maximum(state.joint(self.max_length), _FLOOR)).astype(np.float32).ravel()

@@ -58,17 +58,18 @@ def convert(model: Path, target: Path, kind: str, grid: JointGrid | None = None)
 
     Args:
         kind: one of TYPES, for two-dimensional weights; all others stay in float32.
-        grid: in place of the one in the directory.
+        grid: in place of the one in the directory. There need be none.
 
     Raises:
         ModelLoadError: files that are not whole, or something that llama.cpp would compute differently.
-        GridError, ReservedTokensError: no grid, or one that does not fit.
+        GridError, ReservedTokensError: a grid that is malformed, or does not fit.
     """
     if kind not in TYPES:
         raise ModelLoadError(f"type is {kind!r}; expected one of {', '.join(TYPES)}")
     config, architecture = _configuration(model)
-    grid = grid or JointGrid.load(model)
-    grid.check_fits(int(config.vocab_size), _eos_ids(model, config))
+    grid = grid or JointGrid.beside(model)
+    if grid:
+        grid.check_fits(int(config.vocab_size), _eos_ids(model, config))
     partial = target.with_suffix(".partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[architecture.arch], use_temp_file=True)
@@ -110,7 +111,7 @@ def _eos_ids(model: Path, config: Any) -> list[int]:
 
 
 def _write(
-    writer: GGUFWriter, model: Path, config: Any, architecture: Architecture, grid: JointGrid, kind: str
+    writer: GGUFWriter, model: Path, config: Any, architecture: Architecture, grid: JointGrid | None, kind: str
 ) -> None:
     places, feed_forward = _places(model, config, architecture)
     writer.add_type(gguf.GGUFType.MODEL)
@@ -120,7 +121,8 @@ def _write(
     write_common_keys(writer, config, feed_forward)
     architecture.keys(writer, config)
     _write_tokenizer(writer, model, config, grid)
-    gguf_file.add_grid(writer, grid)
+    if grid:
+        gguf_file.add_grid(writer, grid)
     if (factors := rope_factors(config)) is not None:
         writer.add_tensor("rope_freqs.weight", factors)
     with tqdm(total=len(places), desc="tensors", disable=None) as progress:
@@ -191,14 +193,14 @@ def _stored_type(name: str, tensor: Tensor, wanted: GGMLQuantizationType) -> GGM
     return GGMLQuantizationType.F16 if tensor.shape[-1] % block else wanted
 
 
-def _write_tokenizer(writer: GGUFWriter, model: Path, config: Any, grid: JointGrid) -> None:
+def _write_tokenizer(writer: GGUFWriter, model: Path, config: Any, grid: JointGrid | None) -> None:
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
     content = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_split_name(content))
     spelled = {number: text for text, number in tokenizer.get_vocab().items()}
     added = tokenizer.added_tokens_decoder
-    reserved = set(grid.reserved_token_ids)
+    reserved = set(grid.reserved_token_ids if grid else ())
     tokens, kinds = [], []
     for number in range(int(config.vocab_size)):
         tokens.append(spelled.get(number, f"[PAD{number}]"))

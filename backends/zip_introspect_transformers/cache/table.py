@@ -135,18 +135,19 @@ class SequenceTable(Sequences[Row]):
         if group:
             yield group
 
-    def joint_logits(self, samples: Sequence[Row], first: int, last: int) -> list[NDArray[np.float32]]:
-        """Logits `first` to `last - 1` after each sample's last token; NaN where any logit is not finite."""
+    def joint_logits(self, samples: Sequence[Row], reserved: range) -> list[NDArray[np.float32] | None]:
+        """The reserved logits after each sample's last token; None where any logit is not finite."""
         states = {id(sample.state): sample.state for sample in samples if sample.state is not None}
         if not states:
             return []
         parts = [
-            state.logits[:, first:last].where(state.logits.isfinite().all(-1, keepdim=True), torch.nan)
+            torch.cat((state.logits[:, reserved.start : reserved.stop], state.logits.isfinite().all(-1, True)), -1)
             for state in states.values()
         ]
         offsets = dict(zip(states, np.cumsum([0, *(len(part) for part in parts)]), strict=False))
         rows = torch.cat(parts).cpu().numpy()
-        return [rows[offsets[id(sample.state)] + sample.row].copy() for sample in samples]
+        found = [rows[offsets[id(sample.state)] + sample.row] for sample in samples]
+        return [row[:-1].copy() if row[-1] else None for row in found]
 
     def batches(self, samples: Sequence[Row]) -> list[tuple[State, list[Row]]]:
         """States that hold these samples alone, one batch if that can be, each with its rows' samples.

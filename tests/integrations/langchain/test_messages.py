@@ -39,6 +39,7 @@ def test_a_message_tells_what_the_model_knows_of_its_answer(abacus: ChatIntrospe
     assert message.response_metadata["finish_reason"] == result.finish_reason == "stop"
     assert message.response_metadata["model_name"] == "demo"
     assert (data["answer"], data["confidence"]) == (result.answer, result.confidence)
+    assert result.expected is not None
     assert (data["expected_confidence"], data["expected_remaining_tokens"]) == (
         result.expected.value,
         result.expected.remaining,

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from zip_introspect import IntrospectiveLLM
-from zip_introspect.backend.contract import Backend
+from zip_introspect.backend.contract import Backend, joint_grid
 from zip_introspect.config import SamplingParams
 from zip_introspect.demo.equations import TIERS
 from zip_introspect.demo.problems import Problem, held_out
@@ -89,9 +89,9 @@ def _collect(backend: Backend, prompts: Sequence[Sequence[int]], samples: int, s
 def _value(backend: Backend, rollout: Rollout) -> float:
     """The predicted reward at the last prefix; a cut rollout has no answer, and the lowest reward."""
     if not rollout.finished:
-        return float(backend.grid.reward_values[0])
-    final = joint.from_logits(rollout.joint_logits[-1], backend.grid)
-    return float(joint.expected_value(final, backend.grid))
+        return float(joint_grid(backend).reward_values[0])
+    final = joint.from_logits(rollout.joint_logits[-1], joint_grid(backend))
+    return float(joint.expected_value(final, joint_grid(backend)))
 
 
 def _score(backend: Backend, question: Problem, rollout: Rollout) -> Scored:
@@ -123,9 +123,9 @@ def _start(
     """Total variation between the joint at the prompt and that of rollouts (table 1's left half)."""
     distances = []
     for group in _collect(backend, prompts, rollouts, seed):
-        predicted = joint.from_logits(group[0].joint_logits[0], backend.grid)
+        predicted = joint.from_logits(group[0].joint_logits[0], joint_grid(backend))
         values = [_value(backend, rollout) for rollout in group]
-        found = measured_joint(backend.grid, values, [len(rollout.tokens) for rollout in group])
+        found = measured_joint(joint_grid(backend), values, [len(rollout.tokens) for rollout in group])
         distances.append(float(total_variation(predicted, found)))
     tiers = np.array([question.tier for question in questions])
     return {
@@ -141,7 +141,7 @@ def _kl(model: Path, base: Path, rollouts: Sequence[Rollout]) -> dict[str, float
     policy, reference = (
         AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval() for path in (model, base)
     )
-    grid = IntrospectiveLLM.from_pretrained(model).backend.grid
+    grid = IntrospectiveLLM.from_pretrained(model).grid
     total, count = 0.0, 0
     for start in tqdm(range(0, len(rollouts), 32), desc="kl"):
         batch = _batch(policy, grid, rollouts[start : start + 32])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zip_introspect.backend.contract import Backend, SequenceId
+from zip_introspect.backend.contract import Backend, SequenceId, joint_grid
 from zip_introspect.config import SamplingParams
 from zip_introspect.evaluation.measures.metrics import total_variation
 from zip_introspect.introspection import joint
@@ -48,7 +48,8 @@ def agreement(
         for length in range(0, len(answer), every)
     ]
     reserved = [_reserved(backend, prefixes) for backend in (one, other)]
-    joints = [joint.from_logits(logits, backend.grid) for logits, backend in zip(reserved, (one, other), strict=True)]
+    grids = joint_grid(one), joint_grid(other)
+    joints = [joint.from_logits(logits, grid) for logits, grid in zip(reserved, grids, strict=True)]
     others = _greedy(other, prompts, steps)
     return Agreement(
         logits=float(np.abs(reserved[0] - reserved[1]).max()),

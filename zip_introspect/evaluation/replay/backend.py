@@ -54,7 +54,7 @@ class ReplayBackend(Backend):
             backend="replay",
             model=rollouts.model,
             architecture="stored rollouts",
-            vocab_size=rollouts.grid.first_reserved + rollouts.grid.num_cells,
+            vocab_size=1 + max(int(max(rollout.tokens, default=0)) for rollout in everything),
             eos_token_ids=(),
             max_context=longest + rollouts.max_new_tokens,
             device="cpu",

@@ -123,7 +123,7 @@ def _evaluate_shared(setting: Setting) -> Outcomes:
 
 def _check(rollouts: Rollouts, setting: Setting) -> None:
     config = setting.config
-    strategy = strategies.get(config.strategy)(config)
+    strategy = strategies.chosen(config, joints=True)(config)
     stored = min(len(problem.rollouts) for problem in rollouts.problems)
     if strategy.samples_at_most() > stored:
         raise ConfigError(
@@ -161,7 +161,7 @@ def _row(
         else:
             compute += len(finished) * rollouts.judgement_tokens
             latency += 1  # of one pass over the question
-    oracle = getattr(strategies.get(setting.config.strategy), "oracle", False)
+    oracle = getattr(strategies.chosen(setting.config, joints=True), "oracle", False)
     if oracle:
         right = any(item.right for item in started.values())
     else:
