@@ -17,8 +17,9 @@ from zip_introspect.backend.contract import Backend, BackendInfo, Message, joint
 from zip_introspect.backend.discovery import InstalledBackends, integration
 from zip_introspect.config import GenerationConfig
 from zip_introspect.demo import embedded
-from zip_introspect.errors import BudgetError, CalibrationError, PromptError, ZipIntrospectError
+from zip_introspect.errors import BudgetError, PromptError, ZipIntrospectError
 from zip_introspect.events import Event, SearchFinished
+from zip_introspect.heads.head import Head
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.model_source import DEMO_NAME, ModelSource
@@ -64,12 +65,8 @@ class IntrospectiveLLM:
         self.config = config or GenerationConfig()
         self.extractor = extractor
         self.calibration = calibration
-        rewards = (0.0, 1.0) if backend.grid is None else backend.grid.reward_values
-        if calibration is not None and not (rewards[0] >= 0 and rewards[-1] <= 1):
-            raise CalibrationError(
-                f"the grid's rewards go from {rewards[0]:g} to {rewards[-1]:g}; a calibration needs confidences from 0 "
-                f"to 1. Open the model without it."
-            )
+        if calibration is not None and backend.grid is not None:
+            calibration.check_fits(backend.grid)
         self._engine = Engine(backend)
 
     @classmethod
@@ -80,6 +77,7 @@ class IntrospectiveLLM:
         config: GenerationConfig | None = None,
         *,
         grid: JointGrid | None = None,
+        head: str | Path | Head | None = None,
         extractor: AnswerExtractor = default_extractor,
         **options: Any,
     ) -> Self:
@@ -88,12 +86,14 @@ class IntrospectiveLLM:
         Args:
             backend: an installed backend's name or a backend class; None finds one that accepts the model.
             grid: in place of the one saved with the model.
+            head: what gives its joints: a head's file or hub id, or the name of one that ships with this package.
             options: for the backend, such as `device` and `dtype`.
 
         Raises:
             BackendNotInstalledError: the message holds the pip command.
             ModelLoadError: missing, truncated or foreign files.
             GridError, ReservedTokensError: a grid that is malformed, or does not fit the model.
+            HeadError: a head that cannot be read, or is another model's.
             CalibrationError: a calibration beside the model that is malformed.
         """
         model = expanded(model)
@@ -102,11 +102,10 @@ class IntrospectiveLLM:
             backend = InstalledBackends().infer(model)
         elif isinstance(backend, str):
             backend = InstalledBackends().load(backend)
-        llm = cls(backend.open(model, grid=grid, **options), config, extractor=extractor, calibration=calibration)
+        options |= {name: value for name, value in {"grid": grid, "head": head}.items() if value is not None}
+        llm = cls(backend.open(model, **options), config, extractor=extractor, calibration=calibration)
         found = Path(model)
-        llm.origin = ModelSource(
-            str(found.resolve() if found.exists() else model), backend, {"grid": grid, **options} if grid else options
-        )
+        llm.origin = ModelSource(str(found.resolve() if found.exists() else model), backend, options)
         return llm
 
     @classmethod

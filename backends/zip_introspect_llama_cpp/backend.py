@@ -1,7 +1,7 @@
 """LlamaCppBackend: the sequences of one llama.cpp context, and how a call of `advance` moves them.
 
-It knows nothing of joints, utilities or stop strings. A step is one `llama_decode` of every sequence's next token;
-reserved logits are read, and masked, in llama.cpp's own buffer.
+It knows nothing of utilities or stop strings. A step is one `llama_decode` of every sequence's next token; reserved
+logits are read, and masked, in llama.cpp's own buffer, and a head reads the hidden states beside them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from zip_introspect.backend.encoding import end_ids
 from zip_introspect.backend.sequences import check_tokens
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import NonFiniteLogitsError
+from zip_introspect.heads.fingerprint import Fingerprint
+from zip_introspect.heads.head import Head
+from zip_introspect.heads.sources import opened
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
 from zip_introspect_llama_cpp import decoding, gguf_file
 from zip_introspect_llama_cpp.cache.context import Context
 from zip_introspect_llama_cpp.cache.held import Held, SharedPrompt
 from zip_introspect_llama_cpp.cache.residents import Residents
-from zip_introspect_llama_cpp.decoding import RowAdvance
+from zip_introspect_llama_cpp.decoding import Reading, RowAdvance
 from zip_introspect_llama_cpp.loading import LlamaModel
 from zip_introspect_llama_cpp.options import LlamaCppOptions
 from zip_introspect_llama_cpp.prompts import LlamaCppPromptEncoder
@@ -41,20 +44,33 @@ class LlamaCppBackend(Backend):
     the end, with `finished` false.
     """
 
-    def __init__(self, model: LlamaModel, grid: JointGrid | None, options: LlamaCppOptions) -> None:
-        self.grid = grid
+    def __init__(
+        self,
+        model: LlamaModel,
+        grid: JointGrid | None,
+        options: LlamaCppOptions,
+        head: Head | None = None,
+        hidden_states: bool = False,
+    ) -> None:
+        self.grid, self.head = head.grid if head else grid, head
         self._prompts = LlamaCppPromptEncoder(model, self.reserved)
         named = {Keys.Tokenizer.EOS_ID: model.eos_ids, Keys.Tokenizer.CHAT_TEMPLATE: self._prompts.closing()}
         ends = end_ids(named, model.vocab_size)
         if grid:
             grid.check_fits(model.vocab_size, ends)
+        if head:
+            head.check_fits(model.hidden_size)
+            self.warnings = head.check_belongs(model.fingerprint)
         self._model = model
-        self._context = Context(model, options)
+        self._context = Context(model, options, hidden=hidden_states or head is not None)
+        if self._context.hidden_size:
+            self._context.check_hidden(model.architecture)
         self._free = weakref.finalize(self, _free, self._context, model)  # where nobody closes it
         self._residents = Residents(
             self._context, options.max_sequences, cuttable=model.cuttable, kept=options.prefix_cache
         )
-        self._reserved = slice(self.reserved.start, self.reserved.stop)
+        ids = grid.reserved if grid else range(0)
+        self._reading = Reading(slice(ids.start, ids.stop), head, hidden_states)
         self._info = BackendInfo(
             backend="llama-cpp",
             model=str(model.path),
@@ -68,6 +84,7 @@ class LlamaCppBackend(Backend):
             max_sequences=options.max_sequences,
             resident_sequences=self._context.slots,
             resident_tokens=self._context.cells,
+            hidden_size=model.hidden_size,
         )
 
     @property
@@ -77,17 +94,26 @@ class LlamaCppBackend(Backend):
         return replace(self._info, kept_tokens=kept) if kept else self._info
 
     @classmethod
-    def open(cls, model: str | Path, *, grid: JointGrid | None = None, **options: Any) -> Self:
+    def open(
+        cls,
+        model: str | Path,
+        *,
+        grid: JointGrid | None = None,
+        head: str | Path | Head | None = None,
+        hidden_states: bool = False,
+        **options: Any,
+    ) -> Self:
         """Load a `.gguf` file; see `LlamaCppOptions` for the options."""
         settings, path = LlamaCppOptions(**options), expanded(Path(model))
+        laid = None if head is None else opened(head)
         reader = gguf_file.read(path)
         grid = grid or gguf_file.find_grid(reader, path)
         gguf_file.check(reader, path, grid)
-        opened = LlamaModel(path, reader, settings)
+        weights = LlamaModel(path, reader, settings)
         try:
-            return cls(opened, grid, settings)
+            return cls(weights, grid, settings, laid, hidden_states)
         except BaseException:
-            opened.close()
+            weights.close()
             raise
 
     @classmethod
@@ -129,7 +155,7 @@ class LlamaCppBackend(Backend):
             with self._residents.recovering(samples):
                 self._compute(samples)
             return [
-                Prefilled(identity, self._after_prompt(number, sample), sample.taken_over)
+                Prefilled(identity, self._after_prompt(number, sample), sample.taken_over, self._kept(sample.hidden))
                 for number, (identity, sample) in enumerate(zip(ids, samples, strict=True))
             ]
         except BaseException:
@@ -139,7 +165,15 @@ class LlamaCppBackend(Backend):
     def fork(self, sequence: SequenceId, samples: Sequence[int], sampling: SamplingParams) -> list[SequenceId]:
         origin = self._residents.forkable(sequence, len(samples))
         copies = [
-            Held(list(origin.tokens), sampling, number, origin.step, origin=origin.origin, logits=origin.logits)
+            Held(
+                list(origin.tokens),
+                sampling,
+                number,
+                origin.step,
+                origin=origin.origin,
+                logits=origin.logits,
+                hidden=origin.hidden,
+            )
             for number in samples
         ]
         return self._residents.fork(origin, copies)
@@ -167,6 +201,9 @@ class LlamaCppBackend(Backend):
     def release(self, sequences: Sequence[SequenceId]) -> None:
         self._residents.release(sequences)
 
+    def fingerprint(self, token_ids: Sequence[int] | None = None) -> Fingerprint:
+        return self._model.fingerprint(token_ids)
+
     def close(self) -> None:
         """Free the cells and the weights."""
         self._residents.clear()
@@ -188,15 +225,21 @@ class LlamaCppBackend(Backend):
                 break  # the others will not be asked for
 
     def _after_prompt(self, number: int, sample: Held) -> NDArray[np.float32]:
-        """The reserved logits after a prompt, masked out of what will be sampled from."""
+        """The joint's logits after a prompt; reserved ones are masked out of what will be sampled from."""
         if sample.logits is None or not _finite(sample):
             raise NonFiniteLogitsError(
                 f"the logits after prompt {number} ({len(sample.tokens)} tokens) hold NaN or infinity; expected "
                 f"finite numbers. Check the model's weights, or export it in another type."
             )
-        reserved = sample.logits[self._reserved].copy()
-        sample.logits[self._reserved] = -np.inf
-        return reserved
+        reserved = sample.logits[self._reading.reserved]
+        found = reserved.copy()
+        reserved.fill(-np.inf)
+        if self.head and sample.hidden is not None:
+            return self.head.logits(sample.hidden, sample.hidden)
+        return found
+
+    def _kept(self, hidden: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        return hidden if self._reading.keep else None
 
     def _run(self, group: Sequence[Held], budgets: Sequence[int]) -> list[RowAdvance]:
         runs = self._decode(group, budgets)
@@ -214,21 +257,24 @@ class LlamaCppBackend(Backend):
         return runs
 
     def _decode(self, group: Sequence[Held], budgets: Sequence[int]) -> list[RowAdvance]:
-        return decoding.run(self._context, group, budgets, self._reserved, frozenset(self._info.eos_token_ids))
+        return decoding.run(self._context, group, budgets, self._reading, frozenset(self._info.eos_token_ids))
 
     def _account(self, sample: Held, run: RowAdvance) -> None:
         """Enter what a row did into its sample, and give up its cells where it has ended."""
         sample.tokens += run.tokens.tolist()
         sample.step += len(run.tokens)
-        sample.logits = run.logits
+        sample.logits, sample.hidden = run.logits, run.sums
         if run.finished or run.broken:
             sample.ended = "has finished" if run.finished else "came to logits that are not finite"
             self._residents.evict(sample)
 
     def _advanced(self, run: RowAdvance | None) -> Advanced:
         if run is None:
-            return Advanced(np.zeros(0, np.int32), np.zeros((0, self.num_cells), np.float32), finished=False)
-        return Advanced(run.tokens, run.reserved, run.finished, run.broken)
+            none = np.zeros((0, self._model.hidden_size), np.float32)
+            empty = np.zeros((0, self.num_cells), np.float32)
+            return Advanced(np.zeros(0, np.int32), empty, finished=False, hidden=self._kept(none))
+        hidden = None if run.hidden is None else run.hidden.astype(np.float32)
+        return Advanced(run.tokens, run.joint, run.finished, run.broken, hidden)
 
 
 def _free(context: Context, model: LlamaModel) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zip_introspect.backend.sequences import draws
+from zip_introspect.heads.head import Head
 from zip_introspect_llama_cpp.cache.context import Context
 from zip_introspect_llama_cpp.cache.held import Held
 from zip_introspect_llama_cpp.sampling import NumpySampler
@@ -20,7 +21,12 @@ class RowAdvance:
     """What one row did."""
 
     tokens: NDArray[np.int32]
-    reserved: NDArray[np.float32]
+    joint: NDArray[np.float32]
+    """The joint's logits after each of them that was computed."""
+    hidden: NDArray[np.float16] | None
+    """The hidden states at the same places, where they are kept."""
+    sums: NDArray[np.float32] | None
+    """As `Held.hidden`, after the last token, where hidden states are read."""
     logits: NDArray[np.float32] | None
     """After the last token, where it can go on."""
     finished: bool
@@ -31,18 +37,32 @@ class RowAdvance:
         return self.logits is None and not self.finished
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What is read of the model at every token, beside the logits that tokens are drawn from."""
+
+    reserved: slice
+    """The ids that are masked before anything is drawn. Without a head their logits are the joint's."""
+    head: Head | None = None
+    keep: bool = False
+    """Whether hidden states are kept."""
+
+    @property
+    def cells(self) -> int:
+        """Logits of a joint."""
+        return self.head.grid.num_cells if self.head else self.reserved.stop - self.reserved.start
+
+
 def run(
-    context: Context, group: Sequence[Held], budgets: Sequence[int], reserved: slice, eos: frozenset[int]
+    context: Context, group: Sequence[Held], budgets: Sequence[int], reading: Reading, eos: frozenset[int]
 ) -> list[RowAdvance]:
     """Move samples that hold slots by up to `budgets` tokens, each at least one; rows leave where they end.
-
-    Args:
-        reserved: the ids that are read, and masked before anything is drawn.
 
     Returns:
         one run a sample; the samples themselves are left as they are.
     """
-    loop = _Loop(context, group, budgets, reserved)
+    loop = _Loop(context, group, budgets, reading)
+    context.read_hidden(True)
     logits = np.stack([sample.logits for sample in group if sample.logits is not None])
     highest = _highest(logits)
     while True:
@@ -68,12 +88,17 @@ class _Loop:
     A step is a few microseconds of work, so what can be done once for many steps is.
     """
 
-    def __init__(self, context: Context, group: Sequence[Held], budgets: Sequence[int], reserved: slice) -> None:
-        self._context, self._ids = context, reserved
+    def __init__(self, context: Context, group: Sequence[Held], budgets: Sequence[int], reading: Reading) -> None:
+        self._context, self._ids, self._head = context, reading.reserved, reading.head
         self._limits, self._read = np.array(budgets), np.zeros(len(group), np.int64)
         shape = len(group), max(budgets)
         self._tokens = np.zeros(shape, np.int32)
-        self._reserved = np.zeros((*shape, reserved.stop - reserved.start), np.float32)
+        self._joint = np.zeros((*shape, reading.cells), np.float32)
+        size = context.hidden_size
+        self._hidden = np.zeros((*shape, size), np.float16) if reading.keep else None
+        self._sums = np.stack([sample.hidden for sample in group if sample.hidden is not None]) if size else None
+        self._counts = np.array([[sample.step + 2] for sample in group])
+        """Hidden states in a row's sum after its next token."""
         self._all_uniforms = draws(group, budgets).tolist()
         self._lengths = np.array([len(sample.tokens) for sample in group], np.int32)
         self._slots = np.array([sample.slot for sample in group], np.int32)
@@ -104,11 +129,23 @@ class _Loop:
         return drawn
 
     def take(self, logits: NDArray[np.float32]) -> None:
-        """Enter the reserved logits of a step, and mask them."""
+        """Enter the joint's logits of a step, and mask the reserved ones."""
         block = logits[:, self._ids]
-        self._reserved[self._at, self.step] = block
+        if self._sums is not None:
+            self._take_hidden(self._context.hidden(len(logits)), self._sums)
+        if self._head is None:
+            self._joint[self._at, self.step] = block
         block.fill(-np.inf)
         self.step += 1
+
+    def _take_hidden(self, hidden: NDArray[np.float32], sums: NDArray[np.float32]) -> None:
+        """Enter the hidden states of a step, and what the head makes of them."""
+        sums[self._at] += hidden
+        if self._head is not None:
+            means = sums[self._at] / (self._counts[self._at] + self.step)
+            self._joint[self._at, self.step] = self._head.logits(hidden, means)
+        if self._hidden is not None:
+            self._hidden[self._at, self.step] = hidden
 
     def finish(self, drawn: Sequence[int], eos: frozenset[int]) -> list[int]:
         """Let rows go that have drawn an end of sequence; what the others drew."""
@@ -135,14 +172,16 @@ class _Loop:
         self._keep(self._rows[~leaving])
 
     def runs(self) -> list[RowAdvance]:
-        """What every row did, up to the first reserved logits that are not finite."""
-        if not math.isfinite(np.add.reduce(self._reserved, axis=None)):  # an overflow only costs the closer look
+        """What every row did, up to the first of the joint's logits that are not finite."""
+        if not math.isfinite(np.add.reduce(self._joint, axis=None)):  # an overflow only costs the closer look
             self._break()
         return [
             RowAdvance(
-                # The last token of a row that has finished, or is broken, comes without reserved logits.
+                # The last token of a row that has finished, or is broken, comes without a joint.
                 self._tokens[row, : read + (row not in self._last)],
-                self._reserved[row, :read],
+                self._joint[row, :read],
+                None if self._hidden is None else self._hidden[row, :read],
+                None if self._sums is None else self._sums[row],
                 self._last.get(row),
                 row in self._finished,
             )
@@ -150,7 +189,7 @@ class _Loop:
         ]
 
     def _break(self) -> None:
-        for row, step in np.argwhere(~np.isfinite(self._reserved).all(-1))[::-1].tolist():
+        for row, step in np.argwhere(~np.isfinite(self._joint).all(-1))[::-1].tolist():
             self._finished.discard(row)
             self._last.pop(row, None)
             self._read[row] = step

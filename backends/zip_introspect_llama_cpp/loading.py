@@ -17,7 +17,8 @@ from gguf.constants import Keys
 
 from zip_introspect.backend.detokenization import text_of
 from zip_introspect.errors import BackendError, ModelLoadError
-from zip_introspect_llama_cpp import gguf_file
+from zip_introspect.heads.fingerprint import Fingerprint
+from zip_introspect_llama_cpp import fingerprint, gguf_file
 from zip_introspect_llama_cpp.gguf_file import value
 from zip_introspect_llama_cpp.options import LlamaCppOptions
 
@@ -167,6 +168,16 @@ class LlamaModel:
         if llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle):
             return 0
         return int(llama_cpp.llama_model_n_swa(self.handle)) or None
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers of a hidden state."""
+        return int(llama_cpp.llama_model_n_embd(self.handle))
+
+    def fingerprint(self, token_ids: Sequence[int] | None = None) -> Fingerprint:
+        """What tells this model from others."""
+        layers = int(llama_cpp.llama_model_n_layer(self.handle))
+        return fingerprint.taken(self._reader, self.architecture, layers, self.template, token_ids)
 
     @property
     def heads(self) -> int:

@@ -24,13 +24,18 @@ from zip_introspect.backend.encoding import end_ids
 from zip_introspect.backend.sequences import check_tokens, draws
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
+from zip_introspect.heads.fingerprint import Fingerprint
+from zip_introspect.heads.head import Head
+from zip_introspect.heads.sources import opened
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
+from zip_introspect_transformers import fingerprint
 from zip_introspect_transformers.cache.states import State, upload
 from zip_introspect_transformers.cache.table import Row, SequenceTable, place
 from zip_introspect_transformers.decoding import Decoder, Drawn, Span, computing_with
 from zip_introspect_transformers.loading import TransformersOptions, load, looks_openable
 from zip_introspect_transformers.prompts import TransformersPromptEncoder
+from zip_introspect_transformers.reading import Reading
 from zip_introspect_transformers.sampling import TorchSampler
 from zip_introspect_transformers.text import TokenText
 
@@ -54,14 +59,20 @@ class TransformersBackend(Backend):
         grid: JointGrid | None,
         options: TransformersOptions,
         name: str,
+        head: Head | None = None,
+        hidden_states: bool = False,
     ) -> None:
         config = model.config.get_text_config(decoder=True)
         vocab_size = _vocab_size(model)
-        self.grid = grid
+        self.grid, self.head = head.grid if head else grid, head
         self._prompts = TransformersPromptEncoder(tokenizer, self.reserved)
         eos = _eos_token_ids(model, tokenizer, vocab_size, self._prompts.closing())
+        self._rows = grid
         if grid:
             grid.check_fits(vocab_size, eos)
+        if head:
+            head.check_fits(config.hidden_size)
+            self.warnings = head.check_belongs(lambda ids: fingerprint.taken(model, tokenizer, ids))
         self._info = BackendInfo(
             backend="transformers",
             model=name,
@@ -73,10 +84,12 @@ class TransformersBackend(Backend):
             dtype=str(model.dtype).removeprefix("torch."),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             max_sequences=options.max_sequences,
+            hidden_size=getattr(config, "hidden_size", None),
         )
         self._threads = options.threads
-        self._text = TokenText(tokenizer)
-        self._decoder = Decoder(model, self.reserved, eos, options.prefill_tokens)
+        self._tokenizer, self._text = tokenizer, TokenText(tokenizer)
+        reading = Reading(grid.reserved if grid else range(0), head, hidden_states)
+        self._decoder = Decoder(model, reading, eos, options.prefill_tokens)
         self._sequences = SequenceTable(
             self._decoder, options.max_sequences, options.max_state_bytes, options.prefix_cache
         )
@@ -88,10 +101,19 @@ class TransformersBackend(Backend):
         return replace(self._info, kept_tokens=kept) if kept else self._info
 
     @classmethod
-    def open(cls, model: str | Path, *, grid: JointGrid | None = None, **options: Any) -> Self:
+    def open(
+        cls,
+        model: str | Path,
+        *,
+        grid: JointGrid | None = None,
+        head: str | Path | Head | None = None,
+        hidden_states: bool = False,
+        **options: Any,
+    ) -> Self:
         """Load a directory of `save_pretrained` or a hub repository; see `TransformersOptions` for the options."""
         settings, model = TransformersOptions(**options), expanded(model)
-        return cls(*load(model, grid, settings), settings, str(model))
+        laid = None if head is None else opened(head)
+        return cls(*load(model, grid, settings), settings, str(model), laid, hidden_states)
 
     @classmethod
     def from_model(
@@ -99,6 +121,9 @@ class TransformersBackend(Backend):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         grid: JointGrid | None = None,
+        *,
+        head: str | Path | Head | None = None,
+        hidden_states: bool = False,
         **options: Any,
     ) -> Self:
         """Wrap a model that is already in memory, where it is; it is put into evaluation mode.
@@ -110,7 +135,8 @@ class TransformersBackend(Backend):
             ReservedTokensError: the grid does not fit the vocabulary.
         """
         own, settings = copy.deepcopy(tokenizer), TransformersOptions(**options)
-        return cls(model.eval(), own, grid, settings, model.name_or_path or "in memory")
+        name, laid = model.name_or_path or "in memory", None if head is None else opened(head)
+        return cls(model.eval(), own, grid, settings, name, laid, hidden_states)
 
     @classmethod
     def accepts(cls, model: str | Path) -> bool:
@@ -141,8 +167,8 @@ class TransformersBackend(Backend):
         samples = [Row([int(token) for token in prompt]) for prompt in prompts]
         with computing_with(self._threads), self._sequences.recovering(samples):
             self._sequences.compute(samples)
-            found = self._sequences.joint_logits(samples, self.reserved)
-        rows: list[NDArray[np.float32]] = []
+            found = self._sequences.after_prompts(samples, self.num_cells)
+        rows: list[tuple[NDArray[np.float32], ...]] = []
         for number, row in enumerate(found):
             if row is None:
                 raise NonFiniteLogitsError(
@@ -151,8 +177,8 @@ class TransformersBackend(Backend):
                 )
             rows.append(row)
         prefilled = [
-            Prefilled(self._sequences.add(sample), row, sample.taken_over)
-            for sample, row in zip(samples, rows, strict=True)
+            Prefilled(self._sequences.add(sample), joint, sample.taken_over, self._kept(hidden))
+            for sample, (joint, hidden) in zip(samples, rows, strict=True)
         ]
         self._sequences.evict()
         return prefilled
@@ -161,7 +187,15 @@ class TransformersBackend(Backend):
         origin = self._sequences.forkable(sequence, len(samples))
         return [
             self._sequences.add(
-                Row(list(origin.tokens), sampling, number, origin.step, state=origin.state, row=origin.row)
+                Row(
+                    list(origin.tokens),
+                    sampling,
+                    number,
+                    origin.step,
+                    state=origin.state,
+                    row=origin.row,
+                    sums=origin.sums,
+                )
             )
             for number in samples
         ]
@@ -190,6 +224,9 @@ class TransformersBackend(Backend):
     def release(self, sequences: Sequence[SequenceId]) -> None:
         self._sequences.release(sequences)
 
+    def fingerprint(self, token_ids: Sequence[int] | None = None) -> Fingerprint:
+        return fingerprint.taken(self._decoder.model, self._tokenizer, token_ids)
+
     def close(self) -> None:
         """Forget all sequences; the model goes when this object does."""
         self._sequences.clear()
@@ -216,8 +253,8 @@ class TransformersBackend(Backend):
                 dtype=str(model.dtype).removeprefix("torch."),
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
             )
-        if self.grid:
-            self.grid.check_fits(self._info.vocab_size, self._info.eos_token_ids)
+        if self._rows:
+            self._rows.check_fits(self._info.vocab_size, self._info.eos_token_ids)
 
     def _run(self, state: State, rows: list[Row], budgets: dict[int, int]) -> dict[int, Drawn]:
         """Advance the rows of a state by their budgets; those whose budget ends leave the batch with their state.
@@ -228,19 +265,24 @@ class TransformersBackend(Backend):
         device, looks = self._decoder.device, self._decoder.looks
         uniforms = upload(draws(rows, [budgets[id(sample)] for sample in rows]), device)
         alive = torch.ones(len(rows), dtype=torch.bool, device=device)
+        known = [sample.sums for sample in rows if sample.sums is not None]
+        sums = torch.stack(known) if known else torch.empty((len(rows), 0), device=device)
+        counts = upload(np.array([[sample.step + 1.0] for sample in rows], np.float32), device)
         spans: list[tuple[list[Row], Span]] = []
         done, going = 0, list(range(len(rows)))
         while True:
             steps = min(budgets[id(rows[row])] for row in going) - done
             steps = min(steps, _LOOK_EVERY) if looks else steps
             sampler = TorchSampler([sample.sampling for sample in rows if sample.sampling is not None], device)
-            span = self._decoder.run(state, sampler, uniforms[:, done : done + steps], alive)
+            span = self._decoder.run(state, sampler, uniforms[:, done : done + steps], alive, sums, counts)
             spans.append((rows, span))
-            done, alive = done + steps, span.alive
+            done, alive, sums, counts = done + steps, span.alive, span.sums, counts + steps
             living = alive.tolist() if looks else [True] * len(rows)
             going = [row for row, sample in enumerate(rows) if living[row] and budgets[id(sample)] > done]
             spent = [row for row, sample in enumerate(rows) if living[row] and budgets[id(sample)] == done]
             ended = len(rows) - len(going) - len(spent)
+            for row in spent if known else ():
+                rows[row].sums = sums[row]
             if not going:
                 break
             if spent or ended * _LEAVE_SHARE >= len(rows):
@@ -249,22 +291,29 @@ class TransformersBackend(Backend):
                 state, rows = state.select(going), [rows[row] for row in going]
                 place(rows, state)
                 index = upload(np.array(going), device)
-                uniforms, alive = uniforms.index_select(0, index), alive.index_select(0, index)
+                uniforms, alive, sums, counts = (
+                    item.index_select(0, index) for item in (uniforms, alive, sums, counts)
+                )
                 going = list(range(len(rows)))
         return _gather(self._decoder.to_host([span for _, span in spans]), [rows for rows, _ in spans])
 
     def _account(self, sample: Row, drawn: Drawn | None) -> Advanced:
         """Enter what came down into the sample, and give up its state where it has ended."""
         if drawn is None:
-            return Advanced(np.zeros(0, np.int32), np.zeros((0, self.num_cells), np.float32), finished=False)
+            none = np.zeros((0, self._info.hidden_size or 0), np.float32)
+            empty = np.zeros((0, self.num_cells), np.float32)
+            return Advanced(np.zeros(0, np.int32), empty, finished=False, hidden=self._kept(none))
         finished = bool(drawn.tokens.size) and int(drawn.tokens[-1]) in self._info.eos_token_ids
         sample.tokens += drawn.tokens.tolist()
         sample.step += drawn.tokens.size
         if finished or drawn.broken:
             sample.ended = "has finished" if finished else "came to logits that are not finite"
             sample.state = None
-        rows = drawn.reserved[:-1] if sample.ended else drawn.reserved
-        return Advanced(drawn.tokens, rows, finished, drawn.broken)
+        rows = slice(0, len(drawn.joint) - bool(sample.ended))
+        return Advanced(drawn.tokens, drawn.joint[rows], finished, drawn.broken, self._kept(drawn.hidden[rows]))
+
+    def _kept(self, hidden: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        return hidden if self._decoder.reading.keep else None
 
 
 def _gather(spans: Sequence[Sequence[Drawn]], rows: Sequence[Sequence[Row]]) -> dict[int, Drawn]:
@@ -276,7 +325,8 @@ def _gather(spans: Sequence[Sequence[Drawn]], rows: Sequence[Sequence[Row]]) -> 
     return {
         identity: Drawn(
             np.concatenate([part.tokens for part in pieces]),
-            np.concatenate([part.reserved for part in pieces]),
+            np.concatenate([part.joint for part in pieces]),
+            np.concatenate([part.hidden for part in pieces]),
             any(part.broken for part in pieces),
         )
         for identity, pieces in parts.items()

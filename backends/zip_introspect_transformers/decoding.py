@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from zip_introspect.errors import ModelLoadError
+from zip_introspect.errors import HeadError, ModelLoadError
 from zip_introspect_transformers.cache.states import PaddedCache, State, new_cache, tolerates_padding, upload
 from zip_introspect_transformers.fused import FusedStep
+from zip_introspect_transformers.reading import Reading, TorchHead, Watched
 from zip_introspect_transformers.sampling import TorchSampler
 from zip_introspect_transformers.snapshot import Snapshot
 
@@ -41,8 +42,12 @@ class Span:
 
     tokens: Tensor
     """(rows, steps) int32; beyond a row's `count` it is meaningless."""
-    reserved: Tensor
-    """(rows, steps, cells) float32: after tokens[:, step]."""
+    joint: Tensor
+    """(rows, steps, cells) float32: the joint's logits after tokens[:, step]."""
+    hidden: Tensor
+    """(rows, steps, hidden size), where hidden states are kept: after tokens[:, step]."""
+    sums: Tensor
+    """(rows, hidden size) float32, where they are read: the sum of those after the prompt and each token since."""
     count: Tensor
     """(rows,) int32: tokens drawn."""
     broken: Tensor
@@ -56,18 +61,20 @@ class Drawn:
     """What one row drew, in numpy."""
 
     tokens: NDArray[np.int32]
-    reserved: NDArray[np.float32]
+    joint: NDArray[np.float32]
     """(tokens, cells): row i is after tokens[i]; the last is meaningless where the row has ended."""
+    hidden: NDArray[np.float32]
+    """(tokens, hidden size), likewise; of size 0 where they are not kept."""
     broken: bool
 
 
 class Decoder:
     """Runs one model. All that it remembers of sequences is in the `State` it is given."""
 
-    def __init__(self, model: PreTrainedModel, reserved: range, eos: Sequence[int], prefill_tokens: int) -> None:
-        self.model = model
+    def __init__(self, model: PreTrainedModel, reading: Reading, eos: Sequence[int], prefill_tokens: int) -> None:
+        self.model, self.reading = model, reading
         self.config = model.config.get_text_config(decoder=True)
-        self._first, self._last = reserved.start, reserved.stop
+        self._first, self._last = reading.reserved.start, reading.reserved.stop
         self._eos_ids = list(eos)
         self._filler = int(eos[0]) if eos else 0
         self.prefill_tokens = prefill_tokens
@@ -79,6 +86,11 @@ class Decoder:
                 f"past_key_values, as attention, convolution and linear-attention models of transformers do"
             )
         self._takes_positions = "position_ids" in parameters
+        self._watched: Watched | None = None
+        if reading.hidden:
+            if (output := model.get_output_embeddings()) is None:
+                raise HeadError(f"{type(model).__name__} has no output head of its own, whose input a head could read")
+            self._watched = Watched(output)
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._adopt()
         self.follow()
@@ -86,6 +98,7 @@ class Decoder:
     def _adopt(self) -> None:
         """Note where the model lies."""
         self.device = self.model.device
+        self._head = None if self.reading.head is None else TorchHead(self.reading.head, self.device)
         self.looks = self.device.type == "cpu"
         """Whether the host may look at results in mid-interval, for it waits for nothing by that."""
         self._eos = torch.tensor(self._eos_ids, dtype=torch.long, device=self.device)
@@ -125,7 +138,7 @@ class Decoder:
             columns = np.arange(width)[None, :] - (width - np.array(lengths))[:, None]
             mask = upload(columns >= 0, self.device) if min(lengths) < width else None
             positions = upload(columns.clip(0), self.device)
-            state.logits = self._forward(upload(ids, self.device), state.cache, mask, positions)
+            state.logits, state.hidden = self._forward(upload(ids, self.device), state.cache, mask, positions)
             state.width = width
             yield group, state
 
@@ -140,20 +153,36 @@ class Decoder:
             mask = state.padding_mask(count) if state.padded else None
             columns = np.array(state.lengths)[:, None] + np.arange(count)[None, :]
             state.cache.padded = mask is not None
-            state.logits = self._forward(part, state.cache, mask, upload(columns, self.device))
+            state.logits, state.hidden = self._forward(part, state.cache, mask, upload(columns, self.device))
             state.width += count
             state.lengths = [length + count for length in state.lengths]
 
     @torch.inference_mode()
-    def run(self, state: State, sampler: TorchSampler, uniforms: Tensor, alive: Tensor) -> Span:
+    def after_prompts(self, state: State) -> Tensor:
+        """(rows, cells + 1 + hidden size) float32: the joint's logits, whether all logits are finite, what is kept."""
+        finite = state.logits.isfinite().all(-1, keepdim=True).float()
+        hidden = state.hidden.float()
+        joint = self._head(hidden, hidden) if self._head else state.logits[:, self._first : self._last]
+        return torch.cat((joint, finite, hidden if self.reading.keep else hidden[:, :0]), -1)
+
+    @torch.inference_mode()
+    def run(
+        self, state: State, sampler: TorchSampler, uniforms: Tensor, alive: Tensor, sums: Tensor, counts: Tensor
+    ) -> Span:
         """Advance a state's rows in place by as many steps as `uniforms` (rows, steps) has columns.
+
+        Args:
+            sums: (rows, hidden size) of the hidden states after the prompt and each token since, of size 0 where none
+                are read; counts (rows, 1): of how many.
 
         Rows that end go on with filler tokens that nobody reads, so that the host need not know. On the CPU, where
         knowing is free, the loop stops once every row has ended.
         """
         (rows, steps), width = uniforms.shape, state.width
         tokens = torch.zeros((rows, steps), dtype=torch.int32, device=self.device)
-        reserved = torch.zeros((rows, steps, self._last - self._first), device=self.device)
+        cells = 0 if self._head else self._last - self._first
+        reserved = torch.zeros((rows, steps, cells), device=self.device)
+        hidden = torch.zeros((rows, steps, sums.shape[-1]), device=self.device, dtype=self.model.dtype)
         count = torch.zeros(rows, dtype=torch.int32, device=self.device)
         broken = torch.zeros(rows, dtype=torch.bool, device=self.device)
         mask = state.padding_mask(steps) if state.padded else None
@@ -170,27 +199,39 @@ class Decoder:
             if self.looks and not alive.any():
                 break
             seen = None if mask is None else mask[:, : state.width + 1]
-            state.logits = forward(drawn[:, None], state.cache, seen, positions + step)
+            state.logits, state.hidden = forward(drawn[:, None], state.cache, seen, positions + step)
             state.width += 1
-            reserved[:, step] = state.logits[:, self._first : self._last]
+            if self.reading.hidden:
+                hidden[:, step] = state.hidden
+            if cells:
+                reserved[:, step] = state.logits[:, self._first : self._last]
             broken |= alive & ~state.logits.isfinite().all(-1)
             alive = alive & ~broken
         state.lengths = [length + state.width - width for length in state.lengths]
-        return Span(tokens, reserved, count, broken, alive)
+        joint = reserved
+        if self.reading.hidden:
+            running = sums[:, None] + hidden.cumsum(1, dtype=torch.float32)
+            sums = running[:, state.width - width - 1] if state.width > width else sums
+            if self._head:
+                means = running / (counts[:, None] + torch.arange(1, steps + 1, device=self.device)[:, None])
+                joint = self._head(hidden.float(), means)
+        kept = hidden if self.reading.keep else hidden[:, :, :0]
+        return Span(tokens, joint, kept, sums, count, broken, alive)
 
     def to_host(self, spans: Sequence[Span]) -> list[list[Drawn]]:
         """Bring spans down in one transfer, one `Drawn` a row; integers travel as the bits of floats."""
         parts = [
             part.to(torch.float32) if part.dtype == torch.bool else part.view(torch.float32)
             for span in spans
-            for part in (span.tokens, span.reserved, span.count, span.broken)
+            for part in (span.tokens, span.joint, span.hidden.float(), span.count, span.broken)
         ]
         flat = torch.cat([part.flatten() for part in parts]).cpu().numpy()
         arrays = iter(np.split(flat, np.cumsum([part.numel() for part in parts])[:-1]))
         return [
             _rows(
                 next(arrays).view(np.int32).reshape(tuple(span.tokens.shape)),
-                next(arrays).reshape(tuple(span.reserved.shape)),
+                next(arrays).reshape(tuple(span.joint.shape)),
+                next(arrays).reshape(tuple(span.hidden.shape)),
                 next(arrays).view(np.int32),
                 next(arrays),
             )
@@ -210,19 +251,27 @@ class Decoder:
         if group:
             yield group
 
-    def _forward(self, ids: Tensor, cache: PaddedCache, mask: Tensor | None, positions: Tensor) -> Tensor:
-        """Logits (rows, V) in float32 at the last column."""
+    def _forward(
+        self, ids: Tensor, cache: PaddedCache, mask: Tensor | None, positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (rows, V) in float32 at the last column, and the hidden states there, where they are read."""
         places = {"position_ids": positions} if self._takes_positions else {}
-        output = self.model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **places, **self._last_only
-        )
+        with self._watched.watching() if self._watched else nullcontext():
+            output = self.model(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **places, **self._last_only
+            )
         logits: Tensor = output.logits[:, -1].float()
-        return logits
+        return logits, self._watched.last() if self._watched else logits[:, :0]
 
 
 def _rows(
-    tokens: NDArray[np.int32], reserved: NDArray[np.float32], count: NDArray[np.int32], broken: NDArray[np.float32]
+    tokens: NDArray[np.int32],
+    joint: NDArray[np.float32],
+    hidden: NDArray[np.float32],
+    count: NDArray[np.int32],
+    broken: NDArray[np.float32],
 ) -> list[Drawn]:
     return [
-        Drawn(tokens[row, :drawn], reserved[row, :drawn], bool(broken[row])) for row, drawn in enumerate(count.tolist())
+        Drawn(tokens[row, :drawn], joint[row, :drawn], hidden[row, :drawn], bool(broken[row]))
+        for row, drawn in enumerate(count.tolist())
     ]

@@ -63,8 +63,10 @@ class FusedStep:
         """The step of a Qwen3 or Llama model whose weights are plain and on one device; None for any other."""
         return cls(model) if _fits(model) else None
 
-    def __call__(self, ids: Tensor, cache: PaddedCache, mask: Tensor | None, positions: Tensor) -> Tensor:
-        """Logits (rows, V) in float32 after one more token.
+    def __call__(
+        self, ids: Tensor, cache: PaddedCache, mask: Tensor | None, positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (rows, V) in float32 after one more token, and the hidden states (rows, D) that they are made of.
 
         Args:
             ids, positions: shape (rows, 1).
@@ -82,7 +84,8 @@ class FusedStep:
             x = x + self._attention(layer, cells, self._normed(x, layer.before), cos, sin, allowed)
             gate, up = functional.linear(self._normed(x, layer.after), layer.gated).chunk(2, -1)
             x = x + functional.linear(functional.silu(gate) * up, layer.down)
-        return functional.linear(self._normed(x, self._norm), self._head).float()
+        hidden = self._normed(x, self._norm)
+        return functional.linear(hidden, self._head).float(), hidden
 
     def _attention(
         self, layer: _Layer, cells: Any, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None

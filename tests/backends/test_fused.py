@@ -82,7 +82,7 @@ def test_its_logits_are_those_of_the_modules(name: str, dtype: torch.dtype, padd
         seen = real[:, : place + 1] if padded else None
         at = lengths[:, None] + place - width
         token = ids[:, place : place + 1]
-        found = step(token, caches[0], seen, at)
+        found, _ = step(token, caches[0], seen, at)
         expected = reference(
             input_ids=token, attention_mask=seen, position_ids=at, past_key_values=caches[1], use_cache=True
         ).logits[:, -1]
@@ -166,7 +166,7 @@ def test_a_stretched_context_is_followed() -> None:
         one.model.rotary_emb.inv_freq = one.model.rotary_emb.inv_freq / 4
     caches = [new_cache(one.config) for one in (model, other)]
     for token, at in ((torch.tensor([[5]]), torch.tensor([[3]])), (torch.tensor([[9]]), torch.tensor([[70]]))):
-        found = step(token, caches[0], None, at)
+        found, _ = step(token, caches[0], None, at)
         expected = other(input_ids=token, position_ids=at, past_key_values=caches[1], use_cache=True).logits[:, -1]
     torch.testing.assert_close(found, expected, atol=tolerance(expected, SMALL_MODEL), rtol=0)
 
@@ -180,7 +180,7 @@ def test_weights_that_change_in_place_change_for_both() -> None:
     for one in (model, other):
         one.load_state_dict(changed)
     token, at = torch.tensor([[5]]), torch.tensor([[0]])
-    found = step(token, new_cache(model.config), None, at)
+    found, _ = step(token, new_cache(model.config), None, at)
     expected = other(input_ids=token).logits[:, -1]
     torch.testing.assert_close(found, expected, atol=tolerance(expected, SMALL_MODEL), rtol=0)
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ import torch
 from tests.backends.conftest import Exported, assert_close
 from zip_introspect.backend.contract import SequenceId
 from zip_introspect.config import SamplingParams
-from zip_introspect.errors import BackendError
+from zip_introspect.errors import BackendError, HeadError
+from zip_introspect.heads.head import Input
 from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.testing.conformance import BackendConformance
+from zip_introspect.testing.heads import HeadConformance, random_head
 from zip_introspect.testing.rounding import FLOAT16, SMALL_MODEL, tolerance
 from zip_introspect_transformers import TransformersBackend
 
@@ -65,6 +68,28 @@ class TestConformanceWithoutHead(BackendConformance):
     @pytest.fixture
     def backend(self, exported: Exported) -> LlamaCppBackend:
         return LlamaCppBackend.open(exported(head=False), threads=1, cells=4096)
+
+
+class TestConformanceWithHead(BackendConformance):
+    """A head over an unchanged model, which reads the last hidden state alone, so that joints are those of prefixes."""
+
+    @pytest.fixture(params=["qwen3", "llama"])
+    def backend(self, request: pytest.FixtureRequest, exported: Exported) -> LlamaCppBackend:
+        return with_head(exported(request.param, head=False), ("last",), 8, cells=4096)
+
+
+class TestHeads(HeadConformance):
+    @pytest.fixture(params=[(0, 4096, 64), (8, 4096, 64), (0, 512, 4)], ids=["linear", "mlp", "few-cells"])
+    def backend(self, request: pytest.FixtureRequest, exported: Exported) -> LlamaCppBackend:
+        hidden, cells, slots = request.param
+        return with_head(exported(head=False), ("last", "mean"), hidden, cells=cells, slots=slots)
+
+
+def with_head(path: Path, inputs: tuple[Input, ...], hidden: int, **options: Any) -> LlamaCppBackend:
+    """A small model with a head that nobody trained."""
+    return LlamaCppBackend.open(
+        path, head=random_head(32, inputs, hidden), hidden_states=True, threads=1, batch_size=64, **options
+    )
 
 
 class TestConformanceWithFewCells(BackendConformance):
@@ -343,3 +368,8 @@ def _encode_until_closed(
         while True:
             begun.set()
             found.append([backend.encode(text) for text in texts])
+
+
+def test_a_model_of_which_llama_cpp_gives_no_logits_beside_hidden_states_takes_no_head(exported: Exported) -> None:
+    with pytest.raises(HeadError, match=r"lfm2 .* no logits beside its hidden states.*transformers"):
+        with_head(exported("lfm2", head=False), ("last",), 0)

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from zip_introspect.backend.detokenization import TextStream, WindowStream
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import HeadError
+from zip_introspect.heads.fingerprint import Fingerprint
+from zip_introspect.heads.head import Head
 from zip_introspect.introspection.grid import JointGrid
 
 SequenceId = NewType("SequenceId", int)
@@ -52,6 +54,8 @@ class BackendInfo:
     resident_tokens: int | None = None
     """How many tokens may keep their state at once, those of sequences and of kept prefixes together; beyond it some
     are computed again. None where nothing limits them, or nothing says so."""
+    hidden_size: int | None = None
+    """Numbers of a hidden state; None where the backend reads none."""
     kept_tokens: int = 0
     """How many of these are prefixes of released prompts, kept for prompts to come; they give way to sequences."""
 
@@ -65,6 +69,8 @@ class Prefilled:
     """Shape (B_V*B_T,): they describe the prompt itself, before a token is generated. (0,) without a grid."""
     cached_tokens: int = 0
     """Tokens of the prompt whose states were taken over from one that was computed before."""
+    hidden: NDArray[np.float32] | None = None
+    """Shape (hidden size,): the last hidden state after the prompt. Only where the model was opened for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,9 @@ class Advanced:
     """Whether the last token is an end-of-sequence token."""
     non_finite: bool = False
     """Whether the logits after the last token were NaN or infinite; the tokens and rows given are sound."""
+    hidden: NDArray[np.float32] | None = None
+    """Shape (m, hidden size): the last hidden states at the rows of the joint logits, in half precision or better. Only
+    where the model was opened for them."""
 
 
 def joint_grid(backend: Backend) -> JointGrid:
@@ -103,6 +112,10 @@ class Backend(ABC):
     info: BackendInfo
     grid: JointGrid | None
     """The bins of its joints; None for a model without a head, which gives none."""
+    head: Head | None = None
+    """What gives its joints; None where they are logits of reserved tokens, or where there are none."""
+    warnings: tuple[str, ...] = ()
+    """What every result of the model should be taken with."""
 
     @property
     def num_cells(self) -> int:
@@ -116,10 +129,24 @@ class Backend(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, model: str | Path, *, grid: JointGrid | None = None, **options: Any) -> Self:
+    def open(
+        cls,
+        model: str | Path,
+        *,
+        grid: JointGrid | None = None,
+        head: str | Path | Head | None = None,
+        hidden_states: bool = False,
+        **options: Any,
+    ) -> Self:
         """Load a model from a directory, file or hub id; `grid` overrides the one stored with it.
 
+        Args:
+            head: what gives its joints, in place of reserved tokens: a head, its file, or the name of one that
+                `zip_introspect.heads.sources` finds.
+            hidden_states: whether `prefill` and `advance` give the last hidden states too.
+
         Raises:
+            HeadError: a head that cannot be read, or is another model's.
             ModelLoadError: missing, truncated or foreign files.
             GridError: a grid with the model that is malformed.
             ReservedTokensError: the grid does not fit the vocabulary.
@@ -202,6 +229,17 @@ class Backend(ABC):
     @abstractmethod
     def release(self, sequences: Sequence[SequenceId]) -> None:
         """Forget sequences; unknown and already released ones are passed over."""
+
+    def fingerprint(self, token_ids: Sequence[int] | None = None) -> Fingerprint:
+        """What tells this model from others; see `zip_introspect.heads.fingerprint`.
+
+        Args:
+            token_ids: whose embeddings it holds; None is `fingerprint.token_ids` of the vocabulary.
+
+        Raises:
+            HeadError: the backend cannot look at its weights.
+        """
+        raise HeadError(f"the backend {self.info.backend} gives no fingerprint; open the model with another one")
 
     def close(self) -> None:
         """Free the model. The default does nothing."""

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from zip_introspect.config import Settings
 from zip_introspect.errors import CalibrationError, ConfigError
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
 
 FILE_NAME = "zip_introspect_calibration.json"
@@ -91,6 +92,19 @@ class Calibration(Settings):
                 return item
         chosen = ", ".join(f"{item.level:g}" for item in self.thresholds) or "none"
         raise CalibrationError(f"no threshold was chosen for the level {level:g}; there are: {chosen}. Calibrate anew.")
+
+    def check_fits(self, grid: JointGrid) -> None:
+        """Check that what a model reports are confidences.
+
+        Raises:
+            CalibrationError: rewards below 0 or above 1.
+        """
+        lowest, highest = grid.reward_values[0], grid.reward_values[-1]
+        if not (lowest >= 0 and highest <= 1):
+            raise CalibrationError(
+                f"the grid's rewards go from {lowest:g} to {highest:g}; a calibration needs confidences from 0 to 1. "
+                f"Open the model without it."
+            )
 
     @classmethod
     def beside(cls, model: str | Path) -> Self | None:

@@ -173,14 +173,14 @@ def check(request: Request, backend: Backend, called: float | None = None) -> Ch
         )
     config = request.config.seeded()
     make = strategies.chosen(config, joints=backend.grid is not None)
-    strategy, warnings = make(config), tuple[str, ...]()
+    strategy, warnings = make(config), backend.warnings
     limit = request.budget.max_samples or math.inf
     most = strategy.samples_at_most()
     if backend.grid is None:
         _check_without_head(strategy, config.selection if most > 1 else None, request.hand_on, info)
     if config.greedy and min(most, limit) > 1:
         cause = f"top_k is {config.top_k}" if config.top_k == 1 else f"the temperature is {config.temperature:g}"
-        warnings = (f"{cause}, so all samples are the same, and one was taken",)
+        warnings = (*warnings, f"{cause}, so all samples are the same, and one was taken")
         strategy, most = make(config.replace(max_samples=1)), 1  # what it says of itself is then right, too
     at_once = int(min(strategy.samples_at_once(), most, limit))
     ledger = Ledger(request.budget, len(request.tokens), started=called)

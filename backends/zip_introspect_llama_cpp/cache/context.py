@@ -9,7 +9,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from zip_introspect.errors import BackendError, ModelLoadError
+from zip_introspect.errors import BackendError, HeadError, ModelLoadError
 from zip_introspect_llama_cpp.loading import LOG, LlamaModel
 from zip_introspect_llama_cpp.options import CacheType, LlamaCppOptions, free_memory
 
@@ -20,8 +20,9 @@ _TYPES: dict[CacheType, tuple[int, float]] = {
 }
 _PAD = 256
 # As a plain number: a ctypes pointer takes as long to make as all else of a step.
-_logits_address = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p)(
-    ctypes.cast(llama_cpp.llama_get_logits, ctypes.c_void_p).value or 0
+_logits_address, _hidden_address = (
+    ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p)(ctypes.cast(function, ctypes.c_void_p).value or 0)
+    for function in (llama_cpp.llama_get_logits, llama_cpp.llama_get_embeddings)
 )
 _NO_ROOM = 1  # what llama_decode returns when there are too few cells
 
@@ -31,13 +32,17 @@ FEW = 1024
 
 
 class Context:
-    """Cells, slots (llama.cpp's sequence ids) and the buffer of logits.
+    """Cells, slots (llama.cpp's sequence ids) and the buffers of logits and hidden states.
+
+    Args:
+        hidden: whether the last hidden states are read too, behind the final norm.
 
     Raises:
         BackendError: llama.cpp cannot make it, most often for want of memory.
     """
 
-    def __init__(self, model: LlamaModel, options: LlamaCppOptions) -> None:
+    def __init__(self, model: LlamaModel, options: LlamaCppOptions, *, hidden: bool = False) -> None:
+        self.hidden_size = model.hidden_size if hidden else 0
         cache = options.cache_type or ("f32" if model.file_type == "f32" else "f16")
         kind, size = _TYPES[cache]
         longest = min(model.context, options.max_context or model.context)
@@ -52,6 +57,7 @@ class Context:
         params.type_k = params.type_v = kind
         params.kv_unified = True  # samples of one prompt share its cells
         params.no_perf = True
+        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
         scores = model.heads * wanted * params.n_ubatch * 4  # bytes, of a batch's attention to all cells
         # On a CPU, fused attention computes few tokens beside many cells two to six times as slowly, and beside few
         # cells a tenth faster.
@@ -99,7 +105,7 @@ class Context:
             kind = dict(llama_cpp.llama_batch._fields_)[name]
             setattr(batch, name, ctypes.cast(array.ctypes.data, kind))
         self._seats = self._positions[:0]
-        self._view, self._viewed = np.zeros((0, self._vocab_size), np.float32), (0, 0)
+        self._views: dict[int, NDArray[np.float32]] = {}
 
     def decode(
         self,
@@ -134,6 +140,33 @@ class Context:
         self._compute()
         return self._logits(rows)
 
+    def check_hidden(self, architecture: str) -> None:
+        """Compute a token, to see whether logits and hidden states come together.
+
+        Raises:
+            HeadError: they do not.
+        """
+        first, wanted = np.zeros(1, np.int32), np.ones(1, np.bool_)
+        self.read_hidden(True)
+        found = self.decode(first, first, first, wanted).any() and self.hidden(1).any()
+        self.clear()
+        if not found:
+            self.close()
+            raise HeadError(
+                f"of {architecture} models llama.cpp gives no logits beside its hidden states, so a head cannot be "
+                f"laid over them here. Open the checkpoint with the transformers backend, or attach the head to it."
+            )
+
+    def read_hidden(self, wanted: bool) -> None:
+        """Whether the next calls give hidden states. llama.cpp then takes every token of them for one that is asked
+        for."""
+        if self.hidden_size and self._handle:
+            llama_cpp.llama_set_embeddings(self._handle, wanted)
+
+    def hidden(self, rows: int) -> NDArray[np.float32]:
+        """The hidden states behind the logits of the last call, shape (rows, hidden size): a view, as those are."""
+        return self._rows(_hidden_address(self._handle), rows, self.hidden_size)
+
     def seat(self, slots: NDArray[np.int32], positions: NDArray[np.int32]) -> None:
         """Say whose next tokens `step` computes, and where; good until the next call of `decode` or `seat`."""
         count = len(slots)
@@ -161,14 +194,18 @@ class Context:
 
     def _logits(self, rows: int) -> NDArray[np.float32]:
         """The rows of llama.cpp's buffer, which stays where it is from call to call as a rule."""
+        return self._rows(_logits_address(self._handle), rows, self._vocab_size)
+
+    def _rows(self, address: int, rows: int, width: int) -> NDArray[np.float32]:
         if not rows:
-            return np.zeros((0, self._vocab_size), np.float32)
-        address = _logits_address(self._handle)
-        if (address, rows) != self._viewed:
-            numbers = (ctypes.c_float * (rows * self._vocab_size)).from_address(address)
-            self._view = np.ctypeslib.as_array(numbers).reshape(rows, self._vocab_size)
-            self._viewed = address, rows
-        return self._view
+            return np.zeros((0, width), np.float32)
+        view = self._views.get(address)
+        if view is None or view.shape != (rows, width):
+            numbers = (ctypes.c_float * (rows * width)).from_address(address)
+            if len(self._views) > 1:
+                self._views.clear()
+            view = self._views[address] = np.ctypeslib.as_array(numbers).reshape(rows, width)
+        return view
 
     def share(self, source: int, target: int, length: int) -> None:
         """Let a slot hold the first `length` tokens of another; no cell is copied."""

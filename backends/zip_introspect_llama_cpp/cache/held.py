@@ -46,6 +46,9 @@ class Held(Sample):
     """Tokens whose cells another one held when its own were computed."""
     logits: NDArray[np.float32] | None = None
     """Shape (V,), after the last token, reserved ids masked; shared by forks, never written to."""
+    hidden: NDArray[np.float32] | None = None
+    """Shape (hidden size,): the sum of the hidden states after the prompt and each token since, where they are read.
+    Shared by forks, never written to."""
 
     @property
     def own(self) -> int:

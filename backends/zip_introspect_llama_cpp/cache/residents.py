@@ -122,13 +122,13 @@ class Residents(Sequences[Held]):
 
         Their cells may be ahead of that, so they are given up; the tokens are enough to go on from.
         """
-        before = [(len(sample.tokens), sample.step, sample.ended, sample.logits) for sample in group]
+        before = [(len(sample.tokens), sample.step, sample.ended, sample.logits, sample.hidden) for sample in group]
         try:
             yield
         except BaseException:
-            for sample, (length, step, ended, logits) in zip(group, before, strict=True):
+            for sample, (length, step, ended, logits, hidden) in zip(group, before, strict=True):
                 del sample.tokens[length:]
-                sample.step, sample.ended, sample.logits = step, ended, logits
+                sample.step, sample.ended, sample.logits, sample.hidden = step, ended, logits, hidden
                 self.evict(sample)
             raise
 
@@ -257,12 +257,22 @@ class Residents(Sequences[Held]):
         positions = np.concatenate([np.arange(start, len(sample.tokens)) for sample, start in starts]).astype(np.int32)
         slots = np.repeat([sample.slot for sample, _ in starts], counts).astype(np.int32)
         ends = dict(zip(np.cumsum(counts) - 1, (sample for sample, _ in starts), strict=True))
+        asked = np.array([end for end, sample in ends.items() if sample.logits is None], np.intp)
         wanted = np.zeros(len(tokens), np.bool_)
-        wanted[[end for end, sample in ends.items() if sample.logits is None]] = True
-        for part in chunks(len(tokens), self._context.batch_size):
-            logits = self._context.decode(tokens[part], positions[part], slots[part], wanted[part])
-            for row, place in zip(logits, np.flatnonzero(wanted[part]) + part.start, strict=True):
-                ends[place].logits = row.copy()
+        wanted[asked] = True
+        # While hidden states are read all tokens count as asked for: those come in a call of their own, after the rest.
+        apart = bool(self._context.hidden_size and len(asked))
+        for places in (np.flatnonzero(~wanted), asked) if apart else (np.arange(len(tokens)),):
+            reading = apart and places is asked
+            self._context.read_hidden(reading)
+            for part in chunks(len(places), self._context.batch_size):
+                some = places[part]
+                logits = self._context.decode(tokens[some], positions[some], slots[some], wanted[some])
+                told = [ends[place] for place in some[wanted[some]]]
+                for sample, row in zip(told, logits, strict=True):
+                    sample.logits = row.copy()
+                for sample, row in zip(told, self._context.hidden(len(told)), strict=True) if reading else ():
+                    sample.hidden = row.copy()
 
 
 def _cells(samples: Iterable[Held]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -87,6 +87,8 @@ class State:
     """Columns, at least max(lengths)."""
     logits: Tensor
     """(rows, V) float32, after the last token."""
+    hidden: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(rows, hidden size) after the last token, of what was computed last and where hidden states are read."""
 
     def select(self, rows: Sequence[int]) -> State:
         """A new state of copies of some rows, in the order given, a row as often as it is named."""

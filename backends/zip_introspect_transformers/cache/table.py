@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from zip_introspect.backend.contract import SequenceId
 from zip_introspect.backend.prefixes import KeptPrompts, behind, longest
@@ -31,6 +32,8 @@ class Row(Sample):
     row: int = 0
     taken_over: int = 0
     """Tokens whose state another one held when its own was computed."""
+    sums: Tensor | None = None
+    """(hidden size,) float32: of the hidden states after the prompt and each token since, where they are read."""
 
 
 def place(samples: Sequence[Row], state: State) -> None:
@@ -135,19 +138,23 @@ class SequenceTable(Sequences[Row]):
         if group:
             yield group
 
-    def joint_logits(self, samples: Sequence[Row], reserved: range) -> list[NDArray[np.float32] | None]:
-        """The reserved logits after each sample's last token; None where any logit is not finite."""
+    def after_prompts(self, samples: Sequence[Row], cells: int) -> list[tuple[NDArray[np.float32], ...] | None]:
+        """The joint's logits and the kept hidden state after each prompt; None where any logit is not finite.
+
+        The prompts have been computed just now; the sums of their hidden states begin here.
+        """
         states = {id(sample.state): sample.state for sample in samples if sample.state is not None}
         if not states:
             return []
-        parts = [
-            torch.cat((state.logits[:, reserved.start : reserved.stop], state.logits.isfinite().all(-1, True)), -1)
-            for state in states.values()
-        ]
+        parts = [self._decoder.after_prompts(state) for state in states.values()]
+        if self._decoder.reading.hidden:
+            for sample in samples:
+                assert sample.state is not None
+                sample.sums = sample.state.hidden[sample.row].float()
         offsets = dict(zip(states, np.cumsum([0, *(len(part) for part in parts)]), strict=False))
         rows = torch.cat(parts).cpu().numpy()
         found = [rows[offsets[id(sample.state)] + sample.row] for sample in samples]
-        return [row[:-1].copy() if row[-1] else None for row in found]
+        return [(row[:cells].copy(), row[cells + 1 :].copy()) if row[cells] else None for row in found]
 
     def batches(self, samples: Sequence[Row]) -> list[tuple[State, list[Row]]]:
         """States that hold these samples alone, one batch if that can be, each with its rows' samples.
@@ -217,9 +224,12 @@ class SequenceTable(Sequences[Row]):
     @contextmanager
     def recovering(self, samples: Sequence[Row]) -> Iterator[None]:
         """After a failure the states may be half advanced: forget them, the tokens are enough to go on from."""
+        sums = [sample.sums for sample in samples]
         try:
             yield
         except BaseException as error:
+            for sample, before in zip(samples, sums, strict=True):
+                sample.sums = before
             touched = {id(sample.state) for sample in samples}
             for sample in (*self, *samples):
                 if id(sample.state) in touched:
