@@ -1,0 +1,93 @@
+"""One head's file over a model in every form that it comes in, and over no other."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from tests.backends.conftest import Exported, MakeModel
+from zip_introspect import HeadError, IntrospectiveLLM
+from zip_introspect.heads import file
+from zip_introspect.heads.head import Head
+from zip_introspect.testing.heads import random_head
+from zip_introspect_transformers import TransformersBackend
+
+QUESTION = "Solve 3*x+5=35"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    make_model("qwen3").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory, saved: Path) -> Path:
+    """A head's file, fingerprint and all."""
+    made = random_head(32, hidden=4)
+    taken = TransformersBackend.open(saved).fingerprint()
+    return file.save(Head(made.about, made.weights, taken), tmp_path_factory.mktemp("head"))
+
+
+def test_every_front_door_knows_a_head(saved: Path, head: Path) -> None:
+    with IntrospectiveLLM.from_pretrained(saved, head=head) as llm:
+        seen = llm.introspect(QUESTION)
+        result = llm.generate(QUESTION, max_new_tokens=24, max_samples=4)
+        assert (result.strategy, result.confidence_source) == ("zip_rc", "head")
+        assert llm.grid.shape == (3, 4)
+        with pickle.loads(pickle.dumps(llm)) as again:
+            assert again.introspect(QUESTION).joint == seen.joint
+
+
+@pytest.mark.parametrize("kind", ["f32", "bf16", "q8_0", "q4_0"])
+def test_one_head_serves_every_form_of_its_model(kind: str, saved: Path, head: Path, exported: Exported) -> None:
+    pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
+    with IntrospectiveLLM.from_pretrained(saved, head=head) as llm:
+        expected = np.array(llm.introspect(QUESTION).joint)
+    with IntrospectiveLLM.from_pretrained(exported("qwen3", kind, head=False), head=head, threads=1) as llm:
+        found = llm.introspect(QUESTION)
+    # A random model of width 32 is rough ground: the head is taken, and exact where nothing rounds.
+    np.testing.assert_allclose(np.array(found.joint), expected, atol=1e-4 if kind == "f32" else 0.25)
+
+
+def test_models_that_the_head_was_not_made_for_are_refused(
+    head: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(HeadError, match="expected the model that the head was made for"):
+        TransformersBackend.from_model(make_model("llama").half(), tokenizer, head=random_head(31))
+    trained = copy.deepcopy(make_model("qwen3"))
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight.mul_(1 + 0.05 * torch.randn_like(weight))
+    with pytest.raises(HeadError, match=r"differ by .* a model that was trained on since"):
+        TransformersBackend.from_model(trained, tokenizer, head=head)
+    with pytest.raises(HeadError, match="the head belongs to a Qwen3ForCausalLM with layers 2, and this"):
+        TransformersBackend.from_model(make_model("gemma3"), tokenizer, head=head)
+
+
+def test_another_chat_template_is_told_with_every_result(
+    head: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %} "
+    with IntrospectiveLLM(TransformersBackend.from_model(make_model("qwen3"), other, head=head)) as llm:
+        result = llm.generate(QUESTION, max_new_tokens=4, max_samples=1)
+    assert any("chat template is not the one" in warning for warning in result.warnings)
+
+
+def test_a_head_goes_where_its_model_goes(
+    head: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = copy.deepcopy(make_model("qwen3"))
+    with IntrospectiveLLM(TransformersBackend.from_model(model, tokenizer, head=head)) as llm:
+        before = np.array(llm.introspect(QUESTION).joint)
+        model.bfloat16()
+        np.testing.assert_allclose(np.array(llm.introspect(QUESTION).joint), before, atol=0.1)
