@@ -17,9 +17,10 @@ from rich.table import Table
 
 from zip_introspect.cli.arguments import path
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
-from zip_introspect.cli.session import TemplateOptions, open_llm, template_kwargs
+from zip_introspect.cli.session import Examples, Instruction, System, TemplateOptions, open_llm, template_kwargs
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendNotInstalledError, ConfigError, EvaluationDataError, PromptError
+from zip_introspect.framing import Framing
 
 if TYPE_CHECKING:
     from zip_introspect.evaluation.store.collecting import Collected
@@ -69,6 +70,13 @@ def rollouts(
     concurrency: Annotated[
         int, typer.Option(min=1, help="Samples that grow together.", rich_help_panel=_SAMPLING)
     ] = 256,
+    hidden_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep hidden states at every so many tokens, for heads.", rich_help_panel=_DATA),
+    ] = None,
+    system: System = None,
+    examples: Examples = None,
+    instruction: Instruction = None,
     template_option: TemplateOptions = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -85,7 +93,7 @@ def rollouts(
         sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
         given = {name: value for name, value in sampling.items() if value is not None}
         SamplingParams(**given)  # settings are refused before a model is loaded for them
-        options = template_kwargs(template_option)
+        options, framing = template_kwargs(template_option), Framing.of(system, examples, instruction)
         questions = datasets.load(
             dataset,
             question_column=question_column,
@@ -95,8 +103,9 @@ def rollouts(
             limit=limit,
             seed=seed,
         )
-        with open_llm(model, backend) as llm:
-            _check_fits(llm, questions, options)
+        kept = {} if hidden_every is None else {"hidden_states": True}
+        with open_llm(model, backend, **kept) as llm:
+            _check_fits(llm, questions, options, framing)
             found = collecting.collect_to_file(
                 llm,
                 questions,
@@ -107,6 +116,8 @@ def rollouts(
                 max_new_tokens=max_new_tokens,
                 concurrency=concurrency,
                 chat_template_kwargs=options,
+                framing=framing,
+                hidden_every=hidden_every,
                 say=partial(typer.echo, err=True),
             )
         summary = _summary(found)
@@ -136,12 +147,12 @@ def check_writable(out: Path) -> None:
         raise ConfigError(f"{out.parent} is not a directory that can be written to; make it, or name another")
 
 
-def _check_fits(llm: IntrospectiveLLM, questions: list[Question], options: dict[str, Any]) -> None:
+def _check_fits(llm: IntrospectiveLLM, questions: list[Question], options: dict[str, Any], framing: Framing) -> None:
     """Refuse a question that the context cannot hold before any is sampled, and two that the model reads as one."""
     given: dict[str, Any] = {"chat_template_kwargs": options} if options else {}
     seen: dict[tuple[int, ...], int] = {}
     for number, question in enumerate(questions, 1):
-        tokens = tuple(llm.backend.encode(question.text, **given))
+        tokens = tuple(llm.backend.encode(framing.put(question.text), **given))
         if len(tokens) >= llm.info.max_context:
             raise PromptError(
                 f"question {number} has {len(tokens)} tokens, and the context of {llm.info.model} holds "

@@ -6,12 +6,14 @@ import json
 import os
 import sys
 from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.live import Live
 
+from zip_introspect.cli.arguments import path
 from zip_introspect.cli.live import SearchView
 from zip_introspect.config import check_template_kwargs
 from zip_introspect.errors import BackendError, ConfigError
@@ -30,6 +32,23 @@ TemplateOptions = Annotated[
         metavar="NAME=VALUE",
         help="For the chat template, such as enable_thinking=false; again for more. JSON where it is, else text.",
     ),
+]
+
+
+System = Annotated[
+    str | None, typer.Option("--system", help="A system message before the question.", rich_help_panel="Framing")
+]
+Examples = Annotated[
+    Path | None,
+    typer.Option(
+        "--examples",
+        parser=path,
+        help="Worked examples, as earlier turns of the chat: JSONL, a question and its answer a line.",
+        rich_help_panel="Framing",
+    ),
+]
+Instruction = Annotated[
+    str | None, typer.Option("--instruction", help="Behind every question.", rich_help_panel="Framing")
 ]
 
 
@@ -54,8 +73,11 @@ def template_kwargs(given: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def open_llm(model: str | None, backend: str | None) -> IntrospectiveLLM:
+def open_llm(model: str | None, backend: str | None, **options: Any) -> IntrospectiveLLM:
     """The model of that name or path; the embedded one where none is named.
+
+    Args:
+        options: of `from_pretrained`, such as `head`.
 
     Raises:
         ZipIntrospectError: as `IntrospectiveLLM.from_pretrained`.
@@ -66,8 +88,8 @@ def open_llm(model: str | None, backend: str | None) -> IntrospectiveLLM:
         # Bars for loading and downloading are for people who wait for a large model. Frameworks read this at import.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if model is None:
-        return IntrospectiveLLM.demo(backend=backend)
-    return IntrospectiveLLM.from_pretrained(model, backend=backend)
+        return IntrospectiveLLM.demo(backend=backend, **options)
+    return IntrospectiveLLM.from_pretrained(model, backend=backend, **options)
 
 
 def follow(llm: IntrospectiveLLM, prompt: str, console: Console | None, **settings: Any) -> GenerationResult:

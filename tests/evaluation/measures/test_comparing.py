@@ -166,7 +166,9 @@ def test_starts_are_held_against_the_rollouts_and_against_chance() -> None:
     found = predictions(rollouts)
     problem, start = rollouts.problems[2], found.starts[2]
     lengths = [len(rollout.tokens) for rollout in problem.rollouts]
-    measured = measured_joint(rollouts.grid, [rollouts.final_value(rollout) for rollout in problem.rollouts], lengths)
+    measured = measured_joint(
+        rollouts.joint_grid, [rollouts.final_value(rollout) for rollout in problem.rollouts], lengths
+    )
     assert start.distance == pytest.approx(float(total_variation(start.predicted, measured)), abs=1e-6)
     # The simulated joints are exact, so what is left is the noise of four rollouts.
     floors, distances = ([getattr(item, name) for item in found.starts] for name in ("floor", "distance"))
@@ -189,7 +191,7 @@ def test_predictions_have_intervals_over_questions_that_cover_what_more_question
 
 def test_two_heads_are_measured_by_what_happened_to_one() -> None:
     _, rollouts = simulated(questions=4)
-    flat = np.full(rollouts.grid.num_cells, 1 / rollouts.grid.num_cells, dtype=np.float16)
+    flat = np.full(rollouts.cells, 1 / rollouts.cells, dtype=np.float16)
     blind = replace(
         rollouts,
         problems=tuple(

@@ -297,7 +297,7 @@ def predictions(rollouts: Rollouts, truth: Rollouts | None = None) -> Prediction
         truth: the same samples with another head's joints, whose final values stand for what happened, as two heads are
             only comparable by one measure; None is the rollouts' own.
     """
-    grid = rollouts.grid
+    grid = rollouts.joint_grid
     ends = [
         (place, rollout.right, rollouts.final_value(rollout))
         for place, problem in enumerate(rollouts.problems)

@@ -96,7 +96,7 @@ def write(
     search = _search(rollouts, config.replace(alpha=alphas[0], beta=MATCHED_BETA))
     _draw(rollouts, comparisons, heads["predictions"], list(inside), search, folder)
     if lite is not None:
-        save(figures.joints(_shown(heads["predictions_lite"]), lite.grid), folder / "joints_lite")
+        save(figures.joints(_shown(heads["predictions_lite"]), lite.joint_grid), folder / "joints_lite")
     if trainings:
         save(figures.training_kl(trainings), folder / "training_kl")
     page = folder / "report.md"
@@ -115,7 +115,7 @@ def _draw(
 ) -> None:
     for comparison in comparisons:
         save(figures.frontier(comparison, names), folder / _frontier(comparison))
-    save(figures.joints(_shown(expected), rollouts.grid), folder / "joints")
+    save(figures.joints(_shown(expected), rollouts.joint_grid), folder / "joints")
     save(figures.samples(comparisons, [name for name in names if name != ALL] or names), folder / "samples")
     save(figures.reliability_diagram(expected), folder / "reliability")
     save(figures.risk_coverage_curve(expected), folder / "risk_coverage")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -18,6 +18,7 @@ from zip_introspect.answers.extraction import extract
 from zip_introspect.config import SamplingParams
 from zip_introspect.evaluation.store.rollout_file import Question, QuestionRollouts, Rollouts, StoredRollout
 from zip_introspect.evaluation.store.unfinished import Parts, seed_of
+from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.introspection import joint
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.paths import expanded
@@ -28,6 +29,26 @@ Grader = Callable[[str, str], bool]
 
 _log = logging.getLogger(__name__)
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
+
+
+class Collecting(TypedDict, total=False):
+    """How rollouts are collected."""
+
+    samples: int
+    """Of each question. Where all are the same (`SamplingParams.greedy`), one is sampled and stored so many times, and
+    a warning is given."""
+    sampling: SamplingParams | None
+    """In place of the model's own. A seed of None in the model's own draws one for the run."""
+    max_new_tokens: int | None
+    """In place of the model's own."""
+    concurrency: int
+    """Samples that grow together; 256 unless given."""
+    chat_template_kwargs: Mapping[str, Any] | None
+    """Variables of the chat template, in place of the model's own settings."""
+    framing: Framing
+    """How the questions are put."""
+    hidden_every: int | None
+    """Keep the last hidden state at every so many tokens, of a model that was opened with `hidden_states=True`."""
 
 
 @dataclass
@@ -60,33 +81,19 @@ class Collected:
 
 
 def collect_rollouts(
-    llm: IntrospectiveLLM,
-    questions: Sequence[Question],
-    grader: Grader,
-    *,
-    samples: int,
-    sampling: SamplingParams | None = None,
-    max_new_tokens: int | None = None,
-    concurrency: int = 256,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
+    llm: IntrospectiveLLM, questions: Sequence[Question], grader: Grader, **how: Unpack[Collecting]
 ) -> Rollouts:
     """Sample every question, and keep what the model expected at every token, in memory.
 
     Args:
         grader: is given the text of a sample and the expected answer; samples that were cut are wrong.
-        samples: of each question. Where all are the same (`SamplingParams.greedy`), one is sampled and stored so many
-            times, and a warning is logged.
-        sampling: in place of the model's own. A seed of None in the model's own draws one for the run.
-        max_new_tokens: in place of the model's own.
-        concurrency: samples that grow together.
-        chat_template_kwargs: variables of the chat template, in place of the model's own settings.
+        how: see `Collecting`; `samples` has to be given.
 
     Raises:
         PromptError: a question that the model cannot read.
         TrainingDataError, BackendError: as `zip_introspect.training.on_policy.collect`.
     """
-    drawn = sampling or llm.config.sampling
-    run = _Run(llm, questions, grader, samples, drawn, max_new_tokens, concurrency, chat_template_kwargs)
+    run = _Run(llm, questions, grader, {"sampling": llm.config.sampling, **how})
     if run.caution:
         _log.warning(run.caution)
     with closing(run.sample(range(len(questions)))) as stream:
@@ -100,21 +107,18 @@ def collect_to_file(
     grader: Grader,
     file: str | Path,
     *,
-    samples: int,
-    sampling: SamplingParams | None = None,
-    max_new_tokens: int | None = None,
-    concurrency: int = 256,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = _log.warning,
+    **how: Unpack[Collecting],
 ) -> Collected:
     """Write the file that `collect_rollouts(...).save(file)` would, of more rollouts than memory holds.
 
     Every question that is done is kept at once in the folder `file` + ".parts". However the run ends, the same call
     goes on from there, and makes the same file as if nothing had happened: a sample depends on the seed, its prompt and
     its number only (and on rounding, where a backend's depends on what is computed together). What is taken over is
-    graded anew, so the grader may have been mended. Arguments are those of `collect_rollouts`, and
+    graded anew, so the grader may have been mended.
 
     Args:
+        how: as of `collect_rollouts`.
         say: is told, a line each, what is taken over, what is kept where the run is ended, and where all samples of a
             question are the same.
 
@@ -123,13 +127,13 @@ def collect_to_file(
         PromptError, TrainingDataError, BackendError: as `collect_rollouts`.
     """
     file = expanded(Path(file))
-    if sampling is None:
+    if how.get("sampling") is None:
         config = llm.config
-        sampling = (config if config.seed is not None else config.replace(seed=seed_of(file))).sampling
-    run = _Run(llm, questions, grader, samples, sampling, max_new_tokens, concurrency, chat_template_kwargs)
+        how["sampling"] = (config if config.seed is not None else config.replace(seed=seed_of(file))).sampling
+    run = _Run(llm, questions, grader, how)
     if run.caution:
         say(run.caution)
-    parts = Parts(file, run.header, run.prompts, samples, run.settings())
+    parts = Parts(file, run.header, run.prompts, how["samples"], run.settings())
     if parts.damaged:
         say(f"{parts.damaged} files in {parts.folder} are damaged; their questions are sampled anew")
     if parts.done:
@@ -165,19 +169,10 @@ def collect_to_file(
 class _Run:
     """One model, its questions, and how they are sampled."""
 
-    def __init__(
-        self,
-        llm: IntrospectiveLLM,
-        questions: Sequence[Question],
-        grader: Grader,
-        samples: int,
-        sampling: SamplingParams,
-        max_new_tokens: int | None,
-        concurrency: int,
-        chat_template_kwargs: Mapping[str, Any] | None,
-    ) -> None:
+    def __init__(self, llm: IntrospectiveLLM, questions: Sequence[Question], grader: Grader, how: Collecting) -> None:
         self.llm, self.questions, self.grader = llm, questions, grader
-        self.sampling, self.concurrency = sampling, concurrency
+        sampling, samples = how["sampling"] or llm.config.sampling, how["samples"]
+        self.sampling, self.concurrency = sampling, how.get("concurrency", 256)
         self.samples, self.copies, self.caution = samples, 1, ""
         if sampling.greedy and samples > 1:
             self.samples, self.copies = 1, samples
@@ -185,13 +180,18 @@ class _Run:
                 f"nothing is drawn, so all {samples} samples of a question are the same: one is sampled, and stored "
                 f"{samples} times"
             )
-        self.options = dict(llm.config.chat_template_kwargs if chat_template_kwargs is None else chat_template_kwargs)
+        options = how.get("chat_template_kwargs")
+        self.options = dict(llm.config.chat_template_kwargs if options is None else options)
         given: dict[str, Any] = {"chat_template_kwargs": self.options} if self.options else {}
-        self.prompts = [tuple(llm.backend.encode(question.text, **given)) for question in questions]
+        self.framing, self.hidden_every = how.get("framing", NO_FRAMING), how.get("hidden_every")
+        self.prompts = [tuple(llm.backend.encode(self.framing.put(question.text), **given)) for question in questions]
         local = Path(llm.info.model)  # others need not know where it lies
         name = local.name if local.exists() else llm.info.model
-        limit = max_new_tokens or llm.config.max_new_tokens
-        self.header = Rollouts(llm.grid, name, limit, (), llm.info.parameters)
+        limit = how.get("max_new_tokens") or llm.config.max_new_tokens
+        size = llm.info.hidden_size if self.hidden_every else None
+        self.header = Rollouts(
+            llm.backend.grid, name, limit, (), llm.info.parameters, hidden_size=size, framing=self.framing
+        )
 
     def settings(self) -> dict[str, Any]:
         """All that the samples and their joints depend on."""
@@ -201,12 +201,14 @@ class _Run:
             "weights": _stamp(Path(self.llm.info.model)),
             "backend": self.llm.info.backend,
             "dtype": self.llm.info.dtype,
-            "grid": self.llm.grid.to_metadata(),
+            "grid": self.header.grid.to_metadata() if self.header.grid else None,
             "questions": {"count": len(asked), "sha256": hashlib.sha256(json.dumps(asked).encode()).hexdigest()},
             "samples": self.samples * self.copies,
             "max_new_tokens": self.header.max_new_tokens,
             "max_context": self.llm.info.max_context,
             **({"chat_template_kwargs": self.options} if self.options else {}),
+            **({"framing": self.framing.model_dump(mode="json")} if self.framing != NO_FRAMING else {}),
+            **({"hidden_every": self.hidden_every} if self.hidden_every else {}),
             **{name: getattr(self.sampling, name) for name in SamplingParams.model_fields},
         }
 
@@ -219,6 +221,7 @@ class _Run:
             self.sampling,
             max_new_tokens=self.header.max_new_tokens,
             concurrency=self.concurrency,
+            hidden_every=self.hidden_every,
         )
         begun: dict[int, dict[int, StoredRollout]] = {}
         total, before = (count * self.samples for count in (len(self.questions), len(self.questions) - len(places)))
@@ -245,14 +248,16 @@ class _Run:
         return replace(rollout, answer=extract(self.llm.extractor, rollout.text), right=right)
 
     def _stored(self, rollout: Rollout) -> StoredRollout:
-        joints = joint.from_logits(rollout.joint_logits, self.llm.grid)
+        grid, logits = self.header.grid, rollout.joint_logits
+        joints = logits if grid is None else joint.from_logits(logits, grid)
         return StoredRollout(
             tokens=rollout.tokens,
             text=self.llm.backend.decode(rollout.tokens.tolist()),
             answer=None,
             right=False,
             finished=rollout.finished,
-            joints=joints.reshape(len(joints), -1).astype(np.float16),
+            joints=joints.reshape(len(joints), self.header.cells).astype(np.float16),
+            hidden=rollout.hidden,
         )
 
 

@@ -11,10 +11,13 @@ One row a rollout; rows of a question stand together, in the order of their samp
 - `right`, `finished` (bool): whether the grader took it; false where it was cut at `max_new_tokens`;
 - `joints` (list of fixed-size lists of float16): row t is the joint after t tokens, reward-major; there is none after
   an end of sequence;
-- `external_score`, `self_score` (float32, null for none): of an external reward model and of the model as judge.
+- `external_score`, `self_score` (float32, null for none): of an external reward model and of the model as judge;
+- `positions` (list of int32), `last`, `mean` (lists of fixed-size lists of float16), only where hidden states were
+  kept: of which prefixes, by their tokens; the state behind the final norm there, and its mean since the prompt.
 
-The schema's metadata holds the grid, the model's name and `max_new_tokens`, as JSON under the key `zip_introspect`;
-where they are known, the model's `parameters` and what scores cost (`external_cost`, `judgement_tokens`) too.
+Rollouts of a model without a head have no `joints`. The schema's metadata holds the grid, the model's name and
+`max_new_tokens`, as JSON under the key `zip_introspect`; where they are known, the model's `parameters`, the `framing`
+of the questions, and what scores cost (`external_cost`, `judgement_tokens`) too.
 `datasets.load_dataset("parquet", ...)` reads the file too.
 """
 
@@ -24,7 +27,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +36,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from zip_introspect.errors import EvaluationDataError, GridError
+from zip_introspect.errors import ConfigError, EvaluationDataError, GridError
+from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.introspection import joint
-from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.grid import JointGrid, lowest_reward
 from zip_introspect.paths import expanded
+from zip_introspect.training.on_policy import HiddenRows
 
 FORMAT_VERSION = 1
 _KEY = b"zip_introspect"
 _PROBLEMS_AT_ONCE = 32
+_STATES = ("last", "mean")
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,10 @@ class StoredRollout:
     right: bool
     finished: bool
     joints: NDArray[np.float16]
-    """Shape (m + 1, B_V * B_T); m as in `Advanced`."""
+    """Shape (m + 1, B_V * B_T); m as in `Advanced`. (m + 1, 0) of a model without a head."""
     external_score: float | None = None
     self_score: float | None = None
+    hidden: HiddenRows | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,8 @@ class QuestionRollouts:
 class Rollouts:
     """Rollouts of many questions by one model."""
 
-    grid: JointGrid
+    grid: JointGrid | None
+    """None of a model without a head."""
     model: str
     max_new_tokens: int
     problems: tuple[QuestionRollouts, ...]
@@ -90,11 +98,34 @@ class Rollouts:
     """Tokens of the model that a token of the external one is worth: the ratio of their parameters (the 2N rule)."""
     judgement_tokens: int = 0
     """Tokens that a judge reads behind a sample: the question; the rest is cached."""
+    hidden_size: int | None = None
+    """Of the hidden states; None where none are kept."""
+    framing: Framing = NO_FRAMING
+    """How the questions were put."""
+
+    @property
+    def joint_grid(self) -> JointGrid:
+        """The grid of its joints.
+
+        Raises:
+            EvaluationDataError: the model had no head.
+        """
+        if self.grid is None:
+            raise EvaluationDataError(
+                f"{self.model} had no head, so its rollouts hold no joints; expected some that do"
+            )
+        return self.grid
+
+    @property
+    def cells(self) -> int:
+        """Of a joint; 0 without a head."""
+        return self.grid.num_cells if self.grid else 0
 
     def final_value(self, rollout: StoredRollout) -> float:
-        """The expected reward at the last prefix; the lowest reward where the rollout was cut (eq. 26)."""
-        if not rollout.finished:
-            return float(self.grid.reward_values[0])
+        """The expected reward at the last prefix; the lowest reward where the rollout was cut (eq. 26), or without a
+        head."""
+        if not rollout.finished or self.grid is None:
+            return lowest_reward(self.grid)
         last = rollout.joints[-1].astype(np.float64).reshape(self.grid.shape)
         return float(joint.expected_value(last / last.sum(), self.grid))
 
@@ -125,18 +156,20 @@ class Rollouts:
             "format_version": FORMAT_VERSION,
             "model": self.model,
             "max_new_tokens": self.max_new_tokens,
-            "grid": self.grid.to_metadata(),
+            "grid": self.grid.to_metadata() if self.grid else None,
             "parameters": self.parameters,
             "external_cost": self.external_cost,
             "judgement_tokens": self.judgement_tokens,
+            "hidden_size": self.hidden_size,
+            "framing": self.framing.model_dump(mode="json"),
         }
-        schema = _schema(self.grid.num_cells).with_metadata({_KEY: json.dumps(about)})
+        schema = _schema(self.cells, self.hidden_size).with_metadata({_KEY: json.dumps(about)})
         part = file.with_name(file.name + ".part")
         stream = iter(self.problems if problems is None else problems)
         first = 0
         with pq.ParquetWriter(part, schema, compression="zstd") as writer:
             while some := list(islice(stream, _PROBLEMS_AT_ONCE)):
-                writer.write_batch(_batch(first, some, schema, self.grid.num_cells))
+                writer.write_batch(_batch(first, some, schema, self.cells, self.hidden_size))
                 first += len(some)
         with part.open("rb+") as written:
             os.fsync(written.fileno())  # or a power failure could leave an empty file under the name
@@ -159,20 +192,26 @@ class Rollouts:
             raise EvaluationDataError(f"{file} is not a readable Parquet file: {error}") from error
         about = _about(file, table.schema)
         try:
-            grid = JointGrid.from_metadata(about["grid"])
+            grid = None if about["grid"] is None else JointGrid.from_metadata(about["grid"])
             model, limit = str(about["model"]), int(about["max_new_tokens"])
             parameters = None if about.get("parameters") is None else int(about["parameters"])
             external, judgement = float(about.get("external_cost", 1.0)), int(about.get("judgement_tokens", 0))
-        except (KeyError, TypeError, ValueError, GridError) as error:
+            size = None if about.get("hidden_size") is None else int(about["hidden_size"])
+            framing = Framing(**about.get("framing", {}))
+        except (KeyError, TypeError, ValueError, GridError, ConfigError) as error:
             raise EvaluationDataError(f"{file} says nothing usable of its model: {error}") from error
-        expected = _schema(grid.num_cells)
+        cells = grid.num_cells if grid else 0
+        expected = _schema(cells, size)
         if not table.schema.remove_metadata().equals(expected):
             raise EvaluationDataError(f"{file} has the columns {table.schema.names}; expected {expected.names}")
-        return cls(grid, model, limit, tuple(_problems(file, table, grid.num_cells)), parameters, external, judgement)
+        problems = tuple(_problems(file, table, cells, size))
+        return cls(grid, model, limit, problems, parameters, external, judgement, size, framing)
 
 
-def _schema(cells: int) -> pa.Schema:
+def _schema(cells: int, hidden_size: int | None) -> pa.Schema:
     tokens = pa.list_(pa.int32())
+    joints = [pa.field("joints", _rows_of(cells), nullable=False)] if cells else []
+    states = [pa.field(name, _rows_of(hidden_size), nullable=False) for name in _STATES] if hidden_size else []
     return pa.schema(
         [
             pa.field("problem", pa.int32(), nullable=False),
@@ -186,25 +225,46 @@ def _schema(cells: int) -> pa.Schema:
             pa.field("answer", pa.string()),
             pa.field("right", pa.bool_(), nullable=False),
             pa.field("finished", pa.bool_(), nullable=False),
-            pa.field("joints", pa.list_(pa.list_(pa.float16(), cells)), nullable=False),
+            *joints,
             pa.field("external_score", pa.float32()),
             pa.field("self_score", pa.float32()),
+            *([pa.field("positions", tokens, nullable=False), *states] if hidden_size else []),
         ]
     )
 
 
-def _batch(first: int, problems: Sequence[QuestionRollouts], schema: pa.Schema, cells: int) -> pa.RecordBatch:
+def _rows_of(width: int) -> pa.DataType:
+    return pa.list_(pa.list_(pa.float16(), width))
+
+
+def _stacked(arrays: Sequence[NDArray[np.float16]], width: int) -> pa.Array:
+    """A list column of rows of half-precision numbers, an array (n, width) a row."""
+    flat = np.concatenate([array.reshape(-1) for array in arrays]).astype(np.float16)
+    return pa.ListArray.from_arrays(
+        pa.array(np.cumsum([0, *map(len, arrays)]).astype(np.int32)),
+        pa.FixedSizeListArray.from_arrays(pa.array(flat), width),
+    )
+
+
+def _unstacked(batch: pa.RecordBatch, name: str, width: int) -> Iterator[NDArray[np.float16]]:
+    """What `_stacked` was given, row by row."""
+    column = batch.column(name)
+    flat = column.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    offsets = column.offsets.to_numpy()
+    return (flat[begin:end] for begin, end in pairwise(offsets))
+
+
+def _batch(
+    first: int, problems: Sequence[QuestionRollouts], schema: pa.Schema, cells: int, hidden_size: int | None
+) -> pa.RecordBatch:
     rows = [
         (first + place, problem, sample, rollout)
         for place, problem in enumerate(problems)
         for sample, rollout in enumerate(problem.rollouts)
     ]
-    lengths = [len(rollout.joints) for *_, rollout in rows]
-    flat = np.concatenate([rollout.joints.reshape(-1) for *_, rollout in rows]).astype(np.float16)
-    joints = pa.ListArray.from_arrays(
-        pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
-        pa.FixedSizeListArray.from_arrays(pa.array(flat), cells),
-    )
+    stacked: dict[str, pa.Array] = {}
+    if cells:
+        stacked["joints"] = _stacked([rollout.joints for *_, rollout in rows], cells)
     columns: dict[str, Any] = {
         "problem": [place for place, *_ in rows],
         "question": [problem.question.text for _, problem, *_ in rows],
@@ -217,8 +277,18 @@ def _batch(first: int, problems: Sequence[QuestionRollouts], schema: pa.Schema, 
             for name in ("tokens", "text", "answer", "right", "finished", "external_score", "self_score")
         },
     }
-    arrays = [joints if name == "joints" else pa.array(columns[name], schema.field(name).type) for name in schema.names]
+    if hidden_size:
+        kept = [_kept(rollout) for *_, rollout in rows]
+        columns["positions"] = [states.positions for states in kept]
+        stacked |= {name: _stacked([getattr(states, name) for states in kept], hidden_size) for name in _STATES}
+    arrays = [stacked.get(name) or pa.array(columns[name], schema.field(name).type) for name in schema.names]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _kept(rollout: StoredRollout) -> HiddenRows:
+    if rollout.hidden is None:
+        raise EvaluationDataError("a rollout has no hidden states, and others do; collect all of them with the same")
+    return rollout.hidden
 
 
 def _about(file: Path, schema: pa.Schema) -> dict[str, Any]:
@@ -233,26 +303,29 @@ def _about(file: Path, schema: pa.Schema) -> dict[str, Any]:
     return about
 
 
-def _problems(file: Path, table: pa.Table, cells: int) -> Iterator[QuestionRollouts]:
+def _problems(file: Path, table: pa.Table, cells: int, hidden_size: int | None) -> Iterator[QuestionRollouts]:
     """The rows, question by question, each row's numbers checked against each other."""
     place = -1
     question: Question | None = None
     prompt: tuple[int, ...] = ()
     rollouts: list[StoredRollout] = []
     for batch in table.to_batches():
-        plain = batch.drop_columns(["joints"]).to_pylist()
-        joints = batch.column("joints")
-        flat = joints.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, cells)
-        offsets = joints.offsets.to_numpy()
-        for row, begin, end in zip(plain, offsets[:-1], offsets[1:], strict=True):
+        arrays = [name for name in ("joints", *_STATES) if name in batch.schema.names]
+        plain = batch.drop_columns(arrays).to_pylist()
+        widths = {"joints": cells, **dict.fromkeys(_STATES, hidden_size or 0)}
+        columns = {name: _unstacked(batch, name, widths[name]) for name in arrays}
+        for row in plain:
+            own = {name: next(column) for name, column in columns.items()}
             if row["problem"] != place:
                 if question is not None:
                     yield QuestionRollouts(question, prompt, tuple(rollouts))
                 place, rollouts = row["problem"], []
                 question = Question(row["question"], row["expected"], row["group"])
                 prompt = tuple(row["prompt_tokens"])
-            rollout = _rollout(row, flat[begin:end])
+            rollout = _rollout(row, own)
             rows = len(rollout.tokens) + (0 if rollout.finished else 1)
+            if rollout.hidden is not None:
+                _check_hidden(file, place, row["sample"], rows, rollout.hidden)
             if len(rollout.joints) != rows or not len(rollout.tokens) or not np.isfinite(rollout.joints).all():
                 raise EvaluationDataError(
                     f"{file}: sample {row['sample']} of problem {place} has {len(rollout.tokens)} tokens and "
@@ -264,14 +337,28 @@ def _problems(file: Path, table: pa.Table, cells: int) -> Iterator[QuestionRollo
     yield QuestionRollouts(question, prompt, tuple(rollouts))
 
 
-def _rollout(row: dict[str, Any], joints: NDArray[np.float16]) -> StoredRollout:
+def _check_hidden(file: Path, place: int, sample: int, rows: int, hidden: HiddenRows) -> None:
+    positions = hidden.positions
+    sound = all(len(positions) == len(states) and np.isfinite(states).all() for states in (hidden.last, hidden.mean))
+    rising = len(positions) and positions[0] == 0 and positions[-1] == rows - 1 and (np.diff(positions) > 0).all()
+    if not (sound and rising):
+        raise EvaluationDataError(
+            f"{file}: sample {sample} of problem {place} has hidden states of the prefixes {positions.tolist()}; "
+            f"expected rising ones from 0 to {rows - 1}, and finite states for each"
+        )
+
+
+def _rollout(row: dict[str, Any], arrays: dict[str, NDArray[np.float16]]) -> StoredRollout:
+    rows = len(row["tokens"]) + (0 if row["finished"] else 1)
+    positions = row.get("positions")
     return StoredRollout(
         tokens=np.array(row["tokens"], dtype=np.int32),
         text=row["text"],
         answer=row["answer"],
         right=row["right"],
         finished=row["finished"],
-        joints=joints,
+        joints=arrays.get("joints", np.zeros((rows, 0), np.float16)),
+        hidden=None if positions is None else HiddenRows(np.array(positions, np.int32), *(arrays[n] for n in _STATES)),
         external_score=row["external_score"],
         self_score=row["self_score"],
     )
