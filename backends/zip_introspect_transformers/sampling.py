@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zip_introspect.backend.nucleus import nucleus
 from zip_introspect.config import SamplingParams
 from zip_introspect_transformers.cache.states import upload
 
@@ -19,7 +20,8 @@ class TorchSampler:
         self._sampled = not all(row.greedy for row in rows)
         self._greedy = any(row.greedy for row in rows)
         self._max_k = max(row.top_k for row in rows)
-        self._any_top_p = any(row.top_p < 1 for row in rows)
+        self._shares = [row.top_p for row in rows]
+        self._any_top_p = any(share < 1 for share in self._shares)
         self._any_min_p = any(row.min_p > 0 for row in rows)
 
         def column(values: Sequence[float], dtype: type[np.generic]) -> Tensor:
@@ -63,6 +65,13 @@ class TorchSampler:
         return scaled.masked_fill((scaled < kth) & (self._top_k > 0), -torch.inf)
 
     def _keep_top_p(self, weights: Tensor) -> Tensor:
+        if weights.device.type == "cpu":  # where sorting takes longer than a small model's step
+            dropped = torch.zeros_like(weights, dtype=torch.bool)
+            for row, share in enumerate(self._shares):
+                if share < 1:
+                    dropped[row] = True
+                    dropped[row, torch.from_numpy(nucleus(weights[row].numpy(), share))] = False
+            return weights.masked_fill(dropped, 0.0)
         ordered, order = weights.sort(dim=-1, descending=True, stable=True)
         shares = ordered.double() / weights.sum(-1, keepdim=True, dtype=torch.float64)
         mass_before = shares.cumsum(-1) - shares

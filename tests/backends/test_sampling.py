@@ -185,3 +185,21 @@ def test_a_share_that_rounding_made_of_nothing_is_not_drawn() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "cumsum", lambda *_, **__: rounded)
         assert _inverse_cdf(weights, torch.tensor([_below], dtype=torch.float64)).item() in (0, 1)
+
+
+@pytest.mark.parametrize("size", [511, 512, 513, 5_000])
+@pytest.mark.parametrize("sampling", [SamplingParams(), SamplingParams(min_p=0.2), SamplingParams(top_k=40)])
+def test_a_large_vocabulary_is_drawn_from_as_a_running_sum_would(size: int, sampling: SamplingParams) -> None:
+    rng = np.random.default_rng(size)
+    logits = rng.normal(scale=4.0, size=(1, size)).astype(np.float32)
+    expected = np.exp(logits[0] - logits.max())
+    if sampling.min_p:
+        expected[expected < np.float32(sampling.min_p)] = 0.0
+    if sampling.top_k:
+        expected[expected < np.sort(expected)[-sampling.top_k]] = 0.0
+    sums = np.cumsum(expected, dtype=np.float64)
+    sampler = NumpySampler([sampling])
+    for uniform in (0.0, 0.5, 1 - 2**-53, *rng.random(200)):
+        (drawn,) = sampler.draw(logits, logits.max(-1, keepdims=True), [uniform])
+        assert expected[drawn] > 0
+        assert (sums[drawn] - expected[drawn]) / sums[-1] - 1e-9 <= uniform <= sums[drawn] / sums[-1] + 1e-9
