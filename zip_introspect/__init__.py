@@ -41,6 +41,8 @@ from zip_introspect.events import (
     SearchFinished,
     SearchStarted,
 )
+from zip_introspect.framing import Example, Framing
+from zip_introspect.heads.head import Head
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.llm import IntrospectiveLLM
@@ -79,11 +81,14 @@ __all__ = [
     "EscalationPolicy",
     "EscalationResult",
     "Event",
+    "Example",
+    "Framing",
     "GenerationConfig",
     "GenerationResult",
     "GridError",
     "HandOn",
     "HandedOn",
+    "Head",
     "HeadError",
     "IntrospectionResult",
     "IntrospectiveLLM",

@@ -28,7 +28,8 @@ from zip_introspect.prompts import Prompt, check_batch
 from zip_introspect.result import GenerationResult, IntrospectionResult
 from zip_introspect.search import streams
 from zip_introspect.search.at_prompt import introspect
-from zip_introspect.search.batch_results import of_prompt, one_each, raise_first
+from zip_introspect.search.batch_results import of_prompt, one_each, raise_first, refuse
+from zip_introspect.search.confidence import calibration_of
 from zip_introspect.search.engine import Engine, Search, wait
 from zip_introspect.search.request import CallSettings, Checked, prepared, settled
 
@@ -42,9 +43,9 @@ class IntrospectiveLLM:
 
     Args:
         backend: an open backend; `from_pretrained` opens one.
-        config: the settings of calls that give none.
+        config: the settings of calls that give none; None takes those that its head recommends, at a balanced price.
         extractor: finds the short answer in a sample's text, for results and votes; they take its canonical form.
-        calibration: what a confidence means; results then have a `calibrated_confidence`.
+        calibration: what a confidence means, in place of what its head says; it gives a `calibrated_confidence`.
 
     One that `from_pretrained` or `demo` opened can be pickled: what is written is where it came from, and unpickling
     opens it again.
@@ -62,9 +63,10 @@ class IntrospectiveLLM:
         calibration: Calibration | None = None,
     ) -> None:
         self.backend = backend
-        self.config = config or GenerationConfig()
+        recommended = backend.head.about.config() if backend.head else None
+        self.config = config or recommended or GenerationConfig()
         self.extractor = extractor
-        self.calibration = calibration
+        self._calibration = calibration
         if calibration is not None and backend.grid is not None:
             calibration.check_fits(backend.grid)
         self._engine = Engine(backend)
@@ -161,6 +163,15 @@ class IntrospectiveLLM:
             HeadError: it has no head, and gives none.
         """
         return joint_grid(self.backend)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What a confidence means: as given, or as its head says of searches with its settings."""
+        return self._calibration or calibration_of(self.backend, self.config)
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        self._calibration = calibration
 
     @property
     def has_head(self) -> bool:
@@ -278,11 +289,8 @@ class IntrospectiveLLM:
         """Tokens of a text, or of any part of a conversation, whoever speaks last; an empty one has none.
 
         No model runs. A conversation that ends in a question counts what `generate` would prompt the model with;
-        `zip_introspect.backend.counting` says how others are counted.
-
-        Args:
-            prompt: text, or messages.
-            settings: as of `generate`; `chat`, `config` and `chat_template_kwargs` matter.
+        `zip_introspect.backend.counting` says how others are counted. Of the settings of `generate`, `chat`, `config`
+        and `chat_template_kwargs` matter.
 
         Raises:
             ConfigError: a bad setting.
@@ -306,7 +314,7 @@ class IntrospectiveLLM:
                 "this model was made of an open backend, so it cannot be pickled; open it with "
                 "IntrospectiveLLM.from_pretrained, and what is pickled is where it came from"
             )
-        return _reopen, (type(self), self.origin, self.config, self.extractor, self.calibration)
+        return _reopen, (type(self), self.origin, self.config, self.extractor, self._calibration)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # a copy of whatever holds a model shares it, as threads do
@@ -356,7 +364,7 @@ class IntrospectiveLLM:
             try:
                 prepare = self._prepare(prompt, own)
             except (PromptError, BudgetError) as error:
-                prepare = partial(_refuse, error)
+                prepare = partial(refuse, error)
             prepare = prepare if return_exceptions else partial(of_prompt, place, prepare)
             searches.append(Search(prepare, self.extractor, index=place))
         return self._engine.search_all(searches, whole=not return_exceptions)
@@ -367,9 +375,9 @@ class IntrospectiveLLM:
                 yield self._told(event)
 
     def _calibrated(self, result: GenerationResult) -> GenerationResult:
-        if self.calibration is None:
+        if self._calibration is None:
             return result
-        return replace(result, calibrated_confidence=float(self.calibration.apply(result.confidence)))
+        return replace(result, calibrated_confidence=float(self._calibration.apply(result.confidence)))
 
     def _told(self, event: Event) -> Event:
         return replace(event, result=self._calibrated(event.result)) if isinstance(event, SearchFinished) else event
@@ -391,7 +399,3 @@ def _reopen(
     llm = kind.open(origin, config)
     llm.extractor, llm.calibration = extractor, calibration
     return llm
-
-
-def _refuse(error: Exception) -> Checked:
-    raise error

@@ -7,23 +7,35 @@ answer so far. Backends compute it in the pass that gives the next token; this i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from zip_introspect.config import Settings
+from zip_introspect.config import GenerationConfig, Settings
 from zip_introspect.errors import ConfigError, HeadError
+from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.heads.fingerprint import Fingerprint
+from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
 
 Input = Literal["last", "mean"]
 """last: the hidden state after the last token. mean: the mean of the states after the prompt and each token since."""
 
+BALANCED = "balanced"
 MOST_LAYERS = 2
 MOST_WIDTH = 1 << 16
 """Of a layer, in and out: beyond that of any hidden state."""
+
+
+class Searched(Settings):
+    """What the confidence of results means after a search of one kind: the best of many is surer than it should be."""
+
+    strategy: str
+    selection: str
+    max_samples: int = Field(ge=1)
+    calibration: Calibration
 
 
 class About(Settings):
@@ -39,15 +51,37 @@ class About(Settings):
     length_edges: tuple[float, ...]
     reward_values: tuple[float, ...]
     length_values: tuple[float, ...]
+    framing: Framing = Field(NO_FRAMING, description="How the questions that it learnt from were put.")
+    recommended: dict[str, dict[str, JsonValue]] = Field(
+        default_factory=dict, description="Settings at each price, by the names of GenerationConfig's fields."
+    )
+    searched: tuple[Searched, ...] = ()
     card: dict[str, JsonValue] = Field(
         default_factory=dict, description="What it was trained on, how, and how well it did."
     )
 
     @model_validator(mode="after")
-    def _once(self) -> About:
+    def _consistent(self) -> About:
         if len(set(self.inputs)) != len(self.inputs):
             raise ValueError(f"inputs is {self.inputs}; expected each once")
+        for price in self.recommended:
+            self.config(price)
         return self
+
+    def config(self, price: str = BALANCED) -> GenerationConfig | None:
+        """The settings recommended at a price; None where none are.
+
+        Raises:
+            ConfigError: settings that do not exist, or are out of range.
+        """
+        found = self.recommended.get(price)
+        return None if found is None else GenerationConfig(**cast(dict[str, Any], found))
+
+    def calibration(self, strategy: str, selection: str, max_samples: int) -> Calibration | None:
+        """What confidence means after a search: that of the nearest number of samples; None where nobody knows."""
+        alike = [item for item in self.searched if (item.strategy, item.selection) == (strategy, selection)]
+        nearest = min(alike, key=lambda item: abs(item.max_samples - max_samples), default=None)
+        return nearest.calibration if nearest else None
 
     @classmethod
     def _explain(cls, error: ValidationError) -> ConfigError:
@@ -89,15 +123,18 @@ class Head:
         hidden_size: int,
         inputs: tuple[Input, ...] = ("last", "mean"),
         fingerprint: Fingerprint | None = None,
-        card: dict[str, JsonValue] | None = None,
+        **about: Any,
     ) -> Head:
-        """A head over a grid, whose reserved ids do not matter."""
+        """A head over a grid, whose reserved ids do not matter.
+
+        Args:
+            about: further fields of `About`.
+        """
         axes: dict[str, Any] = {
             axis: tuple(getattr(grid, axis).tolist())
             for axis in ("reward_edges", "length_edges", "reward_values", "length_values")
         }
-        about = About(inputs=inputs, hidden_size=hidden_size, card=card or {}, **axes)
-        return cls(about, weights, fingerprint)
+        return cls(About(inputs=inputs, hidden_size=hidden_size, **axes, **about), weights, fingerprint)
 
     @property
     def kind(self) -> Literal["linear", "mlp"]:

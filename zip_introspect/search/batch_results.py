@@ -34,6 +34,11 @@ def of_prompt(place: int, prepare: Callable[[], Checked]) -> Checked:
         raise type(error)(f"prompt {place}: {error}") from None
 
 
+def refuse(error: Exception) -> Checked:
+    """What prepares a prompt of a batch that was refused before."""
+    raise error
+
+
 def one_each(given: Any, count: int, name: str) -> list[Any]:
     """A setting for each prompt, from one for all or a list.
 

@@ -12,7 +12,7 @@ from zip_introspect.errors import BackendError, NonFiniteLogitsError, ZipIntrosp
 from zip_introspect.events import Event
 from zip_introspect.introspection.grid import lowest_reward
 from zip_introspect.result import Decision, FinishReason, GenerationResult, Outlook, StopReason, Usage
-from zip_introspect.search.confidence import confidence
+from zip_introspect.search.confidence import calibration_of, confidence
 from zip_introspect.search.request import Checked, HandOn
 from zip_introspect.search.samples import UNKNOWN, Reading, Samples, known, outlook
 from zip_introspect.search.stopping import sound
@@ -171,6 +171,7 @@ class PromptSearch:
         best = samples[chosen.number] if chosen else None
         complete = best is not None and best.complete
         sure = confidence(best, samples) if best and complete else lowest_reward(self._grid)
+        meaning = calibration_of(self._backend, self._config)
         finish: FinishReason = "stop" if complete else "length"
         if stop_reason in ("error", "budget", "handed_on"):
             finish = stop_reason
@@ -199,6 +200,7 @@ class PromptSearch:
             seed=self._config.sampling.seed,
             warnings=tuple(self._warnings(complete)),
             confidence_source="head" if self._grid else "agreement",
+            calibrated_confidence=float(meaning.apply(sure)) if meaning else None,
         )
 
     def broken_off(self, detail: str) -> GenerationResult:

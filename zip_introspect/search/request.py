@@ -13,6 +13,7 @@ from zip_introspect.backend.contract import Backend, BackendInfo
 from zip_introspect.budget import Budget, Ledger
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import BackendError, ConfigError, HeadError, PromptError
+from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.prompts import Prompt, check_prompt
 from zip_introspect.strategies import Strategy
 
@@ -52,6 +53,8 @@ class CallSettings(TypedDict, total=False):
     hand_on: HandOn | None
     """The choice to leave the question to a stronger model; the result's `finish_reason` is then "handed_on". `Ladder`
     gives it, and asks that model."""
+    framing: Framing | None
+    """How a question that is given as a text is put; None is as its head learnt it, or as it stands without one."""
     temperature: float
     top_p: float
     top_k: int
@@ -76,7 +79,7 @@ class CallSettings(TypedDict, total=False):
 TO_GET_ONE = "open a model that was trained for introspection"
 """What to do where a model has no head."""
 
-OF_A_CALL = frozenset({"budget", "config", "chat", "hand_on"})
+OF_A_CALL = frozenset({"budget", "config", "chat", "hand_on", "framing"})
 """The settings of a call that are no fields of `GenerationConfig`."""
 
 
@@ -88,6 +91,8 @@ class Request:
     config: GenerationConfig
     budget: Budget = field(default_factory=Budget)
     hand_on: HandOn | None = None
+    warnings: tuple[str, ...] = ()
+    """Of how it was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +140,11 @@ def prepared(
     chat, hand_on, options = settings.get("chat", True), settings.get("hand_on"), config.chat_template_kwargs
     # Backends of others that know no options go on working for those who give none.
     given = {"chat_template_kwargs": options} if options else {}
+    put, warnings = _framed(prompt, settings.get("framing"), chat, backend)
 
     def prepare() -> Checked:
-        tokens = tuple(backend.encode(prompt, chat=chat, **given))
-        return check(Request(tokens, config, budget, hand_on), backend, called)
+        tokens = tuple(backend.encode(put, chat=chat, **given))
+        return check(Request(tokens, config, budget, hand_on, warnings), backend, called)
 
     return prepare
 
@@ -173,7 +179,7 @@ def check(request: Request, backend: Backend, called: float | None = None) -> Ch
         )
     config = request.config.seeded()
     make = strategies.chosen(config, joints=backend.grid is not None)
-    strategy, warnings = make(config), backend.warnings
+    strategy, warnings = make(config), (*backend.warnings, *request.warnings)
     limit = request.budget.max_samples or math.inf
     most = strategy.samples_at_most()
     if backend.grid is None:
@@ -185,6 +191,19 @@ def check(request: Request, backend: Backend, called: float | None = None) -> Ch
     at_once = int(min(strategy.samples_at_once(), most, limit))
     ledger = Ledger(request.budget, len(request.tokens), started=called)
     return Checked(replace(request, config=config), strategy, ledger, most, at_once, warnings)
+
+
+def _framed(prompt: Prompt, framing: Framing | None, chat: bool, backend: Backend) -> tuple[Prompt, tuple[str, ...]]:
+    """A prompt as it is put to the model, and a warning where its head learnt from others."""
+    learnt = backend.head.about.framing if backend.head else NO_FRAMING
+    put: Prompt = prompt
+    if isinstance(prompt, str) and chat:
+        put = (learnt if framing is None else framing).put(prompt)
+    if learnt == NO_FRAMING or (not isinstance(put, str) and learnt.frames(put)):
+        return put, ()
+    return put, (
+        "the question is not put as those that the head learnt from, so its confidence may mislead: see framing",
+    )
 
 
 def _check_without_head(strategy: Strategy, selection: str | None, hand_on: HandOn | None, info: BackendInfo) -> None:

@@ -54,6 +54,18 @@ class Outcomes:
     """Generated tokens."""
 
 
+@dataclass(frozen=True)
+class Played:
+    """What a setting came to on one question; figures as in `Outcomes`."""
+
+    right: bool
+    compute: float
+    latency: float
+    samples: int
+    tokens: int
+    confidence: float
+
+
 def evaluate(rollouts: Rollouts, setting: Setting, *, windows: int = 1) -> Outcomes:
     """Run a setting over every question.
 
@@ -63,21 +75,32 @@ def evaluate(rollouts: Rollouts, setting: Setting, *, windows: int = 1) -> Outco
     Raises:
         ConfigError: more samples or tokens than are stored, an unknown strategy, or scores that are not stored.
     """
-    _check(rollouts, setting)
     stored = min(len(problem.rollouts) for problem in rollouts.problems)
-    rows = []
-    for window in range(windows):
-        backend = ReplayBackend(rollouts, first=window * stored // windows)
-        with IntrospectiveLLM(backend, setting.config, extractor=backend.answer) as llm:
-            results = llm.batch([problem.question.text for problem in rollouts.problems])
-        rows.append(
-            [
-                _row(rollouts, backend, problem, setting, item)
-                for problem, item in zip(rollouts.problems, results, strict=True)
-            ]
-        )
+    rows = [
+        [
+            (item.right, item.compute, item.latency, item.samples, item.tokens)
+            for item in played(rollouts, setting, first=window * stored // windows)
+        ]
+        for window in range(windows)
+    ]
     right, compute, latency, samples, tokens = np.mean(np.array(rows, dtype=np.float64), axis=0).T
     return Outcomes(setting, right, compute, latency, samples, tokens)
+
+
+def played(rollouts: Rollouts, setting: Setting, *, first: int = 0) -> list[Played]:
+    """Run a setting over every question, beginning at its rollout `first`; in the order of the questions.
+
+    Raises:
+        ConfigError: as `evaluate`.
+    """
+    _check(rollouts, setting)
+    backend = ReplayBackend(rollouts, first=first)
+    with IntrospectiveLLM(backend, setting.config, extractor=backend.answer) as llm:
+        results = llm.batch([problem.question.text for problem in rollouts.problems])
+    return [
+        _row(rollouts, backend, problem, setting, item)
+        for problem, item in zip(rollouts.problems, results, strict=True)
+    ]
 
 
 def sweep(
@@ -143,7 +166,7 @@ def _check(rollouts: Rollouts, setting: Setting) -> None:
 
 def _row(
     rollouts: Rollouts, backend: ReplayBackend, problem: QuestionRollouts, setting: Setting, result: GenerationResult
-) -> tuple[float, float, float, float, float]:
+) -> Played:
     started = {sample.number: backend.rollout_of(problem, sample.number) for sample in result.samples}
     usage = result.usage
     compute, latency = float(usage.prompt_tokens + usage.generated_tokens), usage.depth
@@ -166,7 +189,7 @@ def _row(
         right = any(item.right for item in started.values())
     else:
         right = chosen is not None and result.samples[chosen].status == "finished" and started[chosen].right
-    return float(right), compute, float(latency), float(len(result.samples)), float(usage.generated_tokens)
+    return Played(right, compute, float(latency), len(result.samples), usage.generated_tokens, result.confidence)
 
 
 def _score(rollout: StoredRollout, scorer: Scorer) -> float | None:

@@ -1,0 +1,211 @@
+"""Training small heads over fixed features: several candidates, early stopping, all judged on questions held out.
+
+With some hundred questions a single split wastes what there is, so every candidate is cross-fitted: the questions are
+parted into folds, a model for each fold is trained on the others, and what it predicts of its own is what counts. The
+models of a candidate train in step, so that one number of epochs is the best for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+_BATCH = 256
+_RATE = 1e-3
+_SMALLEST = 1e-6
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A shape of a head, and how strongly it is held back."""
+
+    hidden: int
+    """Units of its hidden layer; 0 is linear."""
+    decay: float
+    """Decoupled weight decay (Loshchilov and Hutter, 2019)."""
+
+    @property
+    def kind(self) -> str:
+        """For people."""
+        return f"mlp of {self.hidden}" if self.hidden else "linear"
+
+
+CANDIDATES = (
+    *(Candidate(0, decay) for decay in (0.1, 1.0, 10.0, 30.0)),
+    *(Candidate(hidden, decay) for hidden in (16, 64) for decay in (0.1, 1.0, 10.0)),
+)
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """What cross-fitting found."""
+
+    candidate: Candidate
+    epochs: int
+    loss: float
+    """Nats a row, on held-out questions."""
+    losses: dict[Candidate, float]
+    """Of all candidates."""
+    prior: float
+    """Of the classes' frequencies alone: what a head that knows nothing would have."""
+    probabilities: NDArray[np.float32]
+    """Shape (rows, classes): what each row's fold predicts of it, having never seen its question."""
+
+
+def folds_of(groups: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
+    """A fold for each row; the rows of a question share theirs."""
+    names, place = np.unique(groups, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return np.asarray((order % folds)[place], dtype=np.int64)
+
+
+def cross_fit(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    classes: int,
+    *,
+    candidates: Sequence[Candidate] = CANDIDATES,
+    folds: int = 5,
+    epochs: int = 40,
+    patience: int = 4,
+    seed: int = 0,
+    say: Callable[[Candidate, float], None] = lambda candidate, loss: None,
+) -> CrossFitted:
+    """The candidate with the highest likelihood on held-out questions.
+
+    Args:
+        features: shape (rows, width).
+        labels: shape (rows,), from 0.
+        groups: shape (rows,): rows of one group, such as a question, are held out together.
+        patience: epochs without a better one, after which a candidate is left.
+        say: is told the loss of each candidate.
+    """
+    fold = folds_of(groups, folds, seed)
+    x, y = torch.from_numpy(_standardised(features)[0]), torch.from_numpy(labels)
+    prior = _prior(labels, classes)
+    losses: dict[Candidate, float] = {}
+    best: tuple[float, Candidate, int, Tensor] | None = None
+    for candidate in candidates:
+        learners = [_Learner(candidate, x, y, fold != number, prior, seed) for number in range(folds)]
+        found, since = (np.inf, 0, torch.empty(0)), 0
+        for epoch in range(1, epochs + 1):
+            predicted = torch.zeros(len(x), classes)
+            for number, learner in enumerate(learners):
+                learner.epoch()
+                held_out = torch.from_numpy(fold == number)
+                predicted[held_out] = learner.predict(x[held_out])
+            loss = float(functional.nll_loss(predicted, y))
+            since += 1
+            if loss < found[0]:
+                found, since = (loss, epoch, predicted), 0
+            if since >= patience:
+                break
+        losses[candidate] = found[0]
+        say(candidate, found[0])
+        if best is None or found[0] < best[0]:
+            best = found[0], candidate, found[1], found[2]
+    assert best is not None, "no candidates"
+    loss, candidate, count, predicted = best
+    frequencies = float(-np.log(prior)[labels].mean())
+    return CrossFitted(candidate, count, loss, losses, frequencies, predicted.exp().numpy())
+
+
+def train(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    candidate: Candidate,
+    epochs: int,
+    *,
+    seed: int = 0,
+) -> dict[str, NDArray[np.floating]]:
+    """Train on all rows; the weights as `heads.Head` takes them, the standardisation folded in."""
+    scaled, mean, scale = _standardised(features)
+    learner = _Learner(
+        candidate,
+        torch.from_numpy(scaled),
+        torch.from_numpy(labels),
+        np.ones(len(labels), np.bool_),
+        _prior(labels, classes),
+        seed,
+    )
+    for _ in range(epochs):
+        learner.epoch()
+    weights: dict[str, NDArray[np.floating]] = {}
+    for place, layer in enumerate(learner.layers):
+        weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
+        if not place:
+            weight = weight / scale
+            bias = bias - weight @ mean
+        weights |= {f"{place}.weight": weight.astype(np.float32), f"{place}.bias": bias.astype(np.float32)}
+    return weights
+
+
+class _Learner:
+    """One model and the rows that it learns from."""
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        x: Tensor,
+        y: Tensor,
+        rows: NDArray[np.bool_],
+        prior: NDArray[np.float64],
+        seed: int,
+    ) -> None:
+        self._x, self._y, self._rows = x, y, torch.from_numpy(np.flatnonzero(rows))
+        self._draws = torch.Generator().manual_seed(seed)
+        sizes = [x.shape[1], *([candidate.hidden] if candidate.hidden else []), len(prior)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layers = [nn.Linear(width, out) for width, out in pairwise(sizes)]
+        with torch.no_grad():
+            self.layers[-1].weight.mul_(0.1 if candidate.hidden else 0.0)  # it begins with the classes' frequencies
+            self.layers[-1].bias.copy_(torch.from_numpy(np.log(prior)))
+        held_back: list[dict[str, Any]] = [
+            {"params": [layer.weight for layer in self.layers], "weight_decay": candidate.decay},
+            {"params": [layer.bias for layer in self.layers], "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(held_back, lr=_RATE)
+
+    def epoch(self) -> None:
+        """See every row once."""
+        order = self._rows[torch.randperm(len(self._rows), generator=self._draws)]
+        for some in order.split(_BATCH):
+            loss = functional.nll_loss(self._logs(self._x[some]), self._y[some])
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """Log-probabilities (rows, classes)."""
+        return self._logs(x)
+
+    def _logs(self, x: Tensor) -> Tensor:
+        for place, layer in enumerate(self.layers):
+            x = layer(functional.silu(x) if place else x)
+        return functional.log_softmax(x, -1)
+
+
+def _standardised(
+    features: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Features of mean 0 and deviation 1, and both."""
+    mean, scale = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64) + _SMALLEST
+    return ((features - mean) / scale).astype(np.float32), mean, scale
+
+
+def _prior(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Frequencies, none of them 0 (Laplace)."""
+    counts = np.bincount(labels, minlength=classes) + 0.5
+    return np.asarray(counts / counts.sum())
