@@ -9,6 +9,7 @@ from zip_introspect.cli.calibrate import calibrate
 from zip_introspect.cli.demo import demo
 from zip_introspect.cli.evaluate import evaluate, report
 from zip_introspect.cli.export import attach_grid, export
+from zip_introspect.cli.fit import fit
 from zip_introspect.cli.inspect import inspect
 from zip_introspect.cli.rollouts import rollouts
 from zip_introspect.cli.score import score
@@ -20,6 +21,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (ask, inspect, demo, calibrate, rollouts, score, evaluate, report, attach_grid, version):
+for command in (ask, inspect, demo, fit, calibrate, rollouts, score, evaluate, report, attach_grid, version):
     app.command()(command)
 app.add_typer(export, name="export")

@@ -12,9 +12,10 @@ from zip_introspect import strategies
 from zip_introspect.budget import Budget
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.seed import SEED_HELP, parse_seed
-from zip_introspect.cli.session import TemplateOptions, follow, open_llm, template_kwargs
+from zip_introspect.cli.session import Examples, Instruction, System, TemplateOptions, follow, open_llm, template_kwargs
 from zip_introspect.cli.summary import print_summary
 from zip_introspect.config import GenerationConfig
+from zip_introspect.framing import NO_FRAMING, Framing
 
 _SEARCH, _SAMPLING = "Search", "Sampling"
 
@@ -25,6 +26,10 @@ def ask(
         str | None, typer.Option("--model", "-m", help="Directory, .gguf file or hub id. (default: the embedded model)")
     ] = None,
     backend: Annotated[str | None, typer.Option(help="The backend. (default: inferred from the model)")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="A head's file, hub id, or the name of one that ships. (default: the model's own)"),
+    ] = None,
     budget: Annotated[
         int | None, typer.Option(help="Generated tokens of all samples together, at most.", rich_help_panel=_SEARCH)
     ] = None,
@@ -45,6 +50,9 @@ def ask(
         int | None,
         typer.Option(parser=parse_seed, metavar="INTEGER|random", help=SEED_HELP, rich_help_panel=_SAMPLING),
     ] = None,
+    system: System = None,
+    examples: Examples = None,
+    instruction: Instruction = None,
     template_option: TemplateOptions = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -62,13 +70,18 @@ def ask(
     }
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     with reporting(debug):
-        given["chat_template_kwargs"] = template_kwargs(template_option)
+        options = template_kwargs(template_option)
+        if options:
+            given["chat_template_kwargs"] = options
         question = sys.stdin.read().strip() if prompt == "-" else prompt
         console = None if as_json else Console()
         limits = Budget.of(budget)
         config = GenerationConfig(**given)  # settings are refused before a model is loaded for them
         strategies.chosen(config, joints=True)
-        llm = open_llm(model, backend)
+        framing = Framing.of(system, examples, instruction)
+        if framing != NO_FRAMING:
+            given["framing"] = framing
+        llm = open_llm(model, backend, **({} if head is None else {"head": head}))
         result = follow(llm, question, console, budget=limits, **given)
         if console is None:
             typer.echo(result.to_json(indent=2))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,12 @@ from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import CalibrationError
 from zip_introspect.evaluation.measures import calibrating
 from zip_introspect.evaluation.measures.cost import generation_cost
-from zip_introspect.evaluation.replay.trials import Setting, played, single
-from zip_introspect.evaluation.store.rollout_file import Rollouts
+from zip_introspect.evaluation.replay.backend import ReplayBackend
+from zip_introspect.evaluation.replay.trials import replayed, single
+from zip_introspect.evaluation.store.rollout_file import QuestionRollouts, Rollouts
 from zip_introspect.heads.head import Searched
+from zip_introspect.result import GenerationResult
+from zip_introspect.strategies.selection import Candidate, Selection, select
 
 PRICES: Mapping[str, float] = {"cheap": 0.1, "balanced": 0.03, "dear": 0.005}
 """Accuracy that the tokens of one sample have to be worth: where each is counted, usually, and where none is."""
@@ -50,7 +55,7 @@ class Played:
 
 
 def candidates(config: GenerationConfig, stored: int) -> Iterator[GenerationConfig]:
-    """The settings that are tried, at most `stored` samples each."""
+    """The searches that are tried, of at most `stored` samples each."""
     yield config.replace(strategy="single", max_samples=1)
     if stored == 1:
         return
@@ -59,35 +64,87 @@ def candidates(config: GenerationConfig, stored: int) -> Iterator[GenerationConf
         yield from (config.replace(strategy=name, max_samples=size) for size in range(2, stored + 1))
     for alpha in _ALPHAS:
         for beta in _BETAS:
-            for selection in ("value", "weighted_majority", "majority"):
-                yield config.replace(strategy="zip_rc", max_samples=stored, alpha=alpha, beta=beta, selection=selection)
+            yield config.replace(strategy="zip_rc", max_samples=stored, alpha=alpha, beta=beta)
 
 
 def play(
-    rollouts: Rollouts, config: GenerationConfig, *, say: Callable[[int, int], None] = lambda done, of: None
+    rollouts: Rollouts,
+    config: GenerationConfig,
+    *,
+    processes: int | None = None,
+    say: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Played]:
     """Every candidate on every question, beginning at each of its rollouts.
 
     Args:
         rollouts: with joints of questions that the head did not see.
+        processes: how many candidates at once; None is one for each core.
         say: is told how many are done.
     """
     stored = min(len(problem.rollouts) for problem in rollouts.problems)
-    _, one, serial = single(rollouts)
-    found = []
     settings = list(candidates(config.replace(max_new_tokens=rollouts.max_new_tokens), stored))
-    for number, settled in enumerate(settings, 1):
-        rows = [played(rollouts, Setting("", settled), first=first) for first in range(stored)]
-        right, confidence, compute, latency = (
-            np.array([[getattr(row, name) for row in window] for window in rows], np.float64).T for name in _READ
-        )
-        cost = generation_cost(compute, latency, one[:, None], serial[:, None], 1.0)
-        found.append(Played(settled, right, confidence, cost))
-        say(number, len(settings))
+    found: list[Played] = []
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_share, initargs=(rollouts,)
+    ) as pool:
+        for number, some in enumerate(pool.map(_play_shared, settings), 1):
+            found += some
+            say(number, len(settings))
     return found
 
 
-_READ = ("right", "confidence", "compute", "latency")
+_shared: Rollouts
+
+
+def _share(rollouts: Rollouts) -> None:
+    global _shared
+    _shared = rollouts
+
+
+def _play_shared(config: GenerationConfig) -> list[Played]:
+    return _play(_shared, config)
+
+
+def _play(rollouts: Rollouts, config: GenerationConfig) -> list[Played]:
+    """One search, and what each way of choosing among its samples makes of it."""
+    stored = min(len(problem.rollouts) for problem in rollouts.problems)
+    _, one, _ = single(rollouts)
+    selections: tuple[Selection | None, ...] = _SELECTIONS if config.strategy == "zip_rc" else (None,)
+    rows: dict[Selection | None, list[list[tuple[float, float, float]]]] = {name: [] for name in selections}
+    for first in range(stored):
+        backend, results = replayed(rollouts, config, first=first)
+        for selection, windows in rows.items():
+            windows.append([])
+            for problem, result in zip(rollouts.problems, results, strict=True):
+                right, confidence = _chosen(backend, problem, result, selection)
+                prompt, usage = result.usage.prompt_tokens, result.usage
+                cost = generation_cost(prompt + usage.generated_tokens, usage.depth, 1.0, 1.0, 1.0)
+                windows[-1].append((right, confidence, float(cost)))
+    found = []
+    for selection, windows in rows.items():
+        right, confidence, cost = np.array(windows, np.float64).transpose(2, 1, 0)
+        settled = config if selection is None else config.replace(selection=selection)
+        found.append(Played(settled, right, confidence, cost / one[:, None]))
+    return found
+
+
+def _chosen(
+    backend: ReplayBackend, problem: QuestionRollouts, result: GenerationResult, selection: Selection | None
+) -> tuple[bool, float]:
+    """Whether the chosen sample is right, and how sure the model is of it."""
+    number = result.chosen
+    if selection is not None:
+        samples = [
+            Candidate(item.number, item.value, item.complete, item.answer) for item in result.samples if item.tokens
+        ]
+        chosen = select(samples, selection, result.seed)
+        number = chosen.number if chosen else None
+    if number is None or not result.samples[number].complete:
+        return False, 0.0
+    return backend.rollout_of(problem, number).right, result.samples[number].value or 0.0
+
+
+_SELECTIONS: tuple[Selection, ...] = ("value", "weighted_majority", "majority")
 
 
 def recommended(found: list[Played]) -> dict[str, Played]:

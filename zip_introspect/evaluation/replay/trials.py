@@ -94,13 +94,20 @@ def played(rollouts: Rollouts, setting: Setting, *, first: int = 0) -> list[Play
         ConfigError: as `evaluate`.
     """
     _check(rollouts, setting)
-    backend = ReplayBackend(rollouts, first=first)
-    with IntrospectiveLLM(backend, setting.config, extractor=backend.answer) as llm:
-        results = llm.batch([problem.question.text for problem in rollouts.problems])
+    backend, results = replayed(rollouts, setting.config, first=first)
     return [
         _row(rollouts, backend, problem, setting, item)
         for problem, item in zip(rollouts.problems, results, strict=True)
     ]
+
+
+def replayed(
+    rollouts: Rollouts, config: GenerationConfig, *, first: int = 0
+) -> tuple[ReplayBackend, list[GenerationResult]]:
+    """The results of all questions, beginning at their rollout `first`, and the backend that knows which they took."""
+    backend = ReplayBackend(rollouts, first=first)
+    with IntrospectiveLLM(backend, config, extractor=backend.answer) as llm:
+        return backend, llm.batch([problem.question.text for problem in rollouts.problems])
 
 
 def sweep(

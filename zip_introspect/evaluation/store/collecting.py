@@ -108,6 +108,7 @@ def collect_to_file(
     file: str | Path,
     *,
     say: Callable[[str], None] = _log.warning,
+    watch: Callable[[int, QuestionRollouts], None] = lambda done, problem: None,
     **how: Unpack[Collecting],
 ) -> Collected:
     """Write the file that `collect_rollouts(...).save(file)` would, of more rollouts than memory holds.
@@ -121,6 +122,8 @@ def collect_to_file(
         how: as of `collect_rollouts`.
         say: is told, a line each, what is taken over, what is kept where the run is ended, and where all samples of a
             question are the same.
+        watch: is told how many questions are done, and the one that was done last; what it raises ends the run, and
+            nothing that is done is lost.
 
     Raises:
         EvaluationDataError: the folder is that of a run with other settings; the message names them.
@@ -155,6 +158,7 @@ def collect_to_file(
             with closing(run.sample(missing)) as stream:
                 for place, problem in stream:
                     parts.save(place, problem)
+                    watch(len(parts.done), problem)
         run.header.save(file, problems())
     except BaseException:
         if parts.done:
