@@ -28,7 +28,7 @@ def ask(
     backend: Annotated[str | None, typer.Option(help="The backend. (default: inferred from the model)")] = None,
     head: Annotated[
         str | None,
-        typer.Option(help="A head's file, hub id, or the name of one that ships. (default: the model's own)"),
+        typer.Option(help="A head's file, hub id, or name. (default: the model's own)"),
     ] = None,
     budget: Annotated[
         int | None, typer.Option(help="Generated tokens of all samples together, at most.", rich_help_panel=_SEARCH)

@@ -1,0 +1,46 @@
+"""Rollouts with hidden states of a made-up model: what will become of a sample shows in them, more or less."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zip_introspect.evaluation.store.rollout_file import Question, QuestionRollouts, Rollouts, StoredRollout
+from zip_introspect.training.on_policy import HiddenRows
+
+SIZE, EVERY, LONGEST = 16, 8, 64
+
+
+def rollouts(questions: int = 60, samples: int = 4, *, tells: float = 2.0, seed: int = 0) -> Rollouts:
+    """Samples of 5 to 60 tokens, some cut at 64; right ones have a first number that is higher by `tells`."""
+    rng = np.random.default_rng(seed)
+    problems = []
+    for place in range(questions):
+        ease = rng.uniform(0.1, 0.9)
+        made = []
+        for _ in range(samples):
+            right, length = bool(rng.random() < ease), int(rng.integers(5, 61))
+            finished = bool(rng.random() < 0.95)
+            length = length if finished else LONGEST
+            right = right and finished
+            rows = length if finished else length + 1
+            positions = np.unique([*range(0, rows, EVERY), rows - 1]).astype(np.int32)
+            states = rng.normal(size=(len(positions), SIZE))
+            states[:, 0] += tells * (right - 0.5) * positions / rows
+            states[:, 1] += (length - positions) / 10
+            states[:, 2] += 2 * ease
+            means = states.cumsum(0) / np.arange(1, len(states) + 1)[:, None]
+            hidden = HiddenRows(positions, states.astype(np.float16), means.astype(np.float16))
+            answer = str(place) if right else str(1_000 + int(rng.integers(3)))
+            made.append(
+                StoredRollout(
+                    tokens=rng.integers(1, 100, length).astype(np.int32),
+                    text=f"ans {answer}",
+                    answer=answer if finished else None,
+                    right=right,
+                    finished=finished,
+                    joints=np.zeros((rows, 0), np.float16),
+                    hidden=hidden,
+                )
+            )
+        problems.append(QuestionRollouts(Question(f"question {place}", str(place)), (1, 2, place + 3), tuple(made)))
+    return Rollouts(None, "made up", LONGEST, tuple(problems), hidden_size=SIZE)
