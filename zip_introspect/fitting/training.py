@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-_BATCH = 256
+_BATCH, _SMALLEST_BATCH, _STEPS = 256, 16, 16
+"""Rows of a step, at most and at least, and steps of an epoch, at least, where there are rows for them."""
 _RATE = 1e-3
 _SMALLEST = 1e-6
 
@@ -180,7 +181,7 @@ class _Learner:
     def epoch(self) -> None:
         """See every row once."""
         order = self._rows[torch.randperm(len(self._rows), generator=self._draws)]
-        for some in order.split(_BATCH):
+        for some in order.split(max(_SMALLEST_BATCH, min(_BATCH, len(order) // _STEPS))):
             loss = functional.nll_loss(self._logs(self._x[some]), self._y[some])
             self._optimizer.zero_grad()
             loss.backward()
