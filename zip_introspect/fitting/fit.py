@@ -71,6 +71,7 @@ def fit(
         target.cells,
         states.groups,
         grid.num_cells,
+        weights=states.weights(),
         candidates=candidates,
         seed=seed,
         say=lambda candidate, loss: say(f"{candidate.kind}, weight decay {candidate.decay:g}: {loss:.3f} nats"),

@@ -76,6 +76,16 @@ class States:
         """The question of each row."""
         return self.question[self.rollout]
 
+    def weights(self) -> NDArray[np.float64]:
+        """What each row counts for in training: the end of a rollout as much as all its other prefixes together.
+
+        There its value is read that chooses among samples, and there is most to be seen.
+        """
+        counts = np.bincount(self.rollout)
+        weights = np.ones(len(self.rollout))
+        weights[self.ends] = np.maximum(counts - 1, 1)
+        return weights
+
     def features(self, inputs: tuple[str, ...]) -> NDArray[np.float32]:
         """What a head reads of each row, shape (rows, inputs * hidden size)."""
         return np.concatenate([getattr(self, name) for name in inputs], axis=1).astype(np.float32)

@@ -74,6 +74,7 @@ def cross_fit(
     groups: NDArray[np.int64],
     classes: int,
     *,
+    weights: NDArray[np.floating] | None = None,
     candidates: Sequence[Candidate] = CANDIDATES,
     folds: int = 5,
     epochs: int = 40,
@@ -87,16 +88,18 @@ def cross_fit(
         features: shape (rows, width).
         labels: shape (rows,), from 0.
         groups: shape (rows,): rows of one group, such as a question, are held out together.
+        weights: shape (rows,): what each row counts for, in training and in judging; None is the same for all.
         patience: epochs without a better one, after which a candidate is left.
         say: is told the loss of each candidate.
     """
     fold = folds_of(groups, folds, seed)
     x, y = torch.from_numpy(_standardised(features)[0]), torch.from_numpy(labels)
+    w = _weights(weights, len(labels))
     prior = _prior(labels, classes)
     losses: dict[Candidate, float] = {}
     best: tuple[float, Candidate, int, Tensor] | None = None
     for candidate in candidates:
-        learners = [_Learner(candidate, x, y, fold != number, prior, seed) for number in range(folds)]
+        learners = [_Learner(candidate, x, y, w, fold != number, prior, seed) for number in range(folds)]
         found, since = (np.inf, 0, torch.empty(0)), 0
         for epoch in range(1, epochs + 1):
             predicted = torch.zeros(len(x), classes)
@@ -104,7 +107,7 @@ def cross_fit(
                 learner.epoch()
                 held_out = torch.from_numpy(fold == number)
                 predicted[held_out] = learner.predict(x[held_out])
-            loss = float(functional.nll_loss(predicted, y))
+            loss = float((functional.nll_loss(predicted, y, reduction="none") * w).mean())
             since += 1
             if loss < found[0]:
                 found, since = (loss, epoch, predicted), 0
@@ -116,7 +119,7 @@ def cross_fit(
             best = found[0], candidate, found[1], found[2]
     assert best is not None, "no candidates"
     loss, candidate, count, predicted = best
-    frequencies = float(-np.log(prior)[labels].mean())
+    frequencies = float((-np.log(prior)[labels] * w.numpy()).mean())
     return CrossFitted(candidate, count, loss, losses, frequencies, predicted.exp().numpy())
 
 
@@ -127,6 +130,7 @@ def train(
     candidate: Candidate,
     epochs: int,
     *,
+    weights: NDArray[np.floating] | None = None,
     seed: int = 0,
 ) -> dict[str, NDArray[np.floating]]:
     """Train on all rows; the weights as `heads.Head` takes them, the standardisation folded in."""
@@ -135,20 +139,21 @@ def train(
         candidate,
         torch.from_numpy(scaled),
         torch.from_numpy(labels),
+        _weights(weights, len(labels)),
         np.ones(len(labels), np.bool_),
         _prior(labels, classes),
         seed,
     )
     for _ in range(epochs):
         learner.epoch()
-    weights: dict[str, NDArray[np.floating]] = {}
+    made: dict[str, NDArray[np.floating]] = {}
     for place, layer in enumerate(learner.layers):
         weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
         if not place:
             weight = weight / scale
             bias = bias - weight @ mean
-        weights |= {f"{place}.weight": weight.astype(np.float32), f"{place}.bias": bias.astype(np.float32)}
-    return weights
+        made |= {f"{place}.weight": weight.astype(np.float32), f"{place}.bias": bias.astype(np.float32)}
+    return made
 
 
 class _Learner:
@@ -159,11 +164,12 @@ class _Learner:
         candidate: Candidate,
         x: Tensor,
         y: Tensor,
+        weights: Tensor,
         rows: NDArray[np.bool_],
         prior: NDArray[np.float64],
         seed: int,
     ) -> None:
-        self._x, self._y, self._rows = x, y, torch.from_numpy(np.flatnonzero(rows))
+        self._x, self._y, self._weights, self._rows = x, y, weights, torch.from_numpy(np.flatnonzero(rows))
         self._draws = torch.Generator().manual_seed(seed)
         sizes = [x.shape[1], *([candidate.hidden] if candidate.hidden else []), len(prior)]
         with torch.random.fork_rng(devices=[]):
@@ -182,7 +188,8 @@ class _Learner:
         """See every row once."""
         order = self._rows[torch.randperm(len(self._rows), generator=self._draws)]
         for some in order.split(max(_SMALLEST_BATCH, min(_BATCH, len(order) // _STEPS))):
-            loss = functional.nll_loss(self._logs(self._x[some]), self._y[some])
+            losses = functional.nll_loss(self._logs(self._x[some]), self._y[some], reduction="none")
+            loss = (losses * self._weights[some]).mean()
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
@@ -204,6 +211,11 @@ def _standardised(
     """Features of mean 0 and deviation 1, and both."""
     mean, scale = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64) + _SMALLEST
     return ((features - mean) / scale).astype(np.float32), mean, scale
+
+
+def _weights(weights: NDArray[np.floating] | None, count: int) -> Tensor:
+    """Of mean 1."""
+    return torch.ones(count) if weights is None else torch.from_numpy((weights / weights.mean()).astype(np.float32))
 
 
 def _prior(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
