@@ -86,7 +86,15 @@ def fit(
     played = choosing.play(laid, config.replace(max_new_tokens=rollouts.max_new_tokens))
     recommended = choosing.recommended(played)
     said = measuring.in_words(found, played, recommended)
-    weights = training.train(features, target.cells, grid.num_cells, trained.candidate, trained.epochs, seed=seed)
+    weights = training.train(
+        features,
+        target.cells,
+        grid.num_cells,
+        trained.candidate,
+        trained.epochs,
+        weights=states.weights(),
+        seed=seed,
+    )
     head = Head.of(
         grid,
         weights,
