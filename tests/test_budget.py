@@ -99,7 +99,7 @@ def test_an_unknown_pace_limits_the_next_call_and_no_plan() -> None:
     now[0] = 2.25
     ledger.spend(tokens=8, depth=4, seconds=0.25)
     assert (ledger.depth_left, ledger.plan([200])) == (124, [124])  # 7.75 seconds at 1/16
-    assert ledger.share([200]) == [4]  # at 1.6
+    assert ledger.share([200]) == [124]  # and the first call says no more of those to come
     now[0] = 11.0
     assert (ledger.depth_left, ledger.plan([16]), ledger.share([16])) == (0, [0], [0])
     assert ledger.exhausted() == "seconds"

@@ -191,10 +191,14 @@ class Ledger:
         self.depth += depth
         if depth:
             pace = seconds / max(depth, steps or 0)
-            if self._slowest is not None:
-                self._paces.append(pace)
-            # Decays, so that one slow call (a first allocation, a swap) does not stop the search for good.
-            self._slowest = pace if self._slowest is None else max(pace, 0.8 * self._slowest)
+            if (
+                self._slowest is None
+            ):  # the first call allocates, and measures those that follow only until there are some
+                self._slowest = pace
+                return
+            # Decays, so that one slow call (a swap) does not stop the search for good.
+            self._slowest = max(pace, 0.8 * self._slowest if self._paces else 0.0)
+            self._paces.append(pace)
 
     @property
     def _cautious_depth(self) -> int | None:
@@ -202,6 +206,8 @@ class Ledger:
         left = self.seconds_left
         if left is None:
             return self._steps(None)
+        if not self._paces:  # of the first call alone nothing is sure
+            return self._steps(max(left / self._slowest if self._slowest else 0.0, float(left > 0)))
         return self._steps(left / self._slowest if self._slowest else float(left > 0))
 
     def _steps(self, in_time: float | None) -> int | None:

@@ -30,7 +30,7 @@ from zip_introspect.search import streams
 from zip_introspect.search.at_prompt import introspect
 from zip_introspect.search.batch_results import of_prompt, one_each, raise_first, refuse
 from zip_introspect.search.confidence import calibration_of
-from zip_introspect.search.engine import Engine, Search, wait
+from zip_introspect.search.engine import Engine, Search
 from zip_introspect.search.request import CallSettings, Checked, prepared, settled
 
 
@@ -136,11 +136,7 @@ class IntrospectiveLLM:
 
     @classmethod
     def open(cls, origin: ModelSource, config: GenerationConfig | None = None) -> Self:
-        """Open a model where its origin says: `demo` for the name "demo", `from_pretrained` for any other.
-
-        Raises:
-            ZipIntrospectError: as these.
-        """
+        """Open a model where its origin says: `demo` for the name "demo", `from_pretrained` for any other."""
         if origin.model == DEMO_NAME:
             return cls.demo(config, backend=origin.backend, **origin.options)
         return cls.from_pretrained(origin.model, origin.backend, config, **origin.options)
@@ -191,7 +187,7 @@ class IntrospectiveLLM:
             BackendError: the backend failed, or is closed; `partial` holds the samples so far.
         """
         search = Search(self._prepare(prompt, settings), self.extractor)
-        return self._calibrated(wait(self._engine.search(search)))
+        return self._calibrated(self._engine.wait(self._engine.search(search)))
 
     async def agenerate(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> GenerationResult:
         """`generate`, awaited. Cancelling it frees what it holds at the next call of the backend."""
@@ -208,7 +204,8 @@ class IntrospectiveLLM:
         Raises:
             ZipIntrospectError: as `generate`; bad input is refused at once, not at the first event.
         """
-        return self._events(wait(self._engine.call(self._prepare(prompt, settings))))
+        checked = self._engine.ask(self._prepare(prompt, settings))
+        return self._read(streams.stream(self._engine, checked, self.extractor))
 
     async def astream(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> AsyncIterator[Event]:
         """`stream`, awaited. Cancelling it frees what it holds at the next call of the backend."""
@@ -273,8 +270,7 @@ class IntrospectiveLLM:
     def introspect(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> IntrospectionResult:
         """What the model expects of itself at a prompt, before a token is generated: one forward pass.
 
-        Args:
-            settings: as of `generate`; `chat`, `config` and `chat_template_kwargs` matter.
+        Of the settings of `generate`, `chat`, `config`, `framing` and `chat_template_kwargs` matter.
 
         Raises:
             PromptError: an empty prompt, or one longer than the context.
@@ -283,7 +279,7 @@ class IntrospectiveLLM:
             NonFiniteLogitsError: NaN or infinite logits.
         """
         prepare = self._prepare(prompt, settings)
-        return wait(self._engine.call(lambda: introspect(self.backend, prepare())))
+        return self._engine.ask(lambda: introspect(self.backend, prepare()), prefills=True)
 
     def count_tokens(self, prompt: str | Sequence[Message], **settings: Unpack[CallSettings]) -> int:
         """Tokens of a text, or of any part of a conversation, whoever speaks last; an empty one has none.
@@ -298,7 +294,7 @@ class IntrospectiveLLM:
         """
         options = settled(settings, self.config).chat_template_kwargs
         chat = settings.get("chat", True)
-        return wait(self._engine.call(lambda: counting.count(self.backend, prompt, chat=chat, options=options)))
+        return self._engine.ask(lambda: counting.count(self.backend, prompt, chat=chat, options=options))
 
     def token_ids(self, text: str) -> list[int]:
         """The tokens of a text, without the chat template.
@@ -306,7 +302,7 @@ class IntrospectiveLLM:
         Raises:
             BackendError: the model is closed.
         """
-        return wait(self._engine.call(lambda: counting.text_tokens(self.backend, text)))
+        return self._engine.ask(lambda: counting.text_tokens(self.backend, text))
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is None:
@@ -316,8 +312,11 @@ class IntrospectiveLLM:
             )
         return _reopen, (type(self), self.origin, self.config, self.extractor, self._calibration)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __copy__(self) -> Self:
         return self  # a copy of whatever holds a model shares it, as threads do
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     def as_runnable(self, **settings: Any) -> Any:
         """This model as a LangChain Runnable: prompts in, `GenerationResult` out.
@@ -369,8 +368,8 @@ class IntrospectiveLLM:
             searches.append(Search(prepare, self.extractor, index=place))
         return self._engine.search_all(searches, whole=not return_exceptions)
 
-    def _events(self, checked: Checked) -> Generator[Event, None, None]:
-        with contextlib.closing(streams.stream(self._engine, checked, self.extractor)) as events:
+    def _read(self, begun: Generator[Event, None, None]) -> Generator[Event, None, None]:
+        with contextlib.closing(begun) as events:
             for event in events:
                 yield self._told(event)
 

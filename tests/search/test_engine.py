@@ -14,6 +14,7 @@ import pytest
 from tests.scripted import GatedBackend
 from zip_introspect import BackendError, Budget, GenerationConfig, GenerationResult, IntrospectiveLLM, SearchFinished
 from zip_introspect.backend.contract import Advanced, SequenceId
+from zip_introspect.search.engine import Job
 from zip_introspect.testing.simulator import SimulatedBackend
 
 CONFIG = GenerationConfig(interval=4, beta=0.05)
@@ -72,7 +73,6 @@ def test_streams_and_batches_and_calls_share_them_too() -> None:
     llm = IntrospectiveLLM(backend, CONFIG.replace(strategy="best_of_n"))
     backend.gate.set()
     alone = llm.generate("a").samples
-    events = llm.stream("b")
     backend.close_gate(after=0)
     held: list[int] = []
     advance = backend.advance
@@ -80,7 +80,7 @@ def test_streams_and_batches_and_calls_share_them_too() -> None:
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(llm.generate, "a")
         assert backend.reached.wait(30)
-        second, third = pool.submit(list, events), pool.submit(llm.batch, ["c", "d"])
+        second, third = pool.submit(lambda: list(llm.stream("b"))), pool.submit(llm.batch, ["c", "d"])
         assert until(lambda: llm._engine._inbox.qsize() >= 2)
         backend.gate.set()
         assert first.result().samples == alone
@@ -210,7 +210,9 @@ def test_a_callback_of_a_future_that_asks_the_model_is_told_so_too() -> None:
         told.append(caught.value)
 
     gate = threading.Event()
-    future = llm._engine.call(lambda: int(gate.wait(30)))
+    asked: Future[int] = Future()
+    llm._engine._bring(Job(lambda: int(gate.wait(30)), asked))
+    future = asked
     future.add_done_callback(ask)
     gate.set()
     assert future.result(30) == 1

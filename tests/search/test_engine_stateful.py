@@ -320,7 +320,7 @@ class Storm(RuleBasedStateMachine):
         self._nothing_is_held()
         self._look()
         with pytest.raises(BackendError, match="closed; open it again"):
-            self.engine.call(int)
+            self.engine.ask(int)
         self.patch.undo()
 
 

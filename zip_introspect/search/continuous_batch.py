@@ -31,6 +31,8 @@ PATIENCE = 0.5
 """Seconds that a call may take: somebody may wait to join, or may have gone."""
 FLOCK = 0.01
 """Seconds of the first call after idleness: callers come in flocks, and those behind the first need not wait long."""
+FIRST = 16
+"""Steps of a call, at most, while nobody knows how long one takes."""
 WORTH = 6
 """A call takes so many times as long as the round around it, where it can: short calls are mostly overhead."""
 
@@ -77,6 +79,11 @@ class ContinuousBatch:
     def __iter__(self) -> Iterator[Entry]:
         yield from self._running
         yield from self._waiting
+
+    def has_room(self) -> bool:
+        """Whether the backend surely has room for one sequence more."""
+        most = self._backend.info.max_sequences
+        return most is None or sum(min(item.checked.sequences, most) for item in self._running) < most
 
     def join(self, entry: Entry) -> None:
         """Let a request wait for its turn."""
@@ -232,7 +239,7 @@ class ContinuousBatch:
         left = [search.ledger.seconds_left for _, search, _ in turns]
         hurry = min((seconds for seconds in left if seconds is not None), default=math.inf)
         if self._pace is None:
-            return longest if hurry == math.inf else 1
+            return min(longest, FIRST) if hurry == math.inf else 1
         pace = self._pace[0] * max(1.0, sequences / self._pace[1])
         if not pace:
             return longest

@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 INTAKE = 0.02
 """Seconds between two calls of the backend for what callers bring: a thousand prompts are not encoded at one go."""
+LOOK_AFTER = 1.0
+"""Seconds of waiting, after which one looks whether there is still something to wait for."""
 AT_EXIT = 10.0
 """Seconds that a program waits for the calls in progress when it ends."""
 CLOSED = "this model is closed; open it again with IntrospectiveLLM.from_pretrained"
@@ -43,6 +45,7 @@ class Job:
 
     work: Callable[[], Any]
     future: Future[Any]
+    prefills: bool = False
 
 
 @dataclass(eq=False)
@@ -89,6 +92,8 @@ class Engine:
         self._searches: dict[Entry, Search] = {}
         self._inbox: Inbox = SimpleQueue()
         self._brought: deque[Brought] = deque()
+        self._deferred: list[Brought] = []
+        """What waits for the place of a sequence."""
         self._books = threading.RLock()
         """Held to put something into the inbox, never while the model works. A signal's handler may close the model."""
         self._thread: threading.Thread | None = None
@@ -102,15 +107,18 @@ class Engine:
         """Whether nothing can be asked any more: it was closed, or its thread did not come along into this process."""
         return self._closed or self._forked
 
-    def call(self, work: Callable[[], T]) -> Future[T]:
-        """Do something on the thread that owns the model, between two calls of the backend.
+    def ask(self, work: Callable[[], T], *, prefills: bool = False) -> T:
+        """Do something on the thread that owns the model, between two calls of the backend, and wait for it.
+
+        Args:
+            prefills: whether it takes the place of a sequence meanwhile, and so waits until there is one.
 
         Raises:
             BackendError: the model is closed, or was left behind by a fork.
         """
         future: Future[T] = Future()
-        self._bring(Job(work, future))
-        return future
+        self._bring(Job(work, future, prefills))
+        return self.wait(future)
 
     def search(self, search: Search) -> Future[GenerationResult]:
         """Search a prompt; cancelling the future frees its sequences at the next call of the backend.
@@ -186,12 +194,34 @@ class Engine:
             if self._thread is None:
                 self._start()
             self._inbox.put((self, item))
+            if self._freed.done():  # a signal's handler closed the model just now
+                raise BackendError(CLOSED)
+
+    def wait(self, future: Future[T]) -> T:
+        """The result, for a caller without an event loop; an interrupted one does not want it any more."""
+        try:
+            while True:
+                try:
+                    return future.result(LOOK_AFTER)
+                except TimeoutError:
+                    if future.done():
+                        raise
+                    self.check_there()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def check_there(self) -> None:
+        """Refuse to wait for a model that ended without a word, or is another process's; raises `BackendError`."""
+        if self._forked or (self._silent and self._freed.done()):
+            raise BackendError(CLOSED)
 
     def _start(self) -> None:
         self._process, inbox = os.getpid(), self._inbox
         gone = weakref.ref(self, lambda _: inbox.put(None))
-        self._thread = threading.Thread(target=_serve, args=(inbox, gone), name="zip-introspect engine", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=_serve, args=(inbox, gone), name="zip-introspect engine", daemon=True)
+        thread.start()  # it may be that the process can have no more of them
+        self._thread = thread
         _running[self._thread] = weakref.ref(self)
         atexit.unregister(_end_all)
         atexit.register(_end_all)  # last, and so before what the backend's libraries do at the end
@@ -208,7 +238,7 @@ class Engine:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._brought or self._batch or not self._inbox.empty())
+        return bool(self._brought or self._deferred or self._batch or not self._inbox.empty())
 
     def _round(self) -> None:
         try:
@@ -236,6 +266,8 @@ class Engine:
 
     def _take_in(self) -> None:
         """What callers have brought, for a moment."""
+        self._brought.extendleft(reversed(self._deferred))
+        self._deferred.clear()
         begun = time.perf_counter()
         while time.perf_counter() - begun < INTAKE:
             self._receive(None)
@@ -249,7 +281,10 @@ class Engine:
         elif item.future.cancelled():
             return
         elif isinstance(item, Job):
-            _settle(item.future, item.work)
+            if item.prefills and not self._batch.has_room():
+                self._deferred.append(item)
+            else:
+                _settle(item.future, item.work)
         else:
             with failing(item.future):
                 self._join(item, item.prepare())
@@ -296,7 +331,7 @@ class Engine:
         if not self._silent:
             self._fail_all(BackendError("the model was closed before the search had ended"))
             self._receive(None)
-            for item in self._brought:
+            for item in (*self._deferred, *self._brought):
                 for future in [s.future for s in item.searches] if isinstance(item, Together) else [item.future]:
                     _fail(future, BackendError(CLOSED))
             self._brought.clear()
@@ -311,15 +346,6 @@ def failing(*futures: Future[Any]) -> Iterator[None]:
     except BaseException as error:  # noqa: BLE001 - it is the waiting caller's
         for future in futures:
             _fail(future, error)
-
-
-def wait(future: Future[T]) -> T:
-    """The result, for a caller without an event loop; an interrupted one does not want it any more."""
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
 
 
 def _fail(future: Future[Any], error: BaseException) -> None:

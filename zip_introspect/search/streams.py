@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from zip_introspect.answers.extraction import AnswerExtractor
 from zip_introspect.events import Event
 from zip_introspect.result import GenerationResult
-from zip_introspect.search.engine import Engine, Search
+from zip_introspect.search.engine import LOOK_AFTER, Engine, Search
 from zip_introspect.search.request import Checked
 
 
 def stream(engine: Engine, checked: Checked, extractor: AnswerExtractor) -> Generator[Event, None, None]:
-    """Search, and tell on the way. Closing it frees the search's sequences at the next call of the backend.
+    """Begin to search, and tell on the way. Closing it frees the search's sequences at the next call of the backend.
 
     Raises:
         ZipIntrospectError: what the search failed with.
@@ -23,8 +24,23 @@ def stream(engine: Engine, checked: Checked, extractor: AnswerExtractor) -> Gene
     events: SimpleQueue[Event | None] = SimpleQueue()
     future = engine.search(Search(lambda: checked, extractor, events.put))
     future.add_done_callback(lambda _: events.put(None))
+    reading = _read(engine, events, future)
+    weakref.finalize(reading, future.cancel).atexit = False  # one that nobody ever reads of has no end of its own
+    return reading
+
+
+def _read(
+    engine: Engine, events: SimpleQueue[Event | None], future: Future[GenerationResult]
+) -> Generator[Event, None, None]:
     try:
-        while (event := events.get()) is not None:
+        while True:
+            try:
+                event = events.get(timeout=LOOK_AFTER)
+            except Empty:
+                engine.check_there()
+                continue
+            if event is None:
+                break
             yield event
     finally:
         future.cancel()
