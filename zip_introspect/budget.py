@@ -191,9 +191,7 @@ class Ledger:
         self.depth += depth
         if depth:
             pace = seconds / max(depth, steps or 0)
-            if (
-                self._slowest is None
-            ):  # the first call allocates, and measures those that follow only until there are some
+            if self._slowest is None:  # the first call allocates: it counts only until there are others
                 self._slowest = pace
                 return
             # Decays, so that one slow call (a swap) does not stop the search for good.

@@ -15,8 +15,9 @@ from zip_introspect.answers.extraction import conclusion, same
 from zip_introspect.cli.arguments import path
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.seed import parse_seed
-from zip_introspect.cli.session import TemplateOptions, open_llm, template_kwargs
+from zip_introspect.cli.session import Examples, Instruction, System, TemplateOptions, open_llm, template_kwargs
 from zip_introspect.errors import BackendNotInstalledError, CalibrationError
+from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.introspection.calibration import FILE_NAME, Calibration
 
 _LONGEST_LINE = 1 << 20
@@ -33,6 +34,7 @@ def calibrate(
         str | None, typer.Option("--model", "-m", help="Answers the questions. (default: the embedded model)")
     ] = None,
     backend: Annotated[str | None, typer.Option(help="The backend. (default: inferred from the model)")] = None,
+    head: Annotated[str | None, typer.Option(help="A head's file, hub id, or name.")] = None,
     strategy: Annotated[str | None, typer.Option(help="How the questions are answered, as in ask.")] = None,
     method: Annotated[str, typer.Option(help="isotonic, or temperature for fewer than some hundred results.")] = (
         "isotonic"
@@ -49,6 +51,9 @@ def calibrate(
     seed: Annotated[
         int, typer.Option(parser=parse_seed, metavar="INTEGER|random", help="Fixes the answers; random draws one.")
     ] = 0,
+    system: System = None,
+    examples: Examples = None,
+    instruction: Instruction = None,
     template_option: TemplateOptions = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -59,12 +64,14 @@ def calibrate(
         levels = level or calibrating.LEVELS
         calibrating.check(method, levels, delta)
         settings: dict[str, Any] = {"seed": seed, "chat_template_kwargs": template_kwargs(template_option)}
+        if (framing := Framing.of(system, examples, instruction)) != NO_FRAMING:
+            settings["framing"] = framing
         rows = list(_rows(results))
         if "confidence" in rows[0]:
             confidences, right = _labelled(rows, results)
         else:
             settings |= {} if strategy is None else {"strategy": strategy}
-            confidences, right = _answered(rows, results, model, backend, settings)
+            confidences, right = _answered(rows, results, model, backend, head, settings)
         found = calibrating.fit(confidences, right, method, levels=levels, delta=delta)
         file = found.save(out or _beside(model, results))
         if as_json:
@@ -124,7 +131,12 @@ def _labelled(rows: list[dict[str, Any]], file: Path) -> tuple[list[float], list
 
 
 def _answered(
-    rows: list[dict[str, Any]], file: Path, model: str | None, backend: str | None, settings: dict[str, Any]
+    rows: list[dict[str, Any]],
+    file: Path,
+    model: str | None,
+    backend: str | None,
+    head: str | None,
+    settings: dict[str, Any],
 ) -> tuple[list[float], list[bool]]:
     """Let a model answer questions, and compare what it says with the answers that are known."""
     for number, row in enumerate(rows, 1):
@@ -132,7 +144,7 @@ def _answered(
             raise CalibrationError(
                 f'question {number} of {file} is {json.dumps(row)[:200]}; expected "question", a text, and "answer"'
             )
-    with open_llm(model, backend) as llm:
+    with open_llm(model, backend, **({} if head is None else {"head": head})) as llm:
         found = llm.batch([row["question"] for row in rows], **settings)
     known = [conclusion(str(row["answer"])) or str(row["answer"]) for row in rows]
     right = [same(item.answer, answer) for item, answer in zip(found, known, strict=True)]

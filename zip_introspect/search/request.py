@@ -76,7 +76,7 @@ class CallSettings(TypedDict, total=False):
     chat_template_kwargs: dict[str, Any]
 
 
-TO_GET_ONE = "open a model that was trained for introspection"
+TO_GET_ONE = "make it one with: zip-introspect fit MODEL QUESTIONS, and open it with head=FILE"
 """What to do where a model has no head."""
 
 OF_A_CALL = frozenset({"budget", "config", "chat", "hand_on", "framing"})
