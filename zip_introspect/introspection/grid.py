@@ -7,7 +7,7 @@ Flat order is the paper's (section 4): the token of reward bin b and length bin 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +23,8 @@ from zip_introspect.paths import expanded
 FILE_NAME = "zip_introspect.json"
 FORMAT = "zip_introspect.grid"
 FORMAT_VERSION = 1
+
+RELEASED_REWARDS = (0.0, 0.1666667, 0.3333333, 0.5, 0.6666667, 0.8333333, 1.0)
 
 _METADATA_PREFIX = "zip_introspect."
 _AXES = ("reward_edges", "length_edges", "reward_values", "length_values")
@@ -148,16 +150,17 @@ class JointGrid(BaseModel):
         )
 
     @classmethod
-    def released(cls, first_reserved: int) -> Self:
+    def released(cls, first_reserved: int, *, reward_values: Sequence[float] = RELEASED_REWARDS) -> Self:
         """The grid of the authors' released training code, so that its checkpoints read with the right numbers.
 
-        7 reward bins centred on 0, 1/6, ..., 1, parted halfway between centres and ended at 0 and 1, over the
-        8 length bins 0, 256, 512, ..., 32768.
+        Reward bins are centred on the given values, parted halfway between them and ended at the outer ones: the
+        sixths, to seven digits, or 0 and 1 where correctness itself was learnt. The 8 length bins are theirs of 0, 256,
+        512, ..., 32768: they leave the last token out of what remains, so one more is ours (eq. 6).
         """
-        centres = np.arange(7) / 6
+        centres = np.array(reward_values, dtype=np.float64)
         return cls(
-            reward_edges=np.concatenate([[0.0], (centres[:-1] + centres[1:]) / 2, [1.0]]),
-            length_edges=np.concatenate([[0.0], 256 * 2.0 ** np.arange(8)]),
+            reward_edges=np.concatenate([centres[:1], (centres[:-1] + centres[1:]) * 0.5, centres[-1:]]),
+            length_edges=np.concatenate([[0.0], 256 * 2.0 ** np.arange(8) + 1]),
             reward_values=centres,
             first_reserved=first_reserved,
         )

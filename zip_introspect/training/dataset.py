@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, load_dataset
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ from zip_introspect.paths import expanded
 
 IGNORED = -100
 COLUMNS = {"input_ids", "prompt_length", "length", "reward"}
+ROLLOUTS = {"prompt_tokens", "tokens", "right", "finished"}
+"""Columns by which stored rollouts are known."""
 
 
 def row(prompt_tokens: Sequence[int], tokens: Sequence[int], reward: float, **extra: Any) -> dict[str, Any]:
@@ -37,11 +41,14 @@ def save(rows: Iterable[Mapping[str, Any]], path: Path) -> Dataset:
 
 
 def load(path: Path) -> Dataset:
-    """Read rows from a Parquet file.
+    """Read rows from a Parquet file; of rollouts, as `zip-introspect rollouts` writes them, what training needs.
 
     Raises:
-        TrainingDataError: not Parquet, a column missing, a reward outside [0, 1], or a prompt without a completion.
+        TrainingDataError: not Parquet, a column missing, a reward outside [0, 1], a length that is not that of the
+            tokens, or a prompt without a completion.
     """
+    if (rows := _of_rollouts(expanded(path))) is not None:
+        return check(Dataset.from_list(rows), str(path))
     try:
         dataset = load_dataset("parquet", data_files=str(expanded(path)), split="train")
     except Exception as error:  # pyarrow, datasets and the file system each raise their own
@@ -49,6 +56,20 @@ def load(path: Path) -> Dataset:
             f"{path} is not a readable Parquet file: {error}. Collect the rollouts again."
         ) from error
     return check(dataset, str(path))
+
+
+def _of_rollouts(file: Path) -> list[dict[str, Any]] | None:
+    """The rows of stored rollouts; None of any other file."""
+    try:
+        columns = set(pq.read_schema(file).names)
+    except (OSError, pa.ArrowException):
+        return None  # it is told by whoever reads it
+    if not columns >= ROLLOUTS:
+        return None
+    table = pq.read_table(file, columns=sorted(ROLLOUTS)).to_pylist()
+    return [
+        row(item["prompt_tokens"], item["tokens"], float(item["right"]), finished=item["finished"]) for item in table
+    ]
 
 
 def check(dataset: Dataset, name: str) -> Dataset:
@@ -67,6 +88,14 @@ def check(dataset: Dataset, name: str) -> Dataset:
     if not ((rewards >= 0) & (rewards <= 1)).all():
         raise TrainingDataError(f"{name} has rewards from {rewards.min()} to {rewards.max()}; expected 0 to 1")
     lengths = np.asarray([len(ids) for ids in dataset["input_ids"]])
+    other = np.flatnonzero(lengths != np.asarray(dataset["length"]))
+    if other.size:
+        place = int(other[0])
+        raise TrainingDataError(
+            f"{name}, row {place}: length is {dataset['length'][place]}, and there are {lengths[place]} token ids; "
+            f"expected the number of all of them. Files of the authors' code count otherwise: read them with "
+            f"zip_introspect.training.authors"
+        )
     prompts = np.asarray(dataset["prompt_length"])
     wrong = np.flatnonzero((prompts < 1) | (prompts >= lengths))
     if wrong.size:
