@@ -24,6 +24,7 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.errors import NonFiniteLogitsError
 from zip_introspect.heads.fingerprint import Fingerprint
 from zip_introspect.heads.head import Head
+from zip_introspect.heads.readout import Readout
 from zip_introspect.heads.sources import opened
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
@@ -31,7 +32,7 @@ from zip_introspect_llama_cpp import decoding, gguf_file
 from zip_introspect_llama_cpp.cache.context import Context
 from zip_introspect_llama_cpp.cache.held import Held, SharedPrompt
 from zip_introspect_llama_cpp.cache.residents import Residents
-from zip_introspect_llama_cpp.decoding import Reading, RowAdvance
+from zip_introspect_llama_cpp.decoding import RowAdvance
 from zip_introspect_llama_cpp.loading import LlamaModel
 from zip_introspect_llama_cpp.options import LlamaCppOptions
 from zip_introspect_llama_cpp.prompts import LlamaCppPromptEncoder
@@ -69,8 +70,7 @@ class LlamaCppBackend(Backend):
         self._residents = Residents(
             self._context, options.max_sequences, cuttable=model.cuttable, kept=options.prefix_cache
         )
-        ids = grid.reserved if grid else range(0)
-        self._reading = Reading(slice(ids.start, ids.stop), head, hidden_states)
+        self._reading = Readout(grid.reserved if grid else range(0), head, hidden_states)
         self._info = BackendInfo(
             backend="llama-cpp",
             model=str(model.path),
@@ -231,7 +231,8 @@ class LlamaCppBackend(Backend):
                 f"the logits after prompt {number} ({len(sample.tokens)} tokens) hold NaN or infinity; expected "
                 f"finite numbers. Check the model's weights, or export it in another type."
             )
-        reserved = sample.logits[self._reading.reserved]
+        ids = self._reading.reserved
+        reserved = sample.logits[ids.start : ids.stop]
         found = reserved.copy()
         reserved.fill(-np.inf)
         if self.head and sample.hidden is not None:

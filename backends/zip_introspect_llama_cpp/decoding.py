@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zip_introspect.backend.sequences import draws
-from zip_introspect.heads.head import Head
+from zip_introspect.heads.readout import Readout
 from zip_introspect_llama_cpp.cache.context import Context
 from zip_introspect_llama_cpp.cache.held import Held
 from zip_introspect_llama_cpp.sampling import NumpySampler
@@ -37,24 +37,8 @@ class RowAdvance:
         return self.logits is None and not self.finished
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What is read of the model at every token, beside the logits that tokens are drawn from."""
-
-    reserved: slice
-    """The ids that are masked before anything is drawn. Without a head their logits are the joint's."""
-    head: Head | None = None
-    keep: bool = False
-    """Whether hidden states are kept."""
-
-    @property
-    def cells(self) -> int:
-        """Logits of a joint."""
-        return self.head.grid.num_cells if self.head else self.reserved.stop - self.reserved.start
-
-
 def run(
-    context: Context, group: Sequence[Held], budgets: Sequence[int], reading: Reading, eos: frozenset[int]
+    context: Context, group: Sequence[Held], budgets: Sequence[int], reading: Readout, eos: frozenset[int]
 ) -> list[RowAdvance]:
     """Move samples that hold slots by up to `budgets` tokens, each at least one; rows leave where they end.
 
@@ -88,8 +72,9 @@ class _Loop:
     A step is a few microseconds of work, so what can be done once for many steps is.
     """
 
-    def __init__(self, context: Context, group: Sequence[Held], budgets: Sequence[int], reading: Reading) -> None:
-        self._context, self._ids, self._head = context, reading.reserved, reading.head
+    def __init__(self, context: Context, group: Sequence[Held], budgets: Sequence[int], reading: Readout) -> None:
+        ids = reading.reserved
+        self._context, self._ids, self._head = context, slice(ids.start, ids.stop), reading.head
         self._limits, self._read = np.array(budgets), np.zeros(len(group), np.int64)
         shape = len(group), max(budgets)
         self._tokens = np.zeros(shape, np.int32)

@@ -26,6 +26,7 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.heads.fingerprint import Fingerprint
 from zip_introspect.heads.head import Head
+from zip_introspect.heads.readout import Readout
 from zip_introspect.heads.sources import opened
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
@@ -35,7 +36,6 @@ from zip_introspect_transformers.cache.table import Row, SequenceTable, place
 from zip_introspect_transformers.decoding import Decoder, Drawn, Span, computing_with
 from zip_introspect_transformers.loading import TransformersOptions, load, looks_openable
 from zip_introspect_transformers.prompts import TransformersPromptEncoder
-from zip_introspect_transformers.reading import Reading
 from zip_introspect_transformers.sampling import TorchSampler
 from zip_introspect_transformers.text import TokenText
 
@@ -88,7 +88,7 @@ class TransformersBackend(Backend):
         )
         self._threads = options.threads
         self._tokenizer, self._text = tokenizer, TokenText(tokenizer)
-        reading = Reading(grid.reserved if grid else range(0), head, hidden_states)
+        reading = Readout(grid.reserved if grid else range(0), head, hidden_states)
         self._decoder = Decoder(model, reading, eos, options.prefill_tokens)
         self._sequences = SequenceTable(
             self._decoder, options.max_sequences, options.max_state_bytes, options.prefix_cache

@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zip_introspect.errors import HeadError, ModelLoadError
+from zip_introspect.heads.readout import Readout
 from zip_introspect_transformers.cache.states import PaddedCache, State, new_cache, tolerates_padding, upload
 from zip_introspect_transformers.fused import FusedStep
-from zip_introspect_transformers.reading import Reading, TorchHead, Watched
+from zip_introspect_transformers.reading import TorchHead, Watched
 from zip_introspect_transformers.sampling import TorchSampler
 from zip_introspect_transformers.snapshot import Snapshot
 
@@ -71,7 +72,7 @@ class Drawn:
 class Decoder:
     """Runs one model. All that it remembers of sequences is in the `State` it is given."""
 
-    def __init__(self, model: PreTrainedModel, reading: Reading, eos: Sequence[int], prefill_tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, reading: Readout, eos: Sequence[int], prefill_tokens: int) -> None:
         self.model, self.reading = model, reading
         self.config = model.config.get_text_config(decoder=True)
         self._first, self._last = reading.reserved.start, reading.reserved.stop

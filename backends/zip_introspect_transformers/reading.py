@@ -1,10 +1,9 @@
-"""What is read of a model beside the logits that tokens are drawn from: reserved ones, or hidden states by a head."""
+"""Hidden states, and what a head makes of them, on the model's device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,25 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zip_introspect.heads.head import Head
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Where joints come from.
-
-    Args:
-        reserved: ids that are masked before anything is drawn. Without a head their logits are the joint's.
-        keep: whether hidden states are handed out.
-    """
-
-    reserved: range
-    head: Head | None = None
-    keep: bool = False
-
-    @property
-    def hidden(self) -> bool:
-        """Whether hidden states are read at all."""
-        return self.keep or self.head is not None
 
 
 class TorchHead:

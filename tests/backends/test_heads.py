@@ -15,7 +15,8 @@ from tests.backends.conftest import Exported, MakeModel
 from zip_introspect import HeadError, IntrospectiveLLM
 from zip_introspect.heads import file
 from zip_introspect.heads.head import Head
-from zip_introspect.testing.heads import random_head
+from zip_introspect.testing.conformance import BackendConformance
+from zip_introspect.testing.heads import HeadConformance, random_head
 from zip_introspect_transformers import TransformersBackend
 
 QUESTION = "Solve 3*x+5=35"
@@ -91,3 +92,33 @@ def test_a_head_goes_where_its_model_goes(
         before = np.array(llm.introspect(QUESTION).joint)
         model.bfloat16()
         np.testing.assert_allclose(np.array(llm.introspect(QUESTION).joint), before, atol=0.1)
+
+
+class TestTransformersWithHead(BackendConformance):
+    """A head over an unchanged model, which reads the last hidden state alone, so that joints are those of prefixes."""
+
+    @pytest.fixture(params=["qwen3", "gemma3", "lfm2"])
+    def backend(
+        self, request: pytest.FixtureRequest, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+    ) -> TransformersBackend:
+        head = random_head(32, ("last",), 8)
+        return TransformersBackend.from_model(make_model(request.param), tokenizer, head=head, hidden_states=True)
+
+
+class TestTransformersHeads(HeadConformance):
+    """Linear and with a hidden layer, evicted at every pause, and without looking, as on a GPU."""
+
+    @pytest.fixture(params=[(0, None, True), (8, None, True), (0, 0, True), (0, None, False)])
+    def backend(
+        self, request: pytest.FixtureRequest, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+    ) -> TransformersBackend:
+        hidden, memory, looks = request.param
+        backend = TransformersBackend.from_model(
+            make_model("qwen3"),
+            tokenizer,
+            head=random_head(32, ("last", "mean"), hidden),
+            hidden_states=True,
+            max_state_bytes=memory,
+        )
+        backend._decoder.looks = looks
+        return backend

@@ -18,7 +18,6 @@ from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, NonFiniteLogitsError
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.testing.conformance import BackendConformance
-from zip_introspect.testing.heads import HeadConformance, random_head
 from zip_introspect.testing.room import RoomConformance
 from zip_introspect_transformers import TransformersBackend
 from zip_introspect_transformers.cache import states
@@ -51,36 +50,6 @@ class TestConformanceWithoutHead(BackendConformance):
     @pytest.fixture
     def backend(self, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> TransformersBackend:
         return TransformersBackend.from_model(make_model("qwen3"), tokenizer)
-
-
-class TestConformanceWithHead(BackendConformance):
-    """A head over an unchanged model, which reads the last hidden state alone, so that joints are those of prefixes."""
-
-    @pytest.fixture(params=["qwen3", "gemma3", "lfm2"])
-    def backend(
-        self, request: pytest.FixtureRequest, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
-    ) -> TransformersBackend:
-        head = random_head(32, ("last",), 8)
-        return TransformersBackend.from_model(make_model(request.param), tokenizer, head=head, hidden_states=True)
-
-
-class TestHeads(HeadConformance):
-    """Linear and with a hidden layer, evicted at every pause, and without looking, as on a GPU."""
-
-    @pytest.fixture(params=[(0, None, True), (8, None, True), (0, 0, True), (0, None, False)])
-    def backend(
-        self, request: pytest.FixtureRequest, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
-    ) -> TransformersBackend:
-        hidden, memory, looks = request.param
-        backend = TransformersBackend.from_model(
-            make_model("qwen3"),
-            tokenizer,
-            head=random_head(32, ("last", "mean"), hidden),
-            hidden_states=True,
-            max_state_bytes=memory,
-        )
-        backend._decoder.looks = looks
-        return backend
 
 
 class TestConformanceUnderMemoryCap(BackendConformance):

@@ -14,10 +14,10 @@ from zip_introspect.evaluation.store.rollout_file import Rollouts
 from zip_introspect.fitting import labels, laying, report
 from zip_introspect.fitting.fit import Fitted, fit
 from zip_introspect.fitting.states import States, check_enough
-from zip_introspect.fitting.training import Candidate
+from zip_introspect.fitting.training import HeadShape
 from zip_introspect.heads import file
 
-CANDIDATES = (Candidate(0, 1.0), Candidate(8, 1.0))
+CANDIDATES = (HeadShape(0, 1.0), HeadShape(8, 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_the_file_and_the_page_hold_it_all(fitted: Fitted, tmp_path: Path) -> No
 def test_a_head_that_sees_nothing_says_so() -> None:
     blind = fit(rollouts(200, tells=0.0), GenerationConfig(interval=LONGEST), candidates=CANDIDATES[:1])
     assert blind.quality.within == pytest.approx(0.5, abs=0.06)
-    assert blind.quality.prompt > 0.6
+    assert blind.quality.prompt > 0.53
     assert "it knows which questions are hard, not which sample is right" in " ".join(blind.said)
 
 

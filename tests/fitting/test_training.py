@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from zip_introspect.fitting.training import Candidate, cross_fit, folds_of, train
+from zip_introspect.fitting.training import HeadShape, cross_fit, folds_of, train
 from zip_introspect.heads.head import Head
 from zip_introspect.introspection.grid import JointGrid
 
 GRID = JointGrid.paper(0, num_reward_bins=2, num_length_bins=2)
-CANDIDATES = (Candidate(0, 0.1), Candidate(0, 30.0), Candidate(8, 1.0))
+CANDIDATES = (HeadShape(0, 0.1), HeadShape(0, 30.0), HeadShape(8, 1.0))
 
 
 def problem(seed: int, signal: float) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
@@ -55,7 +55,7 @@ def test_where_there_is_nothing_to_know_it_says_hardly_more_than_frequencies() -
 def test_weights_take_features_as_they_are(hidden: int) -> None:
     features, labels, _ = problem(2, 1.5)
     features = features * 5 + 100  # far from standard, as hidden states are
-    weights = train(features, labels, 4, Candidate(hidden, 0.1), 40)
+    weights = train(features, labels, 4, HeadShape(hidden, 0.1), 40)
     head = Head.of(GRID, weights, hidden_size=6)
     logits = head.logits(features[:, :6], features[:, 6:])
     assert (logits.argmax(1) == labels).mean() > 0.55

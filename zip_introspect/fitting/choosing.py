@@ -31,7 +31,7 @@ _ISOTONIC_FROM = 200
 
 
 @dataclass(frozen=True)
-class Played:
+class Tried:
     """A setting and what came of it on held-out questions."""
 
     config: GenerationConfig
@@ -73,7 +73,7 @@ def play(
     *,
     processes: int | None = None,
     say: Callable[[int, int], None] = lambda done, of: None,
-) -> list[Played]:
+) -> list[Tried]:
     """Every candidate on every question, beginning at each of its rollouts.
 
     Args:
@@ -83,7 +83,7 @@ def play(
     """
     stored = min(len(problem.rollouts) for problem in rollouts.problems)
     settings = list(candidates(config.replace(max_new_tokens=rollouts.max_new_tokens), stored))
-    found: list[Played] = []
+    found: list[Tried] = []
     with ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=_share, initargs=(rollouts,)
     ) as pool:
@@ -101,11 +101,11 @@ def _share(rollouts: Rollouts) -> None:
     _shared = rollouts
 
 
-def _play_shared(config: GenerationConfig) -> list[Played]:
+def _play_shared(config: GenerationConfig) -> list[Tried]:
     return _play(_shared, config)
 
 
-def _play(rollouts: Rollouts, config: GenerationConfig) -> list[Played]:
+def _play(rollouts: Rollouts, config: GenerationConfig) -> list[Tried]:
     """One search, and what each way of choosing among its samples makes of it."""
     stored = min(len(problem.rollouts) for problem in rollouts.problems)
     _, one, _ = single(rollouts)
@@ -124,7 +124,7 @@ def _play(rollouts: Rollouts, config: GenerationConfig) -> list[Played]:
     for selection, windows in rows.items():
         right, confidence, cost = np.array(windows, np.float64).transpose(2, 1, 0)
         settled = config if selection is None else config.replace(selection=selection)
-        found.append(Played(settled, right, confidence, cost / one[:, None]))
+        found.append(Tried(settled, right, confidence, cost / one[:, None]))
     return found
 
 
@@ -147,18 +147,18 @@ def _chosen(
 _SELECTIONS: tuple[Selection, ...] = ("value", "weighted_majority", "majority")
 
 
-def recommended(found: list[Played]) -> dict[str, Played]:
+def recommended(found: list[Tried]) -> dict[str, Tried]:
     """The best setting at each price."""
     return {name: max(found, key=lambda item: item.worth(price)) for name, price in PRICES.items()}
 
 
-def searched(found: list[Played]) -> tuple[Searched, ...]:
+def searched(found: list[Tried]) -> tuple[Searched, ...]:
     """What confidence means after each kind of search: of every strategy, selection and number of samples that is told
     apart, the point nearest to the middle of its prices.
 
     One result of each question counts: several would not be independent, and the thresholds rest on that.
     """
-    groups: dict[tuple[Any, ...], list[Played]] = {}
+    groups: dict[tuple[Any, ...], list[Tried]] = {}
     for item in found:
         make = strategies.chosen(item.config, joints=True)
         key = item.config.strategy, item.config.selection or make.selection, item.config.max_samples

@@ -12,10 +12,10 @@ import numpy as np
 from zip_introspect.config import GenerationConfig
 from zip_introspect.evaluation.store.rollout_file import Rollouts
 from zip_introspect.fitting import choosing, labels, laying, measuring, training
-from zip_introspect.fitting.choosing import Played
+from zip_introspect.fitting.choosing import Tried
 from zip_introspect.fitting.measuring import Quality
 from zip_introspect.fitting.states import States, check_enough
-from zip_introspect.fitting.training import CANDIDATES, Candidate, CrossFitted
+from zip_introspect.fitting.training import CANDIDATES, CrossFitted, HeadShape
 from zip_introspect.heads.fingerprint import Fingerprint
 from zip_introspect.heads.head import Head, Input
 
@@ -30,8 +30,8 @@ class Fitted:
     head: Head
     quality: Quality
     trained: CrossFitted
-    played: list[Played]
-    recommended: dict[str, Played]
+    played: list[Tried]
+    recommended: dict[str, Tried]
     said: list[str]
     """For people, a sentence each."""
     rollouts: Rollouts
@@ -44,7 +44,7 @@ def fit(
     *,
     fingerprint: Fingerprint | None = None,
     inputs: tuple[Input, ...] = ("last", "mean"),
-    candidates: Sequence[Candidate] = CANDIDATES,
+    candidates: Sequence[HeadShape] = CANDIDATES,
     seed: int = 0,
     note: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda line: None,

@@ -12,7 +12,7 @@ from zip_introspect.answers.agreement import agreement
 from zip_introspect.answers.extraction import key
 from zip_introspect.evaluation.measures.metrics import auroc, auroc_within, expected_calibration_error
 from zip_introspect.evaluation.store.rollout_file import Rollouts
-from zip_introspect.fitting.choosing import PRICES, Played
+from zip_introspect.fitting.choosing import PRICES, Tried
 from zip_introspect.fitting.states import States
 from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import JointGrid
@@ -82,7 +82,7 @@ def _votes(rollouts: Rollouts) -> NDArray[np.float64]:
     return np.array(found)
 
 
-def in_words(found: Quality, played: list[Played], chosen: dict[str, Played]) -> list[str]:
+def in_words(found: Quality, played: list[Tried], chosen: dict[str, Tried]) -> list[str]:
     """What a user should know, a sentence each."""
     said = [
         f"Measured on {found.questions} questions that the head did not see ({found.samples} samples, "
@@ -125,7 +125,7 @@ def in_words(found: Quality, played: list[Played], chosen: dict[str, Played]) ->
     return said
 
 
-def _against_votes(item: Played, played: list[Played]) -> str:
+def _against_votes(item: Tried, played: list[Tried]) -> str:
     """What a setting saves beside majority voting of about the same accuracy."""
     votes = sorted(
         (other for other in played if other.config.strategy in ("single", "majority_vote")),

@@ -25,7 +25,7 @@ _SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
-class Candidate:
+class HeadShape:
     """A shape of a head, and how strongly it is held back."""
 
     hidden: int
@@ -40,8 +40,8 @@ class Candidate:
 
 
 CANDIDATES = (
-    *(Candidate(0, decay) for decay in (0.1, 1.0, 10.0, 30.0)),
-    *(Candidate(hidden, decay) for hidden in (16, 64) for decay in (0.1, 1.0, 10.0)),
+    *(HeadShape(0, decay) for decay in (0.1, 1.0, 10.0, 30.0)),
+    *(HeadShape(hidden, decay) for hidden in (16, 64) for decay in (0.1, 1.0, 10.0)),
 )
 
 
@@ -49,11 +49,11 @@ CANDIDATES = (
 class CrossFitted:
     """What cross-fitting found."""
 
-    candidate: Candidate
+    candidate: HeadShape
     epochs: int
     loss: float
     """Nats a row, on held-out questions."""
-    losses: dict[Candidate, float]
+    losses: dict[HeadShape, float]
     """Of all candidates."""
     prior: float
     """Of the classes' frequencies alone: what a head that knows nothing would have."""
@@ -75,12 +75,12 @@ def cross_fit(
     classes: int,
     *,
     weights: NDArray[np.floating] | None = None,
-    candidates: Sequence[Candidate] = CANDIDATES,
+    candidates: Sequence[HeadShape] = CANDIDATES,
     folds: int = 5,
     epochs: int = 40,
     patience: int = 4,
     seed: int = 0,
-    say: Callable[[Candidate, float], None] = lambda candidate, loss: None,
+    say: Callable[[HeadShape, float], None] = lambda candidate, loss: None,
 ) -> CrossFitted:
     """The candidate with the highest likelihood on held-out questions.
 
@@ -96,8 +96,8 @@ def cross_fit(
     x, y = torch.from_numpy(_standardised(features)[0]), torch.from_numpy(labels)
     w = _weights(weights, len(labels))
     prior = _prior(labels, classes)
-    losses: dict[Candidate, float] = {}
-    best: tuple[float, Candidate, int, Tensor] | None = None
+    losses: dict[HeadShape, float] = {}
+    best: tuple[float, HeadShape, int, Tensor] | None = None
     for candidate in candidates:
         learners = [_Learner(candidate, x, y, w, fold != number, prior, seed) for number in range(folds)]
         found, since = (np.inf, 0, torch.empty(0)), 0
@@ -127,7 +127,7 @@ def train(
     features: NDArray[np.float32],
     labels: NDArray[np.int64],
     classes: int,
-    candidate: Candidate,
+    candidate: HeadShape,
     epochs: int,
     *,
     weights: NDArray[np.floating] | None = None,
@@ -161,7 +161,7 @@ class _Learner:
 
     def __init__(
         self,
-        candidate: Candidate,
+        candidate: HeadShape,
         x: Tensor,
         y: Tensor,
         weights: Tensor,
