@@ -1,7 +1,7 @@
 """What reading the joint costs: `python benchmarks/introspection_overhead.py [MODEL] [--device cuda]`.
 
-The same backend decodes with the reserved logits read and masked at every token, and with none of them read or masked:
-what is drawn differs then, though not how long it takes. Rounds take turns, and so does which of the two goes first;
+The same backend decodes with the reserved logits read and masked at every token (or with `--head`, a head computed from
+the hidden state), and with nothing read or masked: what is drawn differs then, though not how long it takes. Rounds take turns, and so does which of the two goes first;
 the ratio is the median of each round's ratio.
 """
 
@@ -19,6 +19,9 @@ from zip_introspect import IntrospectiveLLM, SamplingParams
 from zip_introspect.backend.contract import Backend
 from zip_introspect.demo.embedded import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.demo.problems import held_out
+from zip_introspect.heads.head import Head
+from zip_introspect.heads.readout import Readout
+from zip_introspect.testing.heads import random_head
 
 
 def main() -> None:
@@ -33,6 +36,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="of transformers: auto is cuda where there is one, else cpu")
     parser.add_argument("--dtype", default="auto", help="of transformers")
     parser.add_argument("--threads", type=int, default=None, help="of the CPU")
+    parser.add_argument("--head", help="a head's file, or random: an untrained MLP of 64 units")
     parser.add_argument("--out", type=Path, help="write the figures as JSON, too")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -44,6 +48,8 @@ def main() -> None:
         if name == "transformers":
             settings |= {"device": options.device, "dtype": options.dtype}
         model = options.model or str(DEMO_GGUF if name == "llama-cpp" else DEMO_MODEL)
+        if options.head:
+            settings["head"] = _untrained(model, name, settings) if options.head == "random" else options.head
         with IntrospectiveLLM.from_pretrained(model, name, **settings) as llm:
             told = {
                 "backend": name,
@@ -92,12 +98,34 @@ def measure(backend: Backend, samples: int, steps: int, rounds: int) -> dict[str
 
 
 def blind(backend: Any, wanted: bool) -> None:
-    """Let a backend read no reserved column, or all of them again."""
-    first, last = backend.grid.first_reserved, backend.grid.reserved_token_ids[-1] + 1
+    """Let a backend read no joints and no hidden states, or all of them again."""
+    seeing = backend.__dict__.setdefault("seeing", _seen(backend))
+    reading = seeing["reading"]
+    last = reading.reserved.stop
+    backend.grid, backend.head = (None, None) if wanted else (seeing["grid"], seeing["head"])
+    read = Readout(range(last, last)) if wanted else reading
     if backend.info.backend == "transformers":
-        backend._decoder._first, backend._decoder._last = (last, last) if wanted else (first, last)
+        decoder = backend._decoder
+        decoder.reading, decoder._first, decoder._last = read, read.reserved.start, read.reserved.stop
+        decoder._head, decoder._watched = (None, None) if wanted else (seeing["computed"], seeing["watched"])
     else:
-        backend._reserved = slice(last, last) if wanted else slice(first, last)
+        backend._context.read_hidden(False)  # before its size is gone, by which it is known
+        backend._reading, backend._context.hidden_size = read, 0 if wanted else seeing["size"]
+
+
+def _seen(backend: Any) -> dict[str, Any]:
+    """What a backend reads, to be given back to it."""
+    about = {"grid": backend.grid, "head": backend.head}
+    if backend.info.backend == "transformers":
+        decoder = backend._decoder
+        return {**about, "reading": decoder.reading, "computed": decoder._head, "watched": decoder._watched}
+    return {**about, "reading": backend._reading, "size": backend._context.hidden_size}
+
+
+def _untrained(model: str, name: str, settings: dict[str, Any]) -> Head:
+    """An MLP of 64 units that fits a model."""
+    with IntrospectiveLLM.from_pretrained(model, name, **settings) as llm:
+        return random_head(llm.info.hidden_size or 0, ("last", "mean"), 64)
 
 
 if __name__ == "__main__":

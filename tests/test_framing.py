@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from zip_introspect import ConfigError, Example, Framing
+from zip_introspect import ConfigError, Framing, WorkedExample
 from zip_introspect.framing import NO_FRAMING
 
-FRAMING = Framing(system="Be brief.", examples=(Example(question="1+1?", answer="2"),), instruction="End with ####.")
+FRAMING = Framing(
+    system="Be brief.", examples=(WorkedExample(question="1+1?", answer="2"),), instruction="End with ####."
+)
 
 
 def test_a_question_is_put_as_its_examples_are() -> None:

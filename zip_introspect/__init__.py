@@ -41,7 +41,7 @@ from zip_introspect.events import (
     SearchFinished,
     SearchStarted,
 )
-from zip_introspect.framing import Example, Framing
+from zip_introspect.framing import Framing, WorkedExample
 from zip_introspect.heads.head import Head
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
@@ -81,7 +81,6 @@ __all__ = [
     "EscalationPolicy",
     "EscalationResult",
     "Event",
-    "Example",
     "Framing",
     "GenerationConfig",
     "GenerationResult",
@@ -114,6 +113,7 @@ __all__ = [
     "TrainingDataError",
     "Usage",
     "UtilityReport",
+    "WorkedExample",
     "ZipIntrospectError",
     "after_marker",
     "boxed",

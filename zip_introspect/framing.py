@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LONGEST_FILE = 1 << 20
 
 
-class Example(Settings):
+class WorkedExample(Settings):
     """A worked example, as an earlier turn of the chat."""
 
     question: str = Field(min_length=1)
@@ -31,7 +31,9 @@ class Framing(Settings):
     """What stands around a question: a system message, worked examples before it, an instruction behind it."""
 
     system: str = Field("", description="A system message.")
-    examples: tuple[Example, ...] = Field((), description="Earlier turns: questions, put as this one, and answers.")
+    examples: tuple[WorkedExample, ...] = Field(
+        (), description="Earlier turns: questions, put as this one, and answers."
+    )
     instruction: str = Field("", description="Behind every question, after an empty line.")
 
     def put(self, question: str) -> Prompt:
@@ -70,7 +72,7 @@ class Framing(Settings):
 NO_FRAMING = Framing()
 
 
-def _examples(file: Path) -> list[Example]:
+def _examples(file: Path) -> list[WorkedExample]:
     try:
         if file.stat().st_size > _LONGEST_FILE:
             raise ConfigError(f"{file} holds {file.stat().st_size} bytes; expected a few worked examples")
@@ -82,7 +84,7 @@ def _examples(file: Path) -> list[Example]:
         try:
             row = json.loads(line) if line.strip() else None
             if row is not None:
-                found.append(Example(question=row["question"], answer=row["answer"]))
+                found.append(WorkedExample(question=row["question"], answer=row["answer"]))
         except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
             raise ConfigError(
                 f'line {number} of {file} is {line[:80]!r}; expected {{"question": ..., "answer": ...}}, two texts'
