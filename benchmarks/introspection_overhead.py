@@ -1,8 +1,8 @@
 """What reading the joint costs: `python benchmarks/introspection_overhead.py [MODEL] [--device cuda]`.
 
-The same backend decodes with the reserved logits read and masked at every token (or with `--head`, a head computed from
-the hidden state), and with nothing read or masked: what is drawn differs then, though not how long it takes. Rounds take turns, and so does which of the two goes first;
-the ratio is the median of each round's ratio.
+The same backend decodes with the reserved logits read and masked at every token (with `--head`: a head computed from
+the hidden state), and with nothing read or masked: what is drawn differs then, though not how long it takes. Rounds
+take turns, and so does which of the two goes first; the ratio is the median of each round's ratio.
 """
 
 from __future__ import annotations
