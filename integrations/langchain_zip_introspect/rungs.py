@@ -23,7 +23,7 @@ from langchain_core.runnables.config import patch_config
 
 from langchain_zip_introspect.settings import Settled
 from langchain_zip_introspect.streaming import EVENT_NAME
-from zip_introspect.errors import EscalationError
+from zip_introspect.errors import ConfigError, EscalationError
 from zip_introspect.escalation.bounds import Bounds, HeldByItself, HeldByItsRungs
 from zip_introspect.escalation.models import SIDE_BY_SIDE, HandedOut, Model
 from zip_introspect.escalation.plan import Call
@@ -33,6 +33,7 @@ from zip_introspect.escalation.rung import Rung
 from zip_introspect.events import HandedOn
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.prompts import Prompt
+from zip_introspect.result import GenerationResult
 from zip_introspect.threads import in_thread, within
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class RunnableModel(Model):
                     yield from heard.pieces(chunk)
             finally:
                 getattr(chunks, "close", lambda: None)()
-        yield heard.reply(call)
+            reply = heard.reply(call)
+        yield reply
 
     async def astream(self, call: Call, prompt: Prompt, settings: Conversation) -> AsyncGenerator[Any, None]:
         if self.is_judged(call):
@@ -100,7 +102,8 @@ class RunnableModel(Model):
                 async for chunk in chunks:
                     for piece in heard.pieces(chunk):
                         yield piece
-        yield heard.reply(call)
+            reply = heard.reply(call)
+        yield reply
 
     def limits(self, call: Call, settings: Conversation) -> dict[str, Any]:
         """What it is called with beside the conversation."""
@@ -165,6 +168,10 @@ class _Judged(RunnableModel):
 class IntrospectiveModel(_Judged):
     """A `ChatIntrospective`, bound or not."""
 
+    @property
+    def expects(self) -> bool:  # type: ignore[override]  # of the model that is open
+        return self.llm.has_head
+
     def threshold(self, policy: EscalationPolicy) -> float | None:
         return policy.threshold(self.llm.calibration)
 
@@ -198,7 +205,13 @@ def rung_of(given: Any, chat: type[ChatIntrospective]) -> Rung:
     if isinstance(rung.model, IntrospectiveLLM):
         runnable: Runnable[Any, Any] = chat(llm=rung.model)
     else:
-        runnable = coerce_to_runnable(rung.model)
+        try:
+            runnable = coerce_to_runnable(rung.model)
+        except TypeError as error:
+            raise ConfigError(
+                f"a rung's model is {rung.model!r}; expected an IntrospectiveLLM, a Runnable or a function of the "
+                f"messages"
+            ) from error
     bound: Any = runnable
     kwargs: dict[str, Any] = {}
     while isinstance(bound, RunnableBinding):
@@ -213,17 +226,28 @@ class _Heard:
 
     def __init__(self) -> None:
         self._chunks: list[AIMessageChunk] = []
+        self._blank: list[AIMessageChunk] = []
+        """Pieces without a word so far: a model that says nothing else may still be passed over."""
+        self._whole: Reply | GenerationResult | None = None
         self._handed_out = False
 
     def pieces(self, chunk: Any) -> Generator[AIMessageChunk, None, None]:
         """Keep a chunk; the piece of it to hand out, unless its confidence is still to be judged."""
+        if isinstance(chunk, Reply | GenerationResult) and not self._chunks:
+            self._whole = chunk
+            return
         piece = as_chunk(chunk)
         self._chunks.append(piece)
         if "introspection" in piece.response_metadata and not self._handed_out:
             return
-        self._handed_out = self._handed_out or bool(piece.text or piece.tool_call_chunks)
         # The last chunk of all tells these, for the whole ladder.
-        yield piece.model_copy(update={"chunk_position": None, "response_metadata": {}, "usage_metadata": None})
+        self._blank.append(
+            piece.model_copy(update={"chunk_position": None, "response_metadata": {}, "usage_metadata": None})
+        )
+        if self._handed_out or piece.text.strip() or piece.tool_call_chunks:
+            self._handed_out = True
+            yield from self._blank
+            self._blank.clear()
 
     @contextlib.contextmanager
     def guard(self) -> Generator[None, None, None]:
@@ -237,6 +261,8 @@ class _Heard:
 
     def reply(self, call: Call) -> Reply:
         """What all chunks say; what has been handed out is not judged any more."""
+        if self._whole is not None and not self._chunks:
+            return _reply(call, self._whole)
         if not self._chunks:
             raise EscalationError("it returned nothing")
         whole = self._chunks[0]

@@ -99,5 +99,7 @@ class HeldByItsRungs(HeldByItself):
 
     def check(self, rung: Rung, budget: Budget) -> None:
         super().check(rung, budget)
+        price = budget.price_per_token if rung.price_per_token is None else rung.price_per_token
+        granted = budget.within(Budget(max_tokens=rung.max_tokens, max_cost=rung.max_cost, price_per_token=price))
         for inner in self.rungs:
-            inner.adapter.bounds.check(inner, budget)
+            inner.adapter.bounds.check(inner, granted)

@@ -12,7 +12,7 @@ from zip_introspect.budget import Budget
 from zip_introspect.errors import ConfigError, EscalationError, PromptError, ZipIntrospectError
 from zip_introspect.escalation import drivers
 from zip_introspect.escalation.bounds import HeldByItsRungs
-from zip_introspect.escalation.models import SIDE_BY_SIDE, Introspective, LocalModel, Model, adapted
+from zip_introspect.escalation.models import SIDE_BY_SIDE, Introspective, LocalModel, Model, adapted, check_first
 from zip_introspect.escalation.plan import Call, EscalationPlan, Outcome
 from zip_introspect.escalation.policy import EscalationPolicy
 from zip_introspect.escalation.reply import Reply
@@ -69,6 +69,7 @@ class Ladder:
             )
         if policy.expected_utility:
             _check_utilities(self.rungs[1:])
+        check_first(self.rungs[0].adapter, policy)
         self.thresholds = tuple(rung.adapter.threshold(policy) for rung in self.rungs)
 
     @property
@@ -202,9 +203,19 @@ class Ladder:
         places = [asyncio.Semaphore(size or max(1, len(planned))) for size in rooms]
 
         async def ask(call: Call, prompt: Prompt, settings: Any) -> Reply:
-            async with places[call.place]:
-                call.begun = time.perf_counter()
+            begun, allowed = time.perf_counter(), call.budget.max_seconds
+            async with asyncio.timeout(allowed):  # waiting for its turn counts, where seconds do
+                await places[call.place].acquire()
+            try:
+                if allowed is None:
+                    call.begun = time.perf_counter()
+                else:
+                    left = max(allowed - (time.perf_counter() - begun), SOONEST)
+                    call.budget = call.budget.replace(max_seconds=left)
+                    call.timeout = left if call.timeout is None else min(call.timeout, left)
                 return await call.model.aask(call, prompt, settings)
+            finally:
+                places[call.place].release()
 
         async def one(prompt: Prompt, plan: EscalationPlan | ZipIntrospectError) -> GenerationResult:
             if isinstance(plan, ZipIntrospectError):
@@ -252,7 +263,7 @@ class NestedLadder(LocalModel):
     """A ladder within a ladder: it decides by its own policy, within what is left of the outer one's budget."""
 
     def __init__(self, ladder: Ladder, name: str) -> None:
-        super().__init__(cast(Introspective, ladder), name, ladder.lowest_reward)
+        super().__init__(cast(Introspective, ladder), name, ladder.lowest_reward, expects=False)
         self.bounds = HeldByItsRungs(ladder.rungs)
 
     def limits(self, call: Call, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,6 +276,8 @@ def _(model: Ladder) -> Model:
     return NestedLadder(model, "ladder")
 
 
+SOONEST = 1e-3
+"""Seconds that a call has at least, of which its wait left none: it ends as one that is too late."""
 _OWN_CHOICE = frozenset({"hand_on"})
 """What a ladder decides by its policy, and cannot be told by a caller."""
 

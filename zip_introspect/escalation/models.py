@@ -50,6 +50,8 @@ class Model(ABC):
 
     name: str
     bounds: Bounds = HeldByRung()
+    expects: bool = False
+    """Whether it knows how sure it is before the first token, and can hand on there."""
     knows_confidence: bool = False
     """Whether its answers always come with one, so that it may be asked first."""
     lowest_reward: float = 0.0
@@ -62,7 +64,6 @@ class Model(ABC):
 
         Raises:
             CalibrationError: the policy wants a level of error, and the model has no calibration for it.
-            HeadError: the policy decides at the prompt, where the model expects nothing.
         """
         return policy.min_confidence
 
@@ -89,6 +90,19 @@ class Model(ABC):
     async def astream(self, call: Call, prompt: Prompt, settings: Any) -> AsyncGenerator[Any, None]:
         """`stream`, awaited."""
         yield await self.aask(call, prompt, settings)
+
+
+def check_first(model: Model, policy: EscalationPolicy) -> None:
+    """Refuse a policy that the first model of a ladder cannot follow.
+
+    Raises:
+        HeadError: it decides at the prompt, where the model expects nothing.
+    """
+    if policy.min_prompt_confidence is not None and not model.expects:
+        raise HeadError(
+            f"min_prompt_confidence={policy.min_prompt_confidence:g} needs what a head expects at the prompt, and "
+            f"{model.name} has none to ask; give min_confidence, which its answers are held against"
+        )
 
 
 class Introspective(Protocol):
@@ -121,11 +135,6 @@ class LocalModel(Model):
         self.model, self.name, self.lowest_reward, self.expects = model, name, lowest_reward, expects
 
     def threshold(self, policy: EscalationPolicy) -> float | None:
-        if policy.min_prompt_confidence is not None and not self.expects:
-            raise HeadError(
-                f"min_prompt_confidence={policy.min_prompt_confidence:g} needs what a head expects at the prompt, and "
-                f"{self.name} has none; give min_confidence, which the agreement of its samples is held against"
-            )
         return policy.threshold(self.model.calibration)
 
     def ask(self, call: Call, prompt: Prompt, settings: Any) -> Reply:

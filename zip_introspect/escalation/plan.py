@@ -12,7 +12,15 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 from zip_introspect.budget import Budget
-from zip_introspect.errors import BackendError, BudgetError, ConfigError, EscalationError, NonFiniteLogitsError
+from zip_introspect.errors import (
+    BackendError,
+    BudgetError,
+    ConfigError,
+    EscalationError,
+    HeadError,
+    NonFiniteLogitsError,
+    PromptError,
+)
 from zip_introspect.escalation.models import HandedOut, Model
 from zip_introspect.escalation.policy import EscalationPolicy
 from zip_introspect.escalation.reply import NOTHING_USED, Reply
@@ -161,6 +169,8 @@ class EscalationPlan:
         partial = _partial(error)
         if partial is not None and isinstance(error, (NonFiniteLogitsError, EscalationError)):
             usage = partial.usage
+        elif isinstance(error, (PromptError, ConfigError, HeadError)):  # refused before it began
+            usage = replace(NOTHING_USED, seconds=seconds)
         else:  # of what a backend did in the call that failed, nothing is known
             usage = replace(NOTHING_USED, seconds=seconds, **call.model.bounds.at_most(call.rung, call.budget))
         if partial is not None:
@@ -228,13 +238,18 @@ class EscalationPlan:
         rung, left = self._rungs[place], self._left(self._rungs[place])
         timeout = min((item for item in (rung.timeout, left.max_seconds) if item is not None), default=None)
         granted = rung.adapter.bounds.granted(rung, left, timeout)
-        return Call(place, rung, reason, granted, timeout, None if alone else self._hand_on(), self._clock())
+        choice = None if alone else self._hand_on(rung.adapter.expects)
+        return Call(place, rung, reason, granted, timeout, choice, self._clock())
 
-    def _hand_on(self) -> HandOn | None:
-        """The choice that a search gets: what the rungs above are worth, and when to leave at the prompt."""
+    def _hand_on(self, expects: bool) -> HandOn | None:
+        """The choice that a search gets: what the rungs above are worth, and when to leave at the prompt.
+
+        Args:
+            expects: whether the model knows anything at the prompt.
+        """
         if not self._untried and self._policy.otherwise == "return_best":
             return None
-        return HandOn(worth=self._best_worth(), below=self._policy.min_prompt_confidence)
+        return HandOn(worth=self._best_worth(), below=self._policy.min_prompt_confidence if expects else None)
 
     def _first_after_all(self) -> Call | None:
         """The first model once more, where it stopped for a stronger one and none of these answered."""
@@ -251,7 +266,8 @@ class EscalationPlan:
         rung, spent = self._rungs[place], self._spent
         for limit, need in rung.adapter.bounds.needs(rung).items():
             allowed, used = getattr(self._budget, limit), spent[limit]
-            if allowed is not None and (allowed - used < need or allowed - used <= 0 < used):
+            left = None if allowed is None else allowed - used
+            if left is not None and (left < need * (1 - _ROUNDING) or left <= 0 < used):
                 return f"the budget of {allowed:g} {_UNITS[limit]} has {max(0, allowed - used):g} left"
         return None
 
@@ -323,6 +339,8 @@ class EscalationPlan:
         return EscalationResult(target, self._attempts[0].reason, tuple(self._attempts), self._saved)
 
 
+_ROUNDING = 1e-9
+"""Of sums of money, which are no whole numbers."""
 _UNITS = {
     "max_tokens": "tokens",
     "max_cost": "money",

@@ -63,6 +63,8 @@ class Reply(Record):
             )
         if reply.complete and not reply.text.strip() and not getattr(output, "tool_calls", None):
             raise EscalationError("it returned no text")
+        if not isinstance(reply.usage, Usage):
+            raise EscalationError(f"it returned the usage {repr(reply.usage)[:80]}; expected a Usage")
         sure = reply.confidence
         if sure is not None and not (isinstance(sure, numbers.Real) and math.isfinite(sure)):
             raise EscalationError(f"it returned a confidence of {sure!r}; expected a finite number, or None")
@@ -115,6 +117,7 @@ class Reply(Record):
                 depth=own.get("depth", 0),
                 seconds=own.get("seconds", 0.0),
                 cost=own.get("cost"),
+                cached_tokens=int((used.get("input_token_details") or {}).get("cache_read") or 0),
             ),
             samples=len(own.get("samples", ())),
             complete=own.get("complete", finish == "stop"),
