@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from zip_introspect.cli.app import app
-from zip_introspect.introspection.grid import FILE_NAME
+from zip_introspect.introspection.grid import FILE_NAME, JointGrid
 
 pytest.importorskip("gguf", reason="the extra llama-cpp is not installed")
 
@@ -85,6 +85,31 @@ def test_a_grid_is_attached_to_a_copy(exported: Path, tiny_model: str, tmp_path:
     missing = run("attach-grid", tmp_path / "none.gguf", tiny_model)
     assert missing.exit_code == 1
     assert "is not a file" in missing.stderr
+
+
+def test_a_preset_is_written_beside_a_checkpoint(tiny_model: str, tmp_path: Path) -> None:
+    for file in Path(tiny_model).iterdir():
+        if file.name != FILE_NAME:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    at = JointGrid.load(tiny_model).first_reserved
+    first = str(at)
+    done = run("attach-grid", tmp_path, "--preset", "ziprc-release", "--first-reserved", first)
+    assert done.exit_code == 0, done.stderr
+    assert JointGrid.load(tmp_path) == JointGrid.released(at)
+    states = ["--reward-value", "-1", "--reward-value", "0", "--reward-value", "1"]
+    done = run("attach-grid", tmp_path, "--preset", "ziprc-release", "--first-reserved", first, *states)
+    assert done.exit_code == 0, done.stderr
+    assert JointGrid.load(tmp_path).reward_values.tolist() == [-1, 0, 1]
+    for wrong, message in (
+        (["--preset", "mine"], "expected one of paper, ziprc-release"),
+        (["--preset", "paper"], "needs --first-reserved"),
+        ([], "the grid's file or --preset"),
+        (["--preset", "paper", "--first-reserved", "100000"], "needs ids 100000"),
+    ):
+        refused = run("attach-grid", tmp_path, *wrong)
+        assert refused.exit_code == 1
+        assert message in " ".join(refused.stderr.split())
+    assert JointGrid.load(tmp_path).num_reward_bins == 3, "what was there stays where the new one is refused"
 
 
 def test_inspect_reads_what_was_exported(exported: Path, tiny_model: str) -> None:

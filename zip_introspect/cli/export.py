@@ -9,8 +9,12 @@ import typer
 
 from zip_introspect.backend.exporting import exporter
 from zip_introspect.cli.arguments import path
+from zip_introspect.cli.model_files import read
 from zip_introspect.cli.reporting import Debug, reporting
-from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.errors import ConfigError
+from zip_introspect.introspection.grid import RELEASED_REWARDS, JointGrid
+
+PRESETS = ("paper", "ziprc-release")
 
 export = typer.Typer(help="Write a model for another runtime.", no_args_is_help=True)
 
@@ -36,15 +40,51 @@ def export_gguf(
 
 
 def attach_grid(
-    file: Annotated[Path, typer.Argument(parser=path, help="A .gguf file; it is left as it is.")],
-    grid: Annotated[Path, typer.Argument(parser=path, help="The grid's JSON file, or a directory that holds it.")],
+    model: Annotated[
+        Path, typer.Argument(parser=path, help="A .gguf file, which is left as it is, or a checkpoint's directory.")
+    ],
+    grid: Annotated[
+        Path | None, typer.Argument(parser=path, help="The grid's JSON file, or a directory that holds it.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"In place of a file: {', '.join(PRESETS)}, at --first-reserved.")
+    ] = None,
+    first_reserved: Annotated[int | None, typer.Option(min=0, help="The token id of the preset's first cell.")] = None,
+    reward_value: Annotated[
+        list[float] | None, typer.Option(help="Of ziprc-release: what its reward bins are centred on; again for more.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(parser=path, help="The copy to write; FILE.grid.gguf unless given.")
+        Path | None, typer.Option(parser=path, help="Of a file: the copy to write; FILE.grid.gguf unless given.")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Copy a GGUF file with a grid in its metadata."""
+    """Say what the reserved tokens of a trained model mean: in a copy of a GGUF file, or beside a checkpoint."""
     with reporting(debug):
-        target = out or file.with_suffix(".grid.gguf")
-        exporter("gguf").attach_grid(file, JointGrid.load(grid), target)
+        found = _grid(grid, preset, first_reserved, reward_value)
+        if model.is_dir():
+            facts = read(str(model))
+            found.check_fits(facts.head_rows, facts.eos_token_ids)
+            typer.echo(f"{found.save(model)}: written")
+            return
+        target = out or model.with_suffix(".grid.gguf")
+        exporter("gguf").attach_grid(model, found, target)
         typer.echo(f"{target}: written and verified")
+
+
+def _grid(file: Path | None, preset: str | None, first_reserved: int | None, rewards: list[float] | None) -> JointGrid:
+    """The grid of a file or a preset.
+
+    Raises:
+        ConfigError: neither or both, a preset that does not exist, or one without its first id.
+    """
+    if (file is None) == (preset is None):
+        raise ConfigError("expected the grid's file or --preset, one of them")
+    if file is not None:
+        return JointGrid.load(file)
+    if preset not in PRESETS:
+        raise ConfigError(f"--preset is {preset!r}; expected one of {', '.join(PRESETS)}")
+    if first_reserved is None:
+        raise ConfigError(f"--preset {preset} needs --first-reserved, the token id of its first cell")
+    if preset == "paper":
+        return JointGrid.paper(first_reserved)
+    return JointGrid.released(first_reserved, reward_values=rewards or RELEASED_REWARDS)
