@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, TrainingArguments
 
 from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.training import chunked
 from zip_introspect.training.batching import LengthBatchingTrainer
 from zip_introspect.training.dataset import IGNORED
 
@@ -72,12 +73,19 @@ class JointTrainer(LengthBatchingTrainer):
         self.grid = grid
         self.kl_weight = kl_weight
         self.reference: nn.Module | None = None
+        self._output = chunked.output_head(model)
+        self._original_output: nn.Linear | None = None
         if reference is not None:
             self.reference = nn.Module.to(reference, self.args.device).eval().requires_grad_(False)
+            self._original_output = chunked.output_head(reference)
+            if self._original_output is None:
+                self._output = None
 
     def summed_loss(self, model: nn.Module, inputs: dict[str, Tensor | Any]) -> tuple[Tensor, Any]:
-        """Eq. 3, summed over the labelled positions of a batch."""
+        """Eq. 3, summed over the labelled positions of a batch, chunk by chunk where the output head is a plain one."""
         labels = inputs.pop("targets")
+        if self._output is not None:
+            return self._chunked(model, inputs, labels, self._output)
         outputs = model(**inputs, use_cache=False)
         labelled = labels != IGNORED
         logits = outputs.logits[labelled]
@@ -91,3 +99,32 @@ class JointTrainer(LengthBatchingTrainer):
             loss = loss + self.kl_weight * divergence
         self.note(**parts)
         return loss, outputs
+
+    def _chunked(
+        self, model: nn.Module, inputs: dict[str, Tensor | Any], labels: Tensor, output: nn.Linear
+    ) -> tuple[Tensor, Any]:
+        labelled = labels != IGNORED
+        with chunked.passed_over(output):
+            outputs = model(**inputs, use_cache=False)
+        original = None
+        if self.reference is not None and self._original_output is not None:
+            with torch.no_grad(), chunked.passed_over(self._original_output):
+                original = self.reference(**inputs, use_cache=False).logits[labelled]
+        hidden, outputs.logits = outputs.logits[labelled], None  # they are none
+        joint, divergence = chunked.summed(
+            self._losses, hidden, output, labels[labelled], original, self._original_output
+        )
+        parts = {"joint_loss": joint}
+        loss = joint
+        if original is not None:
+            parts["policy_kl"] = divergence
+            loss = loss + self.kl_weight * divergence
+        self.note(**parts)
+        return loss, outputs
+
+    def _losses(self, logits: Tensor, reference: Tensor | None, targets: Tensor) -> Tensor:
+        """The sums of both terms over some positions, shape (2,)."""
+        joint = len(targets) * joint_loss(logits, targets, self.grid)
+        if reference is None:
+            return torch.stack([joint, torch.zeros_like(joint)])
+        return torch.stack([joint, policy_kl(logits, reference, self.grid).sum()])
