@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from zip_introspect.demo.recipe.schedule import log_training, resumable, schedul
 from zip_introspect.demo.tokenizer import RESERVED, VOCABULARY_SIZE
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training.dataset import JointCollator, load
+from zip_introspect.training.lite import reserved_rows_only
 from zip_introspect.training.trainer import JointTrainer
 from zip_introspect.training.values import denoised_values, fit_representatives
 
@@ -51,14 +53,11 @@ def train_head(
 
     Args:
         kl_weight: None trains without the KL term; 0 too, and measures the divergence all the same.
-        frozen: leave all but the output head as it is (ZIP-RC-Lite, A.3).
+        frozen: leave all but the reserved rows as it is (ZIP-RC-Lite, A.3).
     """
     set_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
-    if frozen:
-        model.requires_grad_(False)
-        model.lm_head.requires_grad_(True)
     reference = None
     if kl_weight is not None:
         reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -68,7 +67,7 @@ def train_head(
         learning_rate=learning_rate,
         num_train_epochs=epochs,
         warmup_steps=50,
-        weight_decay=0.0 if frozen else 0.01,  # decay would change the rows of the head that nothing trains
+        weight_decay=0.0 if frozen else 0.01,  # decay would move rows that nothing trains
         logging_steps=25,
         save_steps=200,
         save_total_limit=1,
@@ -83,7 +82,8 @@ def train_head(
         train_dataset=dataset,
         data_collator=JointCollator(grid, tokenizer.pad_token_id),
     )
-    trainer.train(resume_from_checkpoint=resumable(out))
+    with reserved_rows_only(model, grid) if frozen else nullcontext():
+        trainer.train(resume_from_checkpoint=resumable(out))
     log_training(trainer, out)
     model.save_pretrained(out, state_dict={name: w.to(torch.bfloat16) for name, w in model.state_dict().items()})
     tokenizer.save_pretrained(out)
