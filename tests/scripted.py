@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from zip_introspect.backend.contract import Advanced, Message, Prefilled, SequenceId
+from zip_introspect.backend.contract import Advanced, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError
+from zip_introspect.prompts import Message
 from zip_introspect.testing.simulator import SimulatedBackend
 
 

@@ -8,7 +8,7 @@ out.answer, out.confidence, out.usage
 """
 
 from zip_introspect.answers.extraction import AnswerExtractor, after_marker, boxed, default_extractor, last_number
-from zip_introspect.backend.contract import Backend, BackendInfo, Message
+from zip_introspect.backend.contract import Backend, BackendInfo
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig, SamplingParams
 from zip_introspect.errors import (
@@ -46,7 +46,7 @@ from zip_introspect.heads.head import Head
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.llm import IntrospectiveLLM
-from zip_introspect.prompts import Prompt
+from zip_introspect.prompts import Message, Prompt
 from zip_introspect.result import (
     Attempt,
     Decision,

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from pydantic import Field
 
 from zip_introspect.config import Settings
 from zip_introspect.errors import ConfigError
 from zip_introspect.paths import expanded
-
-if TYPE_CHECKING:
-    from zip_introspect.backend.contract import Message
-    from zip_introspect.prompts import Prompt
+from zip_introspect.prompts import Message, Prompt
 
 _LONGEST_FILE = 1 << 20
 

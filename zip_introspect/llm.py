@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, Unpack, cast, overload
 
 from zip_introspect.answers.extraction import AnswerExtractor, default_extractor
 from zip_introspect.backend import counting
-from zip_introspect.backend.contract import Backend, BackendInfo, Message, joint_grid
+from zip_introspect.backend.contract import Backend, BackendInfo, joint_grid
 from zip_introspect.backend.discovery import InstalledBackends, integration
 from zip_introspect.config import GenerationConfig
 from zip_introspect.demo import embedded
@@ -24,7 +24,7 @@ from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.model_source import DEMO_NAME, ModelSource
 from zip_introspect.paths import expanded
-from zip_introspect.prompts import Prompt, check_batch
+from zip_introspect.prompts import Message, Prompt, check_batch
 from zip_introspect.result import GenerationResult, IntrospectionResult
 from zip_introspect.search import streams
 from zip_introspect.search.at_prompt import introspect

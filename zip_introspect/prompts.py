@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
-from zip_introspect.backend.contract import Message
 from zip_introspect.errors import ConfigError, PromptError
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates take it."""
+
+    role: str
+    content: str
+
 
 Prompt = str | Sequence[Message]
 """A question, or a conversation that ends in one."""

@@ -16,7 +16,7 @@ import numpy as np
 from gguf.constants import Keys
 from numpy.typing import NDArray
 
-from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
+from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Prefilled, SequenceId
 from zip_introspect.backend.detokenization import ByteStream, TextStream
 from zip_introspect.backend.encoding import end_ids
 from zip_introspect.backend.sequences import check_tokens
@@ -28,6 +28,7 @@ from zip_introspect.heads.readout import Readout
 from zip_introspect.heads.sources import opened
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
+from zip_introspect.prompts import Message
 from zip_introspect_llama_cpp import decoding, gguf_file
 from zip_introspect_llama_cpp.cache.context import Context
 from zip_introspect_llama_cpp.cache.held import Held, SharedPrompt

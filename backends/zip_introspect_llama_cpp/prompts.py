@@ -17,8 +17,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from zip_introspect.backend import encoding
-from zip_introspect.backend.contract import Message
 from zip_introspect.errors import ModelLoadError
+from zip_introspect.prompts import Message
 from zip_introspect_llama_cpp.loading import LlamaModel
 
 _NOW: ContextVar[datetime | None] = ContextVar("the time of the prompt being encoded", default=None)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
+from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Prefilled, SequenceId
 from zip_introspect.backend.detokenization import TextStream
 from zip_introspect.backend.encoding import end_ids
 from zip_introspect.backend.sequences import check_tokens, draws
@@ -30,6 +30,7 @@ from zip_introspect.heads.readout import Readout
 from zip_introspect.heads.sources import opened
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
+from zip_introspect.prompts import Message
 from zip_introspect_transformers import fingerprint
 from zip_introspect_transformers.cache.states import State, upload
 from zip_introspect_transformers.cache.table import Row, SequenceTable, place

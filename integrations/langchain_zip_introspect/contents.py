@@ -24,8 +24,8 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.block_translators import get_translator
 
-from zip_introspect.backend.contract import Message
 from zip_introspect.errors import PromptError
+from zip_introspect.prompts import Message
 
 Rule = Literal["read", "left out", "refused"]
 

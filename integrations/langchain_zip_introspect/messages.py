@@ -11,9 +11,8 @@ from langchain_core.prompt_values import PromptValue, StringPromptValue
 
 from langchain_zip_introspect.contents import read
 from langchain_zip_introspect.settings import PROVIDER
-from zip_introspect.backend.contract import Message
 from zip_introspect.errors import PromptError
-from zip_introspect.prompts import Prompt
+from zip_introspect.prompts import Message, Prompt
 from zip_introspect.result import Decision, GenerationResult, Outlook, SampleResult, Usage
 
 

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zip_introspect import BackendError, ConfigError, GenerationConfig, IntrospectiveLLM, PromptError
-from zip_introspect.backend.contract import Message
 from zip_introspect.backend.counting import text_tokens
-from zip_introspect.prompts import check_no_template, check_prompt
+from zip_introspect.prompts import Message, check_no_template, check_prompt
 from zip_introspect.testing.simulator import SimulatedBackend
 
 START, FRAME, ANSWER = "^", "<>;", ">>"

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from zip_introspect.backend.contract import Message
 from zip_introspect.backend.encoding import PromptEncoder
+from zip_introspect.prompts import Message
 
 BOS = "<|system|>"
 TURN = "<|user|>{{ message.role }}\n"

@@ -15,9 +15,9 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.backends.templates import ATTACK, BOS, DEAF, HEADERS, TEMPLATES, TURN, MakeEncoder, conversation, special
-from zip_introspect.backend.contract import Message
 from zip_introspect.errors import ConfigError, PromptError
 from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.prompts import Message
 from zip_introspect_transformers import TransformersBackend
 from zip_introspect_transformers import prompts as transformers_prompts
 

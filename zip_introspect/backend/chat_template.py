@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, cast
 
-from zip_introspect.backend.contract import Message
 from zip_introspect.backend.spellings import Spellings
 from zip_introspect.errors import PromptError
+from zip_introspect.prompts import Message
 
 _PROBES = ("quartzsphinx", "vexingjudge")
 """Texts that a template can write in capitals or trim, but not make by itself."""

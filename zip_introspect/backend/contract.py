@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NewType, Self, TypedDict
+from typing import Any, NewType, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,9 @@ from zip_introspect.errors import HeadError
 from zip_introspect.heads.fingerprint import Fingerprint
 from zip_introspect.heads.head import Head
 from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.prompts import Message
 
 SequenceId = NewType("SequenceId", int)
-
-
-class Message(TypedDict):
-    """One turn of a conversation, as chat templates take it."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from zip_introspect.backend.contract import Backend, Message
+from zip_introspect.backend.contract import Backend
 from zip_introspect.errors import PromptError
+from zip_introspect.prompts import Message
 
 _WORD = "a"
 """Stands for a question; tokenizers have it as one token."""

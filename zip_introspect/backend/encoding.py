@@ -17,11 +17,10 @@ from functools import cached_property
 from typing import Any
 
 from zip_introspect.backend.chat_template import ChatTemplate, Rendered
-from zip_introspect.backend.contract import Message
 from zip_introspect.backend.spellings import Spellings
 from zip_introspect.config import check_template_kwargs
 from zip_introspect.errors import ModelLoadError, PromptError
-from zip_introspect.prompts import check_no_template, check_prompt
+from zip_introspect.prompts import Message, check_no_template, check_prompt
 
 _RARE = "\U0010fffd\ue0b7\U00013000\U0001fae8"
 """Characters that a tokenizer is likely not to know, if there are any."""

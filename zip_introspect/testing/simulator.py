@@ -18,12 +18,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
+from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Prefilled, SequenceId
 from zip_introspect.backend.sequences import Sample, Sequences
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, PromptError
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.prompts import check_no_template
+from zip_introspect.prompts import Message, check_no_template
 
 REWARDS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 SYMBOLS = 4

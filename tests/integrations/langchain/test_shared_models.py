@@ -21,10 +21,10 @@ from langchain_zip_introspect.shared_models import Wanted, open_shared
 from zip_introspect import GenerationConfig, IntrospectiveLLM, JointGrid, ModelLoadError, PromptError
 from zip_introspect.answers.extraction import after_marker
 from zip_introspect.backend import discovery as backends
-from zip_introspect.backend.contract import Message
 from zip_introspect.backend.discovery import ENTRY_POINT_GROUP
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.model_source import ModelSource
+from zip_introspect.prompts import Message
 from zip_introspect.testing.simulator import SimulatedBackend
 
 PATIENCE = 60.0

@@ -14,12 +14,12 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Message, Prefilled, SequenceId
+from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Prefilled, SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, PromptError
 from zip_introspect.evaluation.store.rollout_file import QuestionRollouts, Rollouts, StoredRollout
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.prompts import check_no_template
+from zip_introspect.prompts import Message, check_no_template
 
 _FLOOR = np.float32(1e-8)  # of a probability: below what float16 tells from nothing
 
