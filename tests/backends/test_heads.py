@@ -12,11 +12,12 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tests.backends.conftest import Exported, MakeModel
-from zip_introspect import HeadError, IntrospectiveLLM
+from zip_introspect import Calibration, Framing, HeadError, IntrospectiveLLM, SamplingParams
 from zip_introspect.heads import file
-from zip_introspect.heads.head import Head
+from zip_introspect.heads.head import Head, Searched
 from zip_introspect.testing.conformance import BackendConformance
 from zip_introspect.testing.heads import HeadConformance, random_head
+from zip_introspect.training.on_policy import collect
 from zip_introspect_transformers import TransformersBackend
 
 QUESTION = "Solve 3*x+5=35"
@@ -46,6 +47,47 @@ def test_every_front_door_knows_a_head(saved: Path, head: Path) -> None:
         assert llm.grid.shape == (3, 4)
         with pickle.loads(pickle.dumps(llm)) as again:
             assert again.introspect(QUESTION).joint == seen.joint
+
+
+def test_what_a_head_recommends_holds_until_a_call_says_otherwise(saved: Path, head: Path) -> None:
+    made = file.load(head)
+    about = made.about.replace(
+        framing=Framing(instruction="Be brief."),
+        recommended={"balanced": {"strategy": "zip_rc", "selection": "weighted_majority", "max_samples": 3}},
+        searched=(
+            Searched(
+                strategy="zip_rc",
+                selection="weighted_majority",
+                max_samples=3,
+                calibration=Calibration(method="isotonic", confidences=(0.5,), probabilities=(0.25,), examples=9),
+            ),
+        ),
+    )
+    with IntrospectiveLLM.from_pretrained(saved, head=Head(about, made.weights)) as llm:
+        assert (llm.config.max_samples, llm.config.selection) == (3, "weighted_majority")
+        own = llm.generate(QUESTION, max_new_tokens=8)
+        assert (own.strategy, own.selection, own.calibrated_confidence) == ("zip_rc", "weighted_majority", 0.25)
+        framed = llm.generate([{"role": "user", "content": f"{QUESTION}\n\nBe brief."}], max_new_tokens=8)
+        assert framed.usage.prompt_tokens == own.usage.prompt_tokens
+        other = llm.generate(QUESTION, strategy="majority_vote", max_new_tokens=8, framing=Framing())
+        assert (other.strategy, other.selection, other.calibrated_confidence) == ("majority_vote", "majority", None)
+        assert any("not put as those that the head learnt from" in warning for warning in other.warnings)
+        assert not any("not put as" in warning for warning in (*own.warnings, *framed.warnings))
+
+
+def test_kept_hidden_states_are_those_of_their_prefixes(saved: Path) -> None:
+    backend = TransformersBackend.open(saved, hidden_states=True)
+    prompt = backend.encode(QUESTION)
+    for rollout in collect(backend, [prompt], 3, SamplingParams(seed=2), max_new_tokens=21, interval=6, hidden_every=4):
+        assert rollout.hidden is not None
+        rows = len(rollout.joint_logits)
+        assert rollout.hidden.positions.tolist() == sorted({*range(0, rows, 4), rows - 1})
+        prefixes = [[*prompt, *rollout.tokens[:count].tolist()] for count in range(rows)]
+        states = np.stack([item.hidden for item in backend.prefill(prefixes) if item.hidden is not None])
+        means = states.cumsum(0) / np.arange(1, rows + 1)[:, None]
+        at = rollout.hidden.positions
+        np.testing.assert_allclose(rollout.hidden.last, states[at], atol=2e-2)
+        np.testing.assert_allclose(rollout.hidden.mean, means[at], atol=2e-2)
 
 
 @pytest.mark.parametrize("kind", ["f32", "bf16", "q8_0", "q4_0"])

@@ -118,11 +118,15 @@ class Checked:
 def settled(settings: CallSettings, config: GenerationConfig) -> GenerationConfig:
     """The settings of a call: its own, over those of its `config` or of the model.
 
+    Another strategy than theirs comes with its own selection and options, where the call gives none.
+
     Raises:
         ConfigError: one that is unknown, or out of its range.
     """
     overrides = {name: value for name, value in settings.items() if name not in OF_A_CALL}
     config = settings.get("config") or config
+    if overrides.get("strategy", config.strategy) != config.strategy:
+        overrides = {"selection": None, "strategy_options": {}, **overrides}
     return config.replace(**overrides) if overrides else config
 
 
