@@ -76,7 +76,13 @@ def test_streams_and_batches_and_calls_share_them_too() -> None:
     backend.close_gate(after=0)
     held: list[int] = []
     advance = backend.advance
-    backend.advance = lambda *given: (held.append(backend.held), advance(*given))[1]  # type: ignore[func-returns-value, method-assign]
+
+    def noting(*given: Any) -> list[Advanced]:
+        held.append(backend.held)
+        time.sleep(0.02)  # a stream begins once its prompt is known to be sound: a round later than the others
+        return advance(*given)
+
+    backend.advance = noting  # type: ignore[assignment, method-assign]
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(llm.generate, "a")
         assert backend.reached.wait(30)
@@ -85,7 +91,7 @@ def test_streams_and_batches_and_calls_share_them_too() -> None:
         backend.gate.set()
         assert first.result().samples == alone
         assert len(second.result()) > len(third.result()) == 2
-    assert max(held) == 4 * 9
+    assert 3 * 9 < max(held) <= 4 * 9
 
 
 def test_waiting_counts_in_the_seconds_of_a_budget() -> None:
