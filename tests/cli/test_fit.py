@@ -58,6 +58,9 @@ def test_a_model_gets_a_head_and_answers_with_it(bare: Path, tmp_path: Path) -> 
     assert "AUROC" in done.stdout
     report = (tmp_path / "head.zip.report.md").read_text()
     assert report.startswith("# head.zip.safetensors")
+    for name in ("head.zip.calibration.png", "head.zip.strategies.png"):
+        assert f"]({name})" in report
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     head = file.load(out)
     assert head.fingerprint is not None
     assert Rollouts.load(tmp_path / "head.zip.rollouts.parquet").grid is None

@@ -108,7 +108,8 @@ def fit(
         fitted = modules.fit.fit(rollouts, config, fingerprint=fingerprint, seed=seed, note=note, say=say)
         modules.file.save(fitted.head, out)
         report = out.with_suffix(".report.md")
-        report.write_text(modules.report.text(fitted, out.name), encoding="utf-8")
+        pictures = modules.pictures.draw(fitted, out.with_suffix(""))
+        report.write_text(modules.report.text(fitted, out.name, pictures), encoding="utf-8")
         if as_json:
             typer.echo(json.dumps({"file": str(out), "report": str(report), **fitted.head.about.card}, indent=2))
         else:
@@ -126,11 +127,19 @@ def _modules() -> Any:
     try:
         from zip_introspect.evaluation.measures import graders
         from zip_introspect.evaluation.store import datasets
-        from zip_introspect.fitting import collecting, fit, report
+        from zip_introspect.fitting import collecting, fit, pictures, report
         from zip_introspect.heads import file
     except ModuleNotFoundError as error:
         raise BackendNotInstalledError(
             f"fitting a head needs the module {error.name!r}, which is not installed. "
             'Install it with: pip install "zip-introspect[train,eval]"'
         ) from error
-    return SimpleNamespace(collecting=collecting, datasets=datasets, file=file, fit=fit, graders=graders, report=report)
+    return SimpleNamespace(
+        collecting=collecting,
+        datasets=datasets,
+        file=file,
+        fit=fit,
+        graders=graders,
+        pictures=pictures,
+        report=report,
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 from zip_introspect.fitting.choosing import PRICES
 from zip_introspect.fitting.fit import Fitted
@@ -19,8 +21,8 @@ _NAMES = {
 }
 
 
-def text(fitted: Fitted, name: str) -> str:
-    """The report of a head, in Markdown."""
+def text(fitted: Fitted, name: str, pictures: Mapping[str, Path] | None = None) -> str:
+    """The report of a head, in Markdown; its pictures, by title, lie beside it."""
     about, trained = fitted.head.about, fitted.trained
     quality = asdict(fitted.quality)
     lines = [f"# {name}", "", f"A head for {about.card.get('model', 'a model')}.", ""]
@@ -38,6 +40,7 @@ def text(fitted: Fitted, name: str) -> str:
         f"| {price} ({PRICES[price]:g}) | {item.name} | {item.right.mean():.3f} | {item.cost.mean():.2f} |"
         for price, item in fitted.recommended.items()
     ]
+    lines += [line for title, file in (pictures or {}).items() for line in ("", f"![{title}]({file.name})")]
     lines += ["", "## Every setting", "", "| strategy | accuracy | tokens, in samples |", "|---|---|---|"]
     lines += [
         f"| {item.name} | {item.right.mean():.3f} | {item.cost.mean():.2f} |"

@@ -43,6 +43,11 @@ _RIVAL = _STYLES["majority_vote"]["color"]
 _COLUMNS = 5
 
 
+def style(strategy: str) -> dict[str, Any]:
+    """How a strategy's points look in every picture: Matplotlib's colour, marker and the like."""
+    return dict(_STYLES.get(strategy, _OTHER))
+
+
 def joints(starts: Sequence[Start], grid: JointGrid) -> Figure:
     """Joints at the prompt beside those of the rollouts (figure 2), all on one scale of colour."""
     columns = min(_COLUMNS, len(starts))
@@ -110,13 +115,13 @@ def _curves(axes: Axes, comparison: Comparison, group: str, scale: float = 1.0) 
     tops: list[float] = []
     for name in comparison.curves:
         points = comparison.curve(name, group)
-        style = {"linewidth": 1.3, "markersize": 5.0, "zorder": 2, **_STYLES.get(name, _OTHER)}
-        style["linewidth"], style["markersize"] = style["linewidth"] * scale, style["markersize"] * scale
+        look = {"linewidth": 1.3, "markersize": 5.0, "zorder": 2, **style(name)}
+        look["linewidth"], look["markersize"] = look["linewidth"] * scale, look["markersize"] * scale
         cost, right = ([getattr(point, figure).value for point in points] for figure in ("cost", "accuracy"))
-        axes.plot(cost, right, label=title(name), markeredgecolor="white", markeredgewidth=0.4, **style)
+        axes.plot(cost, right, label=title(name), markeredgecolor="white", markeredgewidth=0.4, **look)
         if name == ZIP_RC:
             low, high = ([getattr(point.accuracy, end) for point in points] for end in ("low", "high"))
-            axes.vlines(cost, low, high, color=style["color"], linewidth=scale, alpha=0.6)
+            axes.vlines(cost, low, high, color=look["color"], linewidth=scale, alpha=0.6)
             tops += high
         if name == BOUND:
             tops += right
