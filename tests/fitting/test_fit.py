@@ -11,7 +11,7 @@ import pytest
 from tests.fitting.made_up import EVERY, LONGEST, rollouts
 from zip_introspect import GenerationConfig, TrainingDataError
 from zip_introspect.evaluation.store.rollout_file import Rollouts
-from zip_introspect.fitting import labels, laying, report
+from zip_introspect.fitting import labels, laying, pictures, report
 from zip_introspect.fitting.fit import Fitted, fit
 from zip_introspect.fitting.states import States, check_enough
 from zip_introspect.fitting.training import HeadShape
@@ -96,9 +96,21 @@ def test_what_confidence_means_is_learnt_from_searched_outcomes(fitted: Fitted) 
 def test_the_file_and_the_page_hold_it_all(fitted: Fitted, tmp_path: Path) -> None:
     again = file.load(file.save(fitted.head, tmp_path))
     assert again.about == fitted.head.about
-    page = report.text(fitted, "head.zip.safetensors")
+    drawn = pictures.draw(fitted, tmp_path / "head.zip")
+    page = report.text(fitted, "head.zip.safetensors", drawn)
+    assert all(f"]({picture.name})" in page and picture.is_file() for picture in drawn.values())
     assert all(line in page for line in fitted.said)
     assert page.count("zip_rc, alpha") >= 12
+
+
+def test_the_pictures_show_what_the_tables_say(fitted: Fitted) -> None:
+    axes = pictures.strategies(fitted.played, list(fitted.recommended.values())).axes[0]
+    shown = sorted(tuple(point) for line in axes.lines for point in np.asarray(line.get_xydata()))
+    assert shown == sorted((item.cost.mean(), item.right.mean()) for item in fitted.played)
+    rings = {tuple(point) for point in np.asarray(axes.collections[0].get_offsets())}
+    assert rings == {(item.cost.mean(), item.right.mean()) for item in fitted.recommended.values()}
+    title = pictures.calibration(fitted.rollouts).axes[0].get_title(loc="left")
+    assert float(title.split()[2].rstrip(",")) == pytest.approx(fitted.quality.ece, abs=1e-3)
 
 
 def test_a_head_that_sees_nothing_says_so() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from zip_introspect.evaluation.measures.comparing import predictions
 from zip_introspect.evaluation.reporting.drawing import bare, save
 from zip_introspect.evaluation.reporting.figures import reliability_diagram, style
+from zip_introspect.evaluation.store.rollout_file import Rollouts
 from zip_introspect.fitting.choosing import Tried
 from zip_introspect.fitting.fit import Fitted
 
@@ -19,7 +20,7 @@ def draw(fitted: Fitted, stem: Path) -> dict[str, Path]:
     """Write `stem.calibration.png` and `stem.strategies.png`; their titles and where they are."""
     files = {}
     for title, name, figure in (
-        ("Calibration at the end of a sample", "calibration", reliability_diagram(predictions(fitted.rollouts))),
+        ("Calibration at the end of a sample", "calibration", calibration(fitted.rollouts)),
         ("Accuracy against tokens", "strategies", strategies(fitted.played, list(fitted.recommended.values()))),
     ):
         path = stem.with_name(f"{stem.name}.{name}")
@@ -52,6 +53,13 @@ def strategies(played: Sequence[Tried], recommended: Sequence[Tried]) -> Figure:
     figure.legend(loc="outside right upper", frameon=False)
     bare(axes)
     return figure
+
+
+def calibration(rollouts: Rollouts) -> Figure:
+    """Of samples that were not cut, as the report's figures are."""
+    whole = [item for problem in rollouts.problems for item in problem.rollouts if item.finished]
+    values = np.array([rollouts.final_value(item) for item in whole])
+    return reliability_diagram(np.array([item.right for item in whole]), values)
 
 
 def _cost(item: Tried) -> float:

@@ -21,7 +21,7 @@ _NAMES = {
 }
 
 
-def text(fitted: Fitted, name: str, pictures: Mapping[str, Path] | None = None) -> str:
+def text(fitted: Fitted, name: str, pictures: Mapping[str, Path]) -> str:
     """The report of a head, in Markdown; its pictures, by title, lie beside it."""
     about, trained = fitted.head.about, fitted.trained
     quality = asdict(fitted.quality)
@@ -40,7 +40,7 @@ def text(fitted: Fitted, name: str, pictures: Mapping[str, Path] | None = None) 
         f"| {price} ({PRICES[price]:g}) | {item.name} | {item.right.mean():.3f} | {item.cost.mean():.2f} |"
         for price, item in fitted.recommended.items()
     ]
-    lines += [line for title, file in (pictures or {}).items() for line in ("", f"![{title}]({file.name})")]
+    lines += [line for title, file in pictures.items() for line in ("", f"![{title}]({file.name})")]
     lines += ["", "## Every setting", "", "| strategy | accuracy | tokens, in samples |", "|---|---|---|"]
     lines += [
         f"| {item.name} | {item.right.mean():.3f} | {item.cost.mean():.2f} |"

@@ -12,6 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from zip_introspect.evaluation.measures.comparing import ALL, Comparison, Point, Predictions, Start
@@ -187,23 +188,27 @@ def training_kl(histories: Mapping[str, Sequence[LoggedUpdates]]) -> Figure:
     return figure
 
 
-def reliability_diagram(found: Predictions, bins: int = 10) -> Figure:
-    """What came true beside what was predicted at the end of a rollout; below, how many rollouts a bin holds."""
-    held = reliability(found.right, found.values, bins)
+def reliability_diagram(right: NDArray[np.bool_], values: NDArray[np.float64], bins: int = 10) -> Figure:
+    """What came true beside what was predicted at the end of a rollout; below, how many rollouts a bin holds.
+
+    Args:
+        right, values: shape (rollouts,).
+    """
+    held = reliability(right, values, bins)
     figure = Figure(figsize=(5.2, 5.8), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="perfectly calibrated")
-    for value, right, count in zip(held.value, held.accuracy, held.count, strict=True):
-        low, high = binomtest(round(right * count), count).proportion_ci(method="wilson")
+    for value, share, count in zip(held.value, held.accuracy, held.count, strict=True):
+        low, high = binomtest(round(share * count), count).proportion_ci(method="wilson")
         axes.vlines(value, low, high, color=_COLOUR, linewidth=1.2)
     axes.scatter(held.value, held.accuracy, 12 + 90 * held.count / held.count.max(), color=_COLOUR, zorder=3)
-    error = expected_calibration_error(found.right, found.values, bins)
-    axes.set_title(f"calibration error {error:.3f}, {len(found.right):,} rollouts", loc="left", fontsize="medium")
+    error = expected_calibration_error(right, values, bins)
+    axes.set_title(f"calibration error {error:.3f}, {len(right):,} rollouts", loc="left", fontsize="medium")
     axes.set_ylabel("share that is right")
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.02, 1.02)
     figure.legend(loc="outside upper left", frameon=False)
-    below.hist(found.values, bins, range=(0.0, 1.0), color="0.6", rwidth=0.9)
+    below.hist(values, bins, range=(0.0, 1.0), color="0.6", rwidth=0.9)
     below.set_yscale("log")
     below.set_ylabel("rollouts")
     below.set_xlabel("predicted probability of being right")

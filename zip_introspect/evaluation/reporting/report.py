@@ -117,7 +117,7 @@ def _draw(
         save(figures.frontier(comparison, names), folder / _frontier(comparison))
     save(figures.joints(_shown(expected), rollouts.joint_grid), folder / "joints")
     save(figures.samples(comparisons, [name for name in names if name != ALL] or names), folder / "samples")
-    save(figures.reliability_diagram(expected), folder / "reliability")
+    save(figures.reliability_diagram(expected.right, expected.values), folder / "reliability")
     save(figures.risk_coverage_curve(expected), folder / "risk_coverage")
     save(timeline(search.to_dict()), folder / "timeline")
 
