@@ -58,7 +58,7 @@ def grid(tokenizer: PreTrainedTokenizerFast) -> JointGrid:
 
 @pytest.fixture(scope="session")
 def make_model(tokenizer: PreTrainedTokenizerFast) -> MakeModel:
-    """A model of an architecture, by its name; the same one each time, so leave its weights alone."""
+    """A model of an architecture, by its name: the same weights each time, in tensors of its own."""
 
     @cache
     def make(architecture: str) -> PreTrainedModel:
@@ -70,7 +70,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> MakeModel:
                     parameter.mul_(3)  # at its initial scale a model hardly looks at its context
         return model  # type: ignore[no-any-return]
 
-    return make
+    return lambda architecture: copy.deepcopy(make(architecture))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def fragile(
         return load(path, params)
 
     def open_(poison: int | None) -> LlamaCppBackend:
-        model = copy.deepcopy(make_model(request.param))
+        model = make_model(request.param)
         if poison is not None:
             with torch.no_grad():
                 model.get_input_embeddings().weight[poison] = torch.nan

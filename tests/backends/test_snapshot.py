@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import weakref
 from collections.abc import Callable
@@ -125,7 +124,7 @@ def test_nothing_of_the_model_is_kept_alive() -> None:
 def backend(
     request: pytest.FixtureRequest, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, grid: JointGrid
 ) -> TransformersBackend:
-    return TransformersBackend.from_model(copy.deepcopy(make_model(request.param)), tokenizer, grid)
+    return TransformersBackend.from_model(make_model(request.param), tokenizer, grid)
 
 
 def drawn(backend: TransformersBackend, sequences: list[SequenceId], steps: int) -> list[list[int]]:
@@ -159,7 +158,7 @@ def test_sequences_go_on_with_the_model_as_it_is_now(
 def test_the_fused_step_is_made_anew_and_waits_for_hooks_to_go(
     make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, grid: JointGrid
 ) -> None:
-    model: Any = copy.deepcopy(make_model("qwen3"))
+    model: Any = make_model("qwen3")
     handle = model.register_forward_hook(lambda *arguments: None)
     decoder = TransformersBackend.from_model(model, tokenizer, grid)._decoder
     assert decoder._step is None
@@ -182,7 +181,7 @@ def test_the_fused_step_is_made_anew_and_waits_for_hooks_to_go(
 def test_two_backends_of_one_model_leave_each_other_in_peace(
     make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, grid: JointGrid
 ) -> None:
-    model = copy.deepcopy(make_model("qwen3"))
+    model = make_model("qwen3")
     backends = [TransformersBackend.from_model(model, tokenizer, grid) for _ in range(2)]
     steps = [backend._decoder._step for backend in backends]
     for backend in backends:

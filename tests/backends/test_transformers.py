@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -126,55 +125,51 @@ def _step(backend: TransformersBackend, sequences: list[SequenceId], steps: int)
 # Batches
 
 
-@pytest.fixture
-def batch_sizes(make_model: MakeModel) -> Iterator[list[tuple[int, int]]]:
-    """Rows and columns of each forward pass of the Qwen3 model."""
+def batch_sizes(backend: TransformersBackend) -> list[tuple[int, int]]:
+    """Rows and columns of each forward pass from here on."""
     seen: list[tuple[int, int]] = []
 
     def note(module: torch.nn.Module, arguments: Any, named: dict[str, Any]) -> None:
         seen.append(tuple(named["input_ids"].shape))
 
-    handle = make_model("qwen3").register_forward_pre_hook(note, with_kwargs=True)
-    yield seen
-    handle.remove()
+    backend._decoder.model.register_forward_pre_hook(note, with_kwargs=True)
+    return seen
 
 
-def test_a_prompt_is_computed_once(open_model: Open, batch_sizes: list[tuple[int, int]]) -> None:
+def test_a_prompt_is_computed_once(open_model: Open) -> None:
     backend = open_model()
+    passes = batch_sizes(backend)
     tokens = backend.encode(PROMPTS[0])
     prompts = backend.prefill([tokens, tokens, tokens])
-    assert batch_sizes == [(1, len(tokens))]
+    assert passes == [(1, len(tokens))]
     sequences = [fork for prompt in prompts for fork in backend.fork(prompt.sequence, range(4), SamplingParams())]
     backend.advance(sequences, [3] * 12)
-    assert batch_sizes[1:] == [(12, 1)] * 3
+    assert passes[1:] == [(12, 1)] * 3
 
 
-def test_prompts_of_like_lengths_share_a_pass(open_model: Open, batch_sizes: list[tuple[int, int]]) -> None:
+def test_prompts_of_like_lengths_share_a_pass(open_model: Open) -> None:
     backend = open_model(prefill_tokens=40)
+    passes = batch_sizes(backend)
     backend.prefill([[token] * length for token, length in ((1, 9), (2, 10), (3, 8), (4, 30), (5, 10), (6, 2))])
-    assert batch_sizes == [(1, 30), (4, 10), (1, 2)]
+    assert passes == [(1, 30), (4, 10), (1, 2)]
 
 
-def test_all_samples_of_all_prompts_advance_in_one_batch(open_model: Open, batch_sizes: list[tuple[int, int]]) -> None:
+def test_all_samples_of_all_prompts_advance_in_one_batch(open_model: Open) -> None:
     backend = open_model()
     prompts = backend.prefill([backend.encode(text) for text in PROMPTS])
     sequences = [fork for prompt in prompts for fork in backend.fork(prompt.sequence, [0, 1], SamplingParams(seed=5))]
-    batch_sizes.clear()
+    passes = batch_sizes(backend)
     backend.advance(sequences, [2, 4, 4, 4, 4, 4])
-    assert batch_sizes == [(6, 1), (6, 1), (5, 1), (5, 1)]
+    assert passes == [(6, 1), (6, 1), (5, 1), (5, 1)]
 
 
-def test_padding_never_enters_a_state(open_model: Open, make_model: MakeModel) -> None:
+def test_padding_never_enters_a_state(open_model: Open) -> None:
     """Convolutions and linear attention would remember it, so their prompts share a pass at equal lengths only."""
     shapes = []
     for architecture in ("qwen3", "lfm2", "qwen3_next"):
-        seen: list[tuple[int, ...]] = []
-        handle = make_model(architecture).register_forward_pre_hook(
-            lambda module, arguments, named, seen=seen: seen.append(tuple(named["input_ids"].shape)), with_kwargs=True
-        )
-        open_model(architecture).prefill([[1] * 7, [2] * 6, [3] * 7])
-        handle.remove()
-        shapes.append(seen)
+        backend = open_model(architecture)
+        shapes.append(batch_sizes(backend))
+        backend.prefill([[1] * 7, [2] * 6, [3] * 7])
     assert shapes == [[(3, 7)], [(2, 7), (1, 6)], [(2, 7), (1, 6)]]
 
 
@@ -206,15 +201,16 @@ def test_an_unchanged_batch_is_not_rebuilt(open_model: Open) -> None:
     assert backend._sequences[sequences[1]].state is not state
 
 
-def test_rows_that_end_leave_the_batch(open_model: Open, batch_sizes: list[tuple[int, int]]) -> None:
+def test_rows_that_end_leave_the_batch(open_model: Open) -> None:
     backend = open_model()
+    passes = batch_sizes(backend)
     (prompt,) = backend.prefill([backend.encode(PROMPTS[1])])
     sequences = backend.fork(prompt.sequence, range(64), SamplingParams(temperature=20.0, seed=1))
     results = backend.advance(sequences, [180] * 64)
     finished = sum(result.finished for result in results)
     assert 8 < finished < 64
-    assert batch_sizes[1] == (64, 1)
-    assert batch_sizes[-1][0] <= 64 - finished + 8
+    assert passes[1] == (64, 1)
+    assert passes[-1][0] <= 64 - finished + 8
 
 
 def test_released_rows_free_their_memory(open_model: Open) -> None:
@@ -316,7 +312,7 @@ def test_nothing_is_read_back_within_an_interval(architecture: str, lengths: tup
 @pytest.fixture
 def fragile(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, grid: JointGrid) -> TransformersBackend:
     """A backend whose model may be broken."""
-    return TransformersBackend.from_model(copy.deepcopy(make_model("qwen3")), tokenizer, grid)
+    return TransformersBackend.from_model(make_model("qwen3"), tokenizer, grid)
 
 
 def _poison(backend: TransformersBackend, token: int) -> None:
