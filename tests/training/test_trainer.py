@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.functional import softmax
 
 from tests.training.tiny import GRID, arguments, rollouts, tiny
@@ -132,3 +134,27 @@ def test_a_plain_model_loss_weighs_tokens_alike_too(tmp_path: Path) -> None:
 def test_a_model_without_room_for_the_grid_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReservedTokensError):
         JointTrainer(tiny(vocab_size=24), arguments(tmp_path), grid=GRID)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), top_k=st.integers(1, 20), scale=st.sampled_from([0.1, 3.0, 30.0]))
+def test_a_coarser_divergence_is_that_of_the_coarser_distributions(seed: int, top_k: int, scale: float) -> None:
+    torch.manual_seed(seed)
+    logits = (torch.randn(3, 32, dtype=torch.float64) * scale).float().requires_grad_()
+    reference = torch.randn(3, 32) * scale
+    found = policy_kl(logits, reference, GRID, top_k)
+    exact = policy_kl(logits, reference, GRID)
+    p, q = (softmax(item[:, :16].double(), -1) for item in (logits, reference))
+    expected = torch.zeros(3, dtype=torch.float64)
+    for i in range(3):
+        kept = q[i].argsort(descending=True)[:top_k]
+        others = [v for v in range(16) if v not in kept.tolist()]
+        groups = [[int(v)] for v in kept] + ([others] if others else [])
+        for group in groups:
+            mass, original = p[i, group].sum(), q[i, group].sum()
+            expected[i] = expected[i] + mass * (mass.log() - original.log())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
+    assert (found <= exact + 1e-4 * (1 + exact.abs())).all()
+    (gradient,) = torch.autograd.grad(found.sum(), logits, retain_graph=True)
+    (wanted,) = torch.autograd.grad(expected.sum(), logits)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-3)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
 from zip_introspect.errors import TrainingDataError
@@ -49,6 +49,53 @@ class ShuffledLengthSampler(Sampler[int]):
             yield from batches[place].tolist()
 
 
+class TokenBatches(Sampler[list[int]]):
+    """Batches that hold as many rows of similar lengths as fit a number of tokens, padding counted.
+
+    A fixed number of rows would be sized for the longest ones, and waste the memory with all others. A row beyond the
+    number has a batch of its own.
+
+    Args:
+        lengths: shape (rows,).
+        tokens: of a batch, at most.
+        processes: that share the batches; as many batches come for each, so that none waits for another.
+    """
+
+    def __init__(self, lengths: Sequence[int], tokens: int, *, seed: int, processes: int = 1) -> None:
+        self._lengths, self._seed, self._epoch = np.asarray(lengths), seed, 0
+        ends, widest = [0], 0
+        for place, length in enumerate(np.sort(self._lengths), 1):
+            widest = max(widest, int(length))
+            if widest * (place - ends[-1]) > tokens and place - 1 > ends[-1]:
+                ends.append(place - 1)
+                widest = int(length)
+        self._edges = [*ends, len(self._lengths)]
+        self._count = self.all // processes * processes
+        if not self._count:
+            raise TrainingDataError(
+                f"{len(self._lengths)} rows make {self.all} batches of {tokens} tokens, too few for "
+                f"{processes} processes; expected more rows, smaller batches or fewer processes"
+            )
+
+    @property
+    def all(self) -> int:
+        """How many batches the rows make; up to `processes - 1` of them are left out of an epoch, others each time."""
+        return len(self._edges) - 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw another order for another epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng((self._seed, self._epoch))
+        order = np.lexsort((rng.random(len(self._lengths)), self._lengths))  # rows of one length change places
+        for place in rng.permutation(self.all)[: self._count]:
+            yield order[self._edges[place] : self._edges[place + 1]].tolist()
+
+
 class LengthBatchingTrainer(Trainer):
     """A Trainer that batches rows of similar lengths in random order and weighs every trained token alike.
 
@@ -57,11 +104,14 @@ class LengthBatchingTrainer(Trainer):
 
     Its dataset has the columns `length` and `prompt_length`; the tokens between them are trained.
 
+    Args:
+        tokens_per_batch: on one device, padding counted; None takes the arguments' number of rows.
+
     Raises:
         TrainingDataError: a column is missing.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, tokens_per_batch: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loss_is_scaled_for_ga = True
         rows = self.train_dataset
@@ -72,8 +122,16 @@ class LengthBatchingTrainer(Trainer):
                 "expected a Dataset with `length` and `prompt_length`"
             )
         self._lengths = np.asarray(rows["length"])
+        self._batches: TokenBatches | None = None
+        rows_per_batch: float = self.args.train_batch_size
+        if tokens_per_batch is not None:
+            processes = self.accelerator.num_processes
+            self._batches = TokenBatches(
+                self._lengths.tolist(), tokens_per_batch, seed=self.args.seed, processes=processes
+            )
+            rows_per_batch = len(self._lengths) / self._batches.all
         trained = (self._lengths - np.asarray(rows["prompt_length"])).mean()
-        self.usual_tokens = float(trained) * self.args.train_batch_size * self.args.gradient_accumulation_steps
+        self.usual_tokens = float(trained) * rows_per_batch * self.args.gradient_accumulation_steps
         """Trained tokens of an average update on one device: what a batch's summed loss is divided by."""
         self._parts: dict[str, float] = {}
         self._noted = 0
@@ -107,6 +165,20 @@ class LengthBatchingTrainer(Trainer):
             logs |= {name: round(total / self._noted, 5) for name, total in self._parts.items()}
             self._parts, self._noted = {}, 0
         super().log(logs, *args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The Trainer's own, or one of batches by tokens."""
+        if self._batches is None:
+            return super().get_train_dataloader()
+        loader: DataLoader[Any] = DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_sampler=self._batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> ShuffledLengthSampler:
         return ShuffledLengthSampler(self._lengths.tolist(), self.args.train_batch_size, seed=self.args.seed)

@@ -1,19 +1,17 @@
 """The ZIP objective without an array of [positions, vocabulary]: logits are made, used and forgotten chunk by chunk.
 
 With a vocabulary of 152,000 tokens, the float32 logits of 1,500 positions are 0.9 GB, and the KL of eq. 3 needs some
-eight arrays of that size and their gradients. Here the model's forward ends before its output head, and each chunk of
-positions goes through the heads on its own; in the backward pass its logits are computed once more (Chen et al., 2016).
+eight arrays of that size and their gradients. Here the model's forward ends in the loss, not in its output head: each
+chunk of positions goes through the heads on its own, and once more in the backward pass (Chen et al., 2016).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -32,53 +30,40 @@ def output_head(model: PreTrainedModel) -> nn.Linear | None:
 
 
 @contextmanager
-def passed_over(output: nn.Module) -> Iterator[None]:
-    """Let a model's forward give the hidden states that its output head would read, in place of logits."""
-    output.forward = _unchanged
+def in_place_of(output: nn.Module, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let a model's forward end in another function of the hidden states than its output head.
+
+    What it gives comes back as the outputs' `logits`. Within the forward, so that whoever gathers weights or casts
+    numbers around it (distributed training, autocast) does so for this too.
+    """
+    output.forward = function
     try:
         yield
     finally:
         del output.forward
 
 
-def summed(
-    losses: Callable[[Tensor, Tensor | None, Tensor], Tensor],
-    hidden: Tensor,
-    output: nn.Linear,
-    targets: Tensor,
-    original: Tensor | None = None,
-    original_output: nn.Linear | None = None,
-    *,
-    chunk: int = CHUNK,
-) -> Tensor:
-    """Losses of logits, summed over positions.
+def passed_over(output: nn.Module) -> AbstractContextManager[None]:
+    """Let a model's forward give the hidden states that its output head would read, in place of logits."""
+    return in_place_of(output, _unchanged)
+
+
+def summed(losses: Callable[..., Tensor], *positions: Tensor | None, chunk: int = CHUNK) -> Tensor:
+    """Losses summed over positions; of each chunk, only what `losses` was given is kept for the backward pass.
 
     Args:
-        losses: of logits (n, V), those of the reference (n, V) or None, and targets (n,): sums, shape (losses,).
-        hidden: shape (positions, hidden size), before the output head; `original` is the reference's.
-        targets: shape (positions,).
+        losses: of a chunk of each of `positions`: sums, shape (losses,). It may read weights from around it.
+        positions: arrays of as many rows each, such as hidden states, shape (positions, hidden size), and targets,
+            shape (positions,); None is handed on.
 
     Returns:
-        shape (losses,), differentiable in the hidden states and in the output head.
+        shape (losses,), differentiable.
     """
-
-    def of_chunk(
-        states: Tensor, weight: Tensor, bias: Tensor | None, reference: Tensor | None, labels: Tensor
-    ) -> Tensor:
-        logits = functional.linear(states, weight, bias)
-        if reference is None or original_output is None:
-            return losses(logits, None, labels)
-        with torch.no_grad():
-            held = functional.linear(reference, original_output.weight, original_output.bias)
-        return losses(logits, held, labels)
-
+    count = next(len(item) for item in positions if item is not None)
     total: Any = 0.0
-    for start in range(0, len(hidden), chunk):
-        part = slice(start, start + chunk)
-        held = None if original is None else original[part]
-        total = total + checkpoint(
-            of_chunk, hidden[part], output.weight, output.bias, held, targets[part], use_reentrant=False
-        )
+    for start in range(0, max(count, 1), chunk):
+        parts = [None if item is None else item[start : start + chunk] for item in positions]
+        total = total + checkpoint(losses, *parts, use_reentrant=False)
     found: Tensor = total
     return found
 

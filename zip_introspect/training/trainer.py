@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, TrainingArguments
 
+from zip_introspect.errors import TrainingDataError
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training import chunked
 from zip_introspect.training.batching import LengthBatchingTrainer
 from zip_introspect.training.dataset import IGNORED
+
+TRAINED_FILE = "trained.safetensors"
 
 
 def joint_loss(logits: Tensor, targets: Tensor, grid: JointGrid) -> Tensor:
@@ -22,38 +29,59 @@ def joint_loss(logits: Tensor, targets: Tensor, grid: JointGrid) -> Tensor:
         logits: shape (n, V), any float type.
         targets: shape (n,), flat cells of the grid.
     """
-    first = grid.first_reserved
-    reserved = logits[:, first : first + grid.num_reward_bins * grid.num_length_bins]
-    return functional.cross_entropy(reserved.float(), targets)
+    return functional.cross_entropy(logits[:, _cells(grid)].float(), targets)
 
 
-def policy_kl(logits: Tensor, reference: Tensor, grid: JointGrid) -> Tensor:
+def policy_kl(logits: Tensor, reference: Tensor, grid: JointGrid, top_k: int | None = None) -> Tensor:
     """KL(pi_theta || pi) of eq. 3 at each position, over the tokens that can be sampled (eq. 2).
 
     Args:
         logits, reference: shape (..., V).
+        top_k: tell apart only the reference's k likeliest tokens, and take all others for one. The divergence of
+            such coarser distributions is a lower bound of the exact one, for less memory and time.
 
     Returns:
         shape (...), nats.
     """
-    current, original = (_policy(item, grid) for item in (logits, reference))
+    current, original = (_sampled(item, grid) for item in (logits, reference))
+    if top_k is None or top_k >= current.shape[-1]:
+        current, original = (functional.log_softmax(item, dim=-1) for item in (current, original))
+    else:
+        kept = original.topk(top_k, dim=-1).indices
+        current, original = (_coarser(item, kept) for item in (current, original))
     return (current.exp() * (current - original)).sum(-1)
 
 
-def _policy(logits: Tensor, grid: JointGrid) -> Tensor:
-    first = grid.first_reserved
-    last = first + grid.num_reward_bins * grid.num_length_bins
-    sampled = torch.cat((logits[..., :first], logits[..., last:]), dim=-1)
-    return functional.log_softmax(sampled.float(), dim=-1)
+def _cells(grid: JointGrid) -> slice:
+    return slice(grid.first_reserved, grid.first_reserved + grid.num_reward_bins * grid.num_length_bins)
+
+
+def _sampled(logits: Tensor, grid: JointGrid) -> Tensor:
+    cells = _cells(grid)
+    return torch.cat((logits[..., : cells.start], logits[..., cells.stop :]), dim=-1).float()
+
+
+def _coarser(logits: Tensor, kept: Tensor) -> Tensor:
+    """Log-probabilities of the tokens `kept`, and of all others together, shape (..., k + 1)."""
+    log_all = logits.logsumexp(-1, keepdim=True)
+    probabilities = logits.gather(-1, kept) - log_all
+    # Of the others themselves: one less the sum of those kept would be lost to rounding where it is small.
+    others = logits.scatter(-1, kept, float("-inf")).logsumexp(-1, keepdim=True) - log_all
+    return torch.cat((probabilities, others), dim=-1)
 
 
 class JointTrainer(LengthBatchingTrainer):
-    """Trains a causal language model's reserved logits to predict the joint.
+    """Trains a causal language model to predict the joint.
 
     Args:
         grid: its reserved tokens must lie within the model's vocabulary.
-        reference: the frozen original; None trains without the KL term (an intermediate head, or ZIP-RC-Lite).
+        rows: what gives the joint's logits in place of the output head's reserved rows, shape (cells, hidden size);
+            a parameter of the model. The other weights that are trained are saved with it, and no others.
+        reference: the original, or the model itself where `unadapted` makes it that; None trains without the KL term
+            (an intermediate head, or ZIP-RC-Lite).
+        unadapted: a context in which the reference is the original.
         kl_weight: alpha_KL of eq. 3; A.1 recommends 10 to 100.
+        kl_top_k: as `policy_kl` has it.
 
     Logs `joint_loss` and, with a reference, `policy_kl` (nats a token) beside the loss.
     """
@@ -64,39 +92,52 @@ class JointTrainer(LengthBatchingTrainer):
         args: TrainingArguments,
         *,
         grid: JointGrid,
+        rows: nn.Parameter | None = None,
         reference: PreTrainedModel | None = None,
+        unadapted: Callable[[], AbstractContextManager[Any]] = nullcontext,
         kl_weight: float = 10.0,
+        kl_top_k: int | None = None,
         **kwargs: Any,
     ) -> None:
         grid.check_fits(model.config.get_text_config().vocab_size)
         super().__init__(model=model, args=args, **kwargs)
-        self.grid = grid
-        self.kl_weight = kl_weight
-        self.reference: nn.Module | None = None
+        self.grid, self.rows = grid, rows
+        self.kl_weight, self.kl_top_k = kl_weight, kl_top_k
+        self.reference: PreTrainedModel | None = None
+        self._unadapted = unadapted
         self._output = chunked.output_head(model)
         self._original_output: nn.Linear | None = None
         if reference is not None:
-            self.reference = nn.Module.to(reference, self.args.device).eval().requires_grad_(False)
+            self.reference = reference
+            if reference is not model:
+                nn.Module.to(reference, self.args.device).eval().requires_grad_(False)
             self._original_output = chunked.output_head(reference)
             if self._original_output is None:
                 self._output = None
+        if rows is not None and self._output is None:
+            raise TrainingDataError(
+                f"{type(model).__name__} changes its logits behind the output head, so that rows of it cannot be "
+                f"trained apart; expected a model that does not. Train it with --method full"
+            )
 
     def summed_loss(self, model: nn.Module, inputs: dict[str, Tensor | Any]) -> tuple[Tensor, Any]:
         """Eq. 3, summed over the labelled positions of a batch, chunk by chunk where the output head is a plain one."""
         labels = inputs.pop("targets")
         if self._output is not None:
-            return self._chunked(model, inputs, labels, self._output)
-        outputs = model(**inputs, use_cache=False)
-        labelled = labels != IGNORED
-        logits = outputs.logits[labelled]
-        loss = labelled.sum() * joint_loss(logits, labels[labelled], self.grid)
-        parts = {"joint_loss": loss}
+            sums, outputs = self._chunked(model, inputs, labels, self._output)
+        else:
+            outputs = model(**inputs, use_cache=False)
+            labelled = labels != IGNORED
+            original = None
+            if self.reference is not None:
+                with torch.no_grad():
+                    original = self.reference(**inputs, use_cache=False).logits[labelled]
+            sums = self._losses(outputs.logits[labelled], original, labels[labelled])
+        parts = {"joint_loss": sums[0]}
+        loss = sums[0]
         if self.reference is not None:
-            with torch.no_grad():
-                original = self.reference(**inputs, use_cache=False).logits[labelled]
-            divergence = policy_kl(logits, original, self.grid).sum()
-            parts["policy_kl"] = divergence
-            loss = loss + self.kl_weight * divergence
+            parts["policy_kl"] = sums[1]
+            loss = loss + self.kl_weight * sums[1]
         self.note(**parts)
         return loss, outputs
 
@@ -104,27 +145,65 @@ class JointTrainer(LengthBatchingTrainer):
         self, model: nn.Module, inputs: dict[str, Tensor | Any], labels: Tensor, output: nn.Linear
     ) -> tuple[Tensor, Any]:
         labelled = labels != IGNORED
-        with chunked.passed_over(output):
-            outputs = model(**inputs, use_cache=False)
-        original = None
-        if self.reference is not None and self._original_output is not None:
-            with torch.no_grad(), chunked.passed_over(self._original_output):
-                original = self.reference(**inputs, use_cache=False).logits[labelled]
-        hidden, outputs.logits = outputs.logits[labelled], None  # they are none
-        joint, divergence = chunked.summed(
-            self._losses, hidden, output, labels[labelled], original, self._original_output
-        )
-        parts = {"joint_loss": joint}
-        loss = joint
-        if original is not None:
-            parts["policy_kl"] = divergence
-            loss = loss + self.kl_weight * divergence
-        self.note(**parts)
-        return loss, outputs
+        original = self._original(inputs, labelled)
 
-    def _losses(self, logits: Tensor, reference: Tensor | None, targets: Tensor) -> Tensor:
-        """The sums of both terms over some positions, shape (2,)."""
-        joint = len(targets) * joint_loss(logits, targets, self.grid)
-        if reference is None:
-            return torch.stack([joint, torch.zeros_like(joint)])
-        return torch.stack([joint, policy_kl(logits, reference, self.grid).sum()])
+        def losses(states: Tensor, held: Tensor | None, targets: Tensor) -> Tensor:
+            reference = None
+            if held is not None and self._original_output is not None:
+                with torch.no_grad():
+                    reference = functional.linear(held, self._original_output.weight, self._original_output.bias)
+            logits = None
+            if self.rows is None or reference is not None:
+                logits = functional.linear(states, output.weight, output.bias)
+            joint = None if self.rows is None else functional.linear(states.to(self.rows.dtype), self.rows)
+            return self._losses(logits, reference, targets, joint)
+
+        def ending(hidden: Tensor) -> Tensor:
+            return chunked.summed(losses, hidden[labelled], original, labels[labelled])
+
+        with chunked.in_place_of(output, ending):
+            outputs = model(**inputs, use_cache=False)
+        sums, outputs.logits = outputs.logits, None  # they are none
+        return sums, outputs
+
+    def _original(self, inputs: dict[str, Tensor | Any], labelled: Tensor) -> Tensor | None:
+        """The reference's hidden states at the labelled positions."""
+        if self.reference is None or self._original_output is None:
+            return None
+        training = self.reference.training
+        self.reference.eval()
+        try:
+            with torch.no_grad(), self._unadapted(), chunked.passed_over(self._original_output):
+                hidden: Tensor = self.reference(**inputs, use_cache=False).logits[labelled]
+        finally:
+            self.reference.train(training)
+        return hidden
+
+    def _losses(self, logits: Tensor | None, reference: Tensor | None, targets: Tensor, joint: Any = None) -> Tensor:
+        """The sums of both terms over some positions, shape (2,); `joint` is where the reserved rows are apart."""
+        cells = joint if logits is None or joint is not None else logits[:, _cells(self.grid)]
+        loss = functional.cross_entropy(cells.float(), targets, reduction="sum")
+        if reference is None or logits is None:
+            return torch.stack([loss, torch.zeros_like(loss)])
+        return torch.stack([loss, policy_kl(logits, reference, self.grid, self.kl_top_k).sum()])
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """A checkpoint holds what is trained: beside frozen weights that is little."""
+        if self.rows is None:
+            super()._save(output_dir, state_dict)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: item.detach().contiguous().cpu() for name, item in self._trained()}, folder / TRAINED_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.rows is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        found = load_file(Path(resume_from_checkpoint) / TRAINED_FILE)
+        with torch.no_grad():
+            for name, parameter in self._trained():
+                parameter.copy_(found[name])
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, item) for name, item in self.model.named_parameters() if item.requires_grad]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from zip_introspect.demo.recipe.schedule import log_training, resumable, schedul
 from zip_introspect.demo.tokenizer import RESERVED, VOCABULARY_SIZE
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training.dataset import JointCollator, load
-from zip_introspect.training.lite import reserved_rows_only
+from zip_introspect.training.methods import prepare
 from zip_introspect.training.trainer import JointTrainer
 from zip_introspect.training.values import denoised_values, fit_representatives
 
@@ -67,23 +66,25 @@ def train_head(
         learning_rate=learning_rate,
         num_train_epochs=epochs,
         warmup_steps=50,
-        weight_decay=0.0 if frozen else 0.01,  # decay would move rows that nothing trains
+        weight_decay=0.01,
         logging_steps=25,
         save_steps=200,
         save_total_limit=1,
         remove_unused_columns=False,
     )
+    prepared = prepare(model, grid, "lite" if frozen else "full")
     trainer = JointTrainer(
         model,
         arguments,
         grid=grid,
+        rows=prepared.rows,
         reference=reference,
         kl_weight=kl_weight or 0.0,
         train_dataset=dataset,
         data_collator=JointCollator(grid, tokenizer.pad_token_id),
     )
-    with reserved_rows_only(model, grid) if frozen else nullcontext():
-        trainer.train(resume_from_checkpoint=resumable(out))
+    trainer.train(resume_from_checkpoint=resumable(out))
+    prepared.finish()
     log_training(trainer, out)
     model.save_pretrained(out, state_dict={name: w.to(torch.bfloat16) for name, w in model.state_dict().items()})
     tokenizer.save_pretrained(out)
