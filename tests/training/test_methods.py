@@ -23,7 +23,7 @@ from zip_introspect.training.trainer import JointTrainer
 @dataclass(frozen=True)
 class Small:
     rank: int = 2
-    alpha: float = 8.0
+    alpha: int = 8
     dropout: float = 0.0
 
 

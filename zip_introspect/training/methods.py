@@ -29,9 +29,12 @@ ROWS = "zip_reserved_rows"
 class Adapters(Protocol):
     """Of LoRA."""
 
-    rank: int
-    alpha: float
-    dropout: float
+    @property
+    def rank(self) -> int: ...
+    @property
+    def alpha(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def _adapted(model: PreTrainedModel, adapters: Adapters | None) -> Any:
     config = LoraConfig(
         r=adapters.rank, lora_alpha=adapters.alpha, lora_dropout=adapters.dropout, target_modules="all-linear"
     )
-    return get_peft_model(model, config)  # type: ignore[arg-type]
+    return get_peft_model(model, config)
 
 
 def _output_weight(model: PreTrainedModel) -> tuple[nn.Module, Tensor]:

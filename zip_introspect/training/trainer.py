@@ -192,7 +192,7 @@ class JointTrainer(LengthBatchingTrainer):
         if self.rows is None:
             super()._save(output_dir, state_dict)
             return
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: item.detach().contiguous().cpu() for name, item in self._trained()}, folder / TRAINED_FILE)
 
@@ -206,4 +206,5 @@ class JointTrainer(LengthBatchingTrainer):
                 parameter.copy_(found[name])
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        assert self.model is not None
         return [(name, item) for name, item in self.model.named_parameters() if item.requires_grad]
