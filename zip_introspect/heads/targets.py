@@ -199,7 +199,7 @@ class RewardCost(Target):
         given = _numbers(outcomes)
         if not given.ndim or given.shape[-1] != 2:
             raise TrainingDataError(f"outcomes of shape {given.shape}; expected (..., 2): reward and remaining tokens")
-        known = ~np.isnan(given).any(-1)
+        known = np.asarray(~np.isnan(given).any(-1))
         reward, remaining = np.moveaxis(np.where(known[..., None], given, 0.0), -1, 0)
         cells = self.grid.flat_index(self.grid.reward_bin(reward), self.grid.length_bin(remaining))
         return np.where(known, cells, IGNORED)
