@@ -34,7 +34,8 @@ _FEWEST = 20
 def passes(tokens: int) -> Outcome:
     """Whether an answer will be longer than so many tokens, its end of sequence included; for `Bernoulli`.
 
-    Unknown of prefixes that are as long already, where nothing is left to foretell, and of samples that were cut before.
+    Unknown of prefixes that are as long already, where nothing is left to foretell, and of samples that were cut
+    before.
     """
 
     def outcome(sample: StoredRollout, positions: NDArray[np.int64]) -> ArrayLike:
@@ -130,9 +131,9 @@ def fit(
     questions, counts = len(np.unique(rows.question)), np.bincount(rows.labels, minlength=target.num_classes)
     if questions < _FEWEST or counts.sum() - counts.max() < _FEWEST:
         raise TrainingDataError(
-            f"{len(rows.labels)} prefixes of {questions} questions have known outcomes, {counts.max()} of them the same; "
-            f"expected {_FEWEST} questions or more and as many other outcomes. Collect more, or foretell something that "
-            f"happens less surely"
+            f"{len(rows.labels)} prefixes of {questions} questions have known outcomes, {counts.max()} of them the "
+            f"same; expected {_FEWEST} questions or more and as many other outcomes. Collect more, or foretell what is "
+            f"less sure"
         )
     features = np.concatenate([getattr(rows, name) for name in inputs], axis=1).astype(np.float32)
     classes = target.num_classes

@@ -109,7 +109,7 @@ class ProbeReader:
         return self._probe.probabilities(rows, means)
 
 
-class Watched(NamedTuple):
+class Foretold(NamedTuple):
     """What a sample said in one interval, and what the probe foretold."""
 
     tokens: NDArray[np.int32]
@@ -127,7 +127,7 @@ def watch(
     *,
     max_new_tokens: int,
     interval: int = 16,
-) -> Generator[Watched, None, None]:
+) -> Generator[Foretold, None, None]:
     """Sample one answer, and tell at every token what a probe foretells; closing it ends the sample.
 
     It drives the backend in the caller's thread. Of an `IntrospectiveLLM` give `llm.backend`, while nobody asks it.
@@ -148,13 +148,13 @@ def watch(
     held = [root.sequence]
     try:
         reader = ProbeReader(probe)
-        yield Watched(np.zeros(0, np.int32), reader.read(root.hidden))
+        yield Foretold(np.zeros(0, np.int32), reader.read(root.hidden))
         held += backend.fork(root.sequence, [0], sampling)
         length = 0
         while length < max_new_tokens:
             (step,) = backend.advance(held[1:], [min(interval, max_new_tokens - length)])
             length += len(step.tokens)
-            yield Watched(step.tokens, reader.read(step.hidden))
+            yield Foretold(step.tokens, reader.read(step.hidden))
             if step.non_finite:
                 raise NonFiniteLogitsError(
                     f"the logits became NaN or infinite after {length} tokens; expected finite numbers. Check the "
