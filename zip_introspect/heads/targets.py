@@ -7,7 +7,6 @@ probes: one of some names, yes or no, or a number in bins. A target is data, and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
@@ -98,7 +97,7 @@ class Categorical(Target):
         """As many as names."""
         return len(self.names)
 
-    @cached_property
+    @property
     def representatives(self) -> NDArray[np.float64]:
         """Shape (num_classes, num_classes)."""
         return np.eye(self.num_classes)
@@ -124,7 +123,7 @@ class Bernoulli(Target):
         """Two."""
         return 2
 
-    @cached_property
+    @property
     def representatives(self) -> NDArray[np.float64]:
         """0 and 1."""
         return np.array([0.0, 1.0])
@@ -161,7 +160,7 @@ class Binned(Target):
         """One less than edges."""
         return len(self.edges) - 1
 
-    @cached_property
+    @property
     def representatives(self) -> NDArray[np.float64]:
         """Shape (num_classes,)."""
         with np.errstate(over="ignore"):
@@ -188,7 +187,7 @@ class RewardCost(Target):
         """B_V * B_T."""
         return self.grid.num_cells
 
-    @cached_property
+    @property
     def representatives(self) -> NDArray[np.float64]:
         """Shape (B_V * B_T, 2): expected reward and length are what eq. 8 says."""
         rewards, lengths = np.meshgrid(self.grid.reward_values, self.grid.length_values, indexing="ij")
