@@ -19,7 +19,7 @@ from zip_introspect.errors import HeadError
 from zip_introspect.heads import file, sources
 from zip_introspect.heads.head import Head
 from zip_introspect.heads.probe import Probe
-from zip_introspect.heads.targets import Bernoulli, Binned, Categorical, RewardCost
+from zip_introspect.heads.targets import AnyTarget, Bernoulli, Binned, Categorical, RewardCost
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.testing.heads import random_head
 
@@ -82,17 +82,13 @@ def test_foreign_files_are_refused(head: Head, tmp_path: Path) -> None:
     refused(other, "the head is malformed")
 
 
-PROBES = [
-    random_probe(5, target, hidden=hidden)
-    for hidden, target in enumerate(
-        (
-            Bernoulli(),
-            Categorical(names=("answers", "refuses", "asks back")),
-            Binned(edges=(0, 1, 4), values=(0, 2)),
-            RewardCost(grid=JointGrid.paper(0, num_reward_bins=2)),
-        )
-    )
-]
+TARGETS: tuple[AnyTarget, ...] = (
+    Bernoulli(),
+    Categorical(names=("answers", "refuses", "asks back")),
+    Binned(edges=(0, 1, 4), values=(0, 2)),
+    RewardCost(grid=JointGrid.paper(0, num_reward_bins=2)),
+)
+PROBES = [random_probe(5, target, hidden=hidden) for hidden, target in enumerate(TARGETS)]
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.target.kind)

@@ -133,7 +133,7 @@ def test_malformed_targets_are_refused() -> None:
         with pytest.raises(HeadError, match=message):
             make()
     with pytest.raises(GridError):
-        RewardCost(grid={"reward_edges": [1, 0], "length_edges": [0, 1]})  # type: ignore[arg-type]
+        RewardCost(grid={"reward_edges": [1, 0], "length_edges": [0, 1]})
     with pytest.raises(HeadError, match=r"logits of shape \(3,\); expected a last axis of the 2 classes"):
         Bernoulli().probabilities(np.zeros(3))
     with pytest.raises(NonFiniteLogitsError, match="a logit is NaN"):

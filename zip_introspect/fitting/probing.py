@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from zip_introspect.errors import TrainingDataError
 from zip_introspect.evaluation.store.rollout_file import Rollouts, StoredRollout
@@ -21,9 +21,9 @@ from zip_introspect.fitting.training import CANDIDATES, CrossFitted, HeadShape, 
 from zip_introspect.heads.fingerprint import Fingerprint
 from zip_introspect.heads.network import Input
 from zip_introspect.heads.probe import AboutProbe, Probe
-from zip_introspect.heads.targets import IGNORED, AnyTarget
+from zip_introspect.heads.targets import IGNORED, AnyTarget, Outcomes
 
-Outcome = Callable[[StoredRollout, NDArray[np.int64]], ArrayLike]
+Outcome = Callable[[StoredRollout, NDArray[np.int64]], Outcomes]
 """What became of a sample, as seen from its prefixes: given how many tokens each has, one outcome a prefix, or one for
 all."""
 
@@ -38,7 +38,7 @@ def passes(tokens: int) -> Outcome:
     before.
     """
 
-    def outcome(sample: StoredRollout, positions: NDArray[np.int64]) -> ArrayLike:
+    def outcome(sample: StoredRollout, positions: NDArray[np.int64]) -> Outcomes:
         least = len(sample.tokens) + (not sample.finished)  # one that was cut would have had a token more
         known = (positions < tokens) & (sample.finished | (least > tokens))
         return np.where(known, float(least > tokens), np.nan)

@@ -7,6 +7,7 @@ probes: one of some names, yes or no, or a number in bins. A target is data, and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -20,6 +21,9 @@ from zip_introspect.introspection.grid import JointGrid
 IGNORED = -100
 """The label of what is not known, and not learnt from."""
 MOST_CLASSES = 1 << 12
+
+Outcomes = ArrayLike | Sequence[object] | None
+"""What became of prefixes: numbers or names, one or an array of them, None among them where nobody knows."""
 
 
 class Target(Settings, ABC):
@@ -35,7 +39,7 @@ class Target(Settings, ABC):
         """How many classes there are."""
 
     @abstractmethod
-    def labels(self, outcomes: ArrayLike) -> NDArray[np.int64]:
+    def labels(self, outcomes: Outcomes) -> NDArray[np.int64]:
         """The class of each outcome, from 0, or `IGNORED` where it is not known (None or NaN).
 
         Raises:
@@ -102,7 +106,7 @@ class Categorical(Target):
         """Shape (num_classes, num_classes)."""
         return np.eye(self.num_classes)
 
-    def labels(self, outcomes: ArrayLike) -> NDArray[np.int64]:
+    def labels(self, outcomes: Outcomes) -> NDArray[np.int64]:
         """The places of names, same shape; of None `IGNORED`."""
         given = np.asarray(outcomes, dtype=object)
         places: dict[object, int] = {None: IGNORED, **{name: place for place, name in enumerate(self.names)}}
@@ -128,7 +132,7 @@ class Bernoulli(Target):
         """0 and 1."""
         return np.array([0.0, 1.0])
 
-    def labels(self, outcomes: ArrayLike) -> NDArray[np.int64]:
+    def labels(self, outcomes: Outcomes) -> NDArray[np.int64]:
         """1 of what is true or 1, 0 of what is false or 0, same shape."""
         given = _numbers(outcomes)
         known = ~np.isnan(given)
@@ -166,7 +170,7 @@ class Binned(Target):
         with np.errstate(over="ignore"):
             return np.array(self.values or np.add(self.edges[:-1], self.edges[1:]) / 2, np.float64)
 
-    def labels(self, outcomes: ArrayLike) -> NDArray[np.int64]:
+    def labels(self, outcomes: Outcomes) -> NDArray[np.int64]:
         """The bins of numbers, same shape."""
         given = _numbers(outcomes)
         bins = np.searchsorted(np.array(self.edges[1:-1]), given, side="right")
@@ -193,7 +197,7 @@ class RewardCost(Target):
         rewards, lengths = np.meshgrid(self.grid.reward_values, self.grid.length_values, indexing="ij")
         return np.stack([rewards.reshape(-1), lengths.reshape(-1)], axis=-1)
 
-    def labels(self, outcomes: ArrayLike) -> NDArray[np.int64]:
+    def labels(self, outcomes: Outcomes) -> NDArray[np.int64]:
         """Cells in flat order, b * B_T + l, shape (...)."""
         given = _numbers(outcomes)
         if not given.ndim or given.shape[-1] != 2:
@@ -208,7 +212,7 @@ AnyTarget = Annotated[Categorical | Bernoulli | Binned | RewardCost, Field(discr
 """Those that a file can hold."""
 
 
-def _numbers(outcomes: ArrayLike) -> NDArray[np.float64]:
+def _numbers(outcomes: Outcomes) -> NDArray[np.float64]:
     """With None as NaN."""
     try:
         return np.asarray(outcomes, np.float64)
