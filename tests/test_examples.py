@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from zip_introspect.demo.problems import held_out, training_mix
@@ -88,6 +89,19 @@ def test_retrieval_answers_from_the_right_notes_and_flags_what_is_doubtful(run: 
     flagged = [row[0] for row in rows if float(row[3]) < 0.9]
     assert flagged == ["How many rows of chairs are in the theatre?"]
     assert lines[10:] == [["For a human, below 0.9: 1 of 8"], *([question] for question in flagged)]
+
+
+def test_a_probe_foretells_length_better_than_the_base_rate(run: Run) -> None:
+    lines = run("passes_length")
+    rows = [[float(number) for number in line] for line in lines[3:8]]
+    assert [row[0] for row in rows] == [0, 40, 80, 120, 160]
+    losses, base, auroc = (np.array([row[place] for row in rows]) for place in (3, 4, 5))
+    assert (losses < base + 0.02).all()
+    assert losses.mean() < base.mean() - 0.04
+    assert auroc.mean() > 0.65
+    assert lines[9][0].endswith("=32")
+    assert all(0 <= float(probability) <= 1 for _, probability in lines[11:-1])
+    assert re.fullmatch(r"it has \d+ tokens(, and is done| and goes on)", lines[-1][0])
 
 
 def test_the_solver_is_exact(solve: Any) -> None:

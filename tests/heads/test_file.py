@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from tests.heads.test_fingerprint import MODEL
+from tests.heads.test_probe import random_probe
 from zip_introspect.errors import HeadError
 from zip_introspect.heads import file, sources
 from zip_introspect.heads.head import Head
+from zip_introspect.heads.probe import Probe
+from zip_introspect.heads.targets import AnyTarget, Bernoulli, Binned, Categorical, RewardCost
+from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.testing.heads import random_head
 
 DAMAGED = 5_000
@@ -76,9 +82,71 @@ def test_foreign_files_are_refused(head: Head, tmp_path: Path) -> None:
     refused(other, "the head is malformed")
 
 
+TARGETS: tuple[AnyTarget, ...] = (
+    Bernoulli(),
+    Categorical(names=("answers", "refuses", "asks back")),
+    Binned(edges=(0, 1, 4), values=(0, 2)),
+    RewardCost(grid=JointGrid.paper(0, num_reward_bins=2)),
+)
+PROBES = [random_probe(5, target, hidden=hidden) for hidden, target in enumerate(TARGETS)]
+
+
+@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.target.kind)
+def test_a_probe_comes_back_whole(probe: Probe, tmp_path: Path) -> None:
+    made = Probe(probe.about.replace(card={"foretells": "something"}), probe.weights, MODEL)
+    written = file.save_probe(made, tmp_path)
+    assert written.name == "probe.zip.safetensors"
+    for path in (written, tmp_path):
+        again = file.load_probe(path)
+        assert again.about == made.about
+        states = np.ones((2, 5))
+        np.testing.assert_array_equal(again.probabilities(states, states), made.probabilities(states, states))
+        assert again.fingerprint is not None
+        assert again.fingerprint.compare(MODEL) == ()
+
+
+def test_heads_and_probes_are_not_taken_for_each_other(head: Head, tmp_path: Path) -> None:
+    with pytest.raises(HeadError, match=r"holds a probe, and no head; read it with heads\.file\.load_probe"):
+        file.load(file.save_probe(PROBES[0], tmp_path / "one.safetensors"))
+    with pytest.raises(HeadError, match=r"holds a head, and no probe; read it with heads\.file\.load"):
+        file.load_probe(file.save(head, tmp_path / "other.safetensors"))
+    with pytest.raises(HeadError, match="expected a probe's file"):
+        file.load_probe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        None,
+        {},
+        {"kind": "unheard of"},
+        {"kind": "binned", "edges": [1, 0]},
+        {"kind": "binned", "edges": [0] * 9_999},
+        {"kind": "categorical", "names": "abc"},
+        {"kind": "reward_cost", "grid": {}},
+        {"kind": "bernoulli", "more": 1},
+    ],
+)
+def test_a_probe_of_no_target_is_refused(target: Any, tmp_path: Path) -> None:
+    said = json.dumps({"about": {**PROBES[0].about.model_dump(mode="json"), "target": target}})
+    path = tmp_path / "probe.safetensors"
+    save_file(PROBES[0].weights, path, {"zip_introspect.probe": said, "zip_introspect.probe.version": "1"})
+    with pytest.raises(HeadError, match=r"probe\.safetensors: the (probe|target|grid) is malformed"):
+        file.load_probe(path)
+
+
 def test_damage_is_noticed_or_harmless(head: Head, tmp_path: Path) -> None:
     """Bytes flipped, cut, repeated and overwritten, in the header mostly: an error of ours, or a head that computes."""
-    whole = file.save(head, tmp_path).read_bytes()
+    _damage(file.save(head, tmp_path), file.load)
+
+
+@pytest.mark.parametrize("probe", PROBES[2:], ids=lambda probe: probe.target.kind)
+def test_damaged_probes_too(probe: Probe, tmp_path: Path) -> None:
+    _damage(file.save_probe(probe, tmp_path), file.load_probe)
+
+
+def _damage(saved: Path, load: Callable[[Path], Head | Probe]) -> None:
+    whole, tmp_path = saved.read_bytes(), saved.parent
     (length,) = struct.unpack("<Q", whole[:8])
     draws, target = random.Random(0), tmp_path / "damaged.safetensors"
     survived = 0
@@ -99,9 +167,11 @@ def test_damage_is_noticed_or_harmless(head: Head, tmp_path: Path) -> None:
                 break
         target.write_bytes(data)
         try:
-            found = file.load(target)
+            found = load(target)
         except HeadError:
             continue
         survived += 1
-        assert np.isfinite(found.logits(np.zeros(found.about.hidden_size), np.zeros(found.about.hidden_size))).all()
+        assert np.isfinite(found.logits(np.zeros(found.hidden_size), np.zeros(found.hidden_size))).all()
+        if isinstance(found, Probe):
+            assert np.isfinite(found.target.expectation(np.eye(found.outputs))).all()
     assert 0 < survived < DAMAGED / 2

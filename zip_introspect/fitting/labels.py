@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from zip_introspect.fitting.states import States
 from zip_introspect.fitting.training import folds_of
+from zip_introspect.heads.targets import RewardCost
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training.values import fit_representatives
 
@@ -37,8 +38,8 @@ def made(states: States, *, seed: int = 0, folds: int = 5) -> Labels:
     values = denoised(states, seed=seed, folds=folds)
     grid = _grid(states)
     grid = fit_representatives(grid, values, states.right.astype(np.float64), states.length)
-    rewards = grid.reward_bin(values)[states.rollout]
-    return Labels(grid, grid.flat_index(rewards, grid.length_bin(states.remaining)), values)
+    outcomes = np.stack([values[states.rollout], states.remaining], axis=-1)
+    return Labels(grid, RewardCost(grid=grid).labels(outcomes), values)
 
 
 def denoised(states: States, *, seed: int = 0, folds: int = 5) -> NDArray[np.float64]:

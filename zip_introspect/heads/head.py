@@ -1,13 +1,9 @@
-"""A head: a small network from a model's last hidden state to the logits of a joint.
-
-What it reads is the state behind the final norm, as the model's own output head does, and its running mean over the
-answer so far. Backends compute it in the pass that gives the next token; this is what they have to compute.
-"""
+"""A head: a small network (`network`) from a model's last hidden state to the logits of a joint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +13,13 @@ from zip_introspect.config import GenerationConfig, Settings
 from zip_introspect.errors import ConfigError, HeadError
 from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.heads.fingerprint import Fingerprint
+from zip_introspect.heads.network import MOST_WIDTH, Network
+from zip_introspect.heads.network import Input as Input
+from zip_introspect.heads.targets import RewardCost
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
 
-Input = Literal["last", "mean"]
-"""last: the hidden state after the last token. mean: the mean of the states after the prompt and each token since."""
-
 BALANCED = "balanced"
-MOST_LAYERS = 2
-MOST_WIDTH = 1 << 16
-"""Of a layer, in and out: beyond that of any hidden state."""
 
 
 class Searched(Settings):
@@ -88,7 +81,7 @@ class About(Settings):
         raise HeadError(f"the head is malformed: {super()._explain(error)}") from None
 
 
-class Head:
+class Head(Network):
     """Weights over hidden states, the grid of the joints that they give, and whose they are.
 
     One layer is the linear head (what ZIP-RC-Lite trains), two are an MLP with SiLU between.
@@ -105,14 +98,18 @@ class Head:
     def __init__(
         self, about: About, weights: Mapping[str, NDArray[np.floating]], fingerprint: Fingerprint | None = None
     ) -> None:
-        self.about, self.fingerprint = about, fingerprint
+        super().__init__(weights, about.inputs, about.hidden_size, fingerprint)
+        self.about = about
         self.grid = JointGrid(
             reward_edges=about.reward_edges,
             length_edges=about.length_edges,
             reward_values=about.reward_values,
             length_values=about.length_values,
         )
-        self.layers = _layers(weights, len(about.inputs) * about.hidden_size, self.grid.num_cells)
+        if self.outputs != self.grid.num_cells:
+            raise HeadError(
+                f"the head gives {self.outputs} logits, and its grid has {self.grid.num_cells} cells; expected as many"
+            )
 
     @classmethod
     def of(
@@ -137,80 +134,6 @@ class Head:
         return cls(About(inputs=inputs, hidden_size=hidden_size, **axes, **about), weights, fingerprint)
 
     @property
-    def kind(self) -> Literal["linear", "mlp"]:
-        """What it is: one matrix, or one hidden layer."""
-        return "linear" if len(self.layers) == 1 else "mlp"
-
-    @property
-    def weights(self) -> dict[str, NDArray[np.float32]]:
-        """As they were given, in float32."""
-        return {
-            f"{place}.{name}": array
-            for place, layer in enumerate(self.layers)
-            for name, array in zip(("weight", "bias"), layer, strict=True)
-        }
-
-    def logits(self, last: NDArray[np.floating], mean: NDArray[np.floating]) -> NDArray[np.float32]:
-        """The joint's logits, shape (..., B_V*B_T).
-
-        Args:
-            last: hidden states, shape (..., hidden size).
-            mean: their running means, the same shape.
-        """
-        read = {"last": last, "mean": mean}
-        x = np.concatenate([np.asarray(read[name], np.float32) for name in self.about.inputs], axis=-1)
-        for place, (weight, bias) in enumerate(self.layers):
-            x = x @ weight.T + bias if not place else _silu(x) @ weight.T + bias
-        return np.asarray(x, np.float32)
-
-    def check_fits(self, hidden_size: int) -> None:
-        """Check that a model's states are as wide as those that it reads.
-
-        Raises:
-            HeadError: they are not.
-        """
-        if hidden_size != self.about.hidden_size:
-            raise HeadError(
-                f"the head reads hidden states of {self.about.hidden_size} numbers, and the model's have "
-                f"{hidden_size}; expected the model that the head was made for"
-            )
-
-    def check_belongs(self, take: Callable[[Sequence[int]], Fingerprint]) -> tuple[str, ...]:
-        """Check that a model is the one that this head was made for; as `Fingerprint.compare`.
-
-        Args:
-            take: a backend's `fingerprint`.
-        """
-        return () if self.fingerprint is None else self.fingerprint.compare(take(self.fingerprint.token_ids))
-
-
-Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-
-def _layers(weights: Mapping[str, NDArray[np.floating]], width: int, cells: int) -> tuple[Layer, ...]:
-    count = len(weights) // 2
-    expected = {f"{place}.{name}" for place in range(count) for name in ("weight", "bias")}
-    if not 1 <= count <= MOST_LAYERS or set(weights) != expected:
-        raise HeadError(
-            f"the head has the weights {', '.join(sorted(weights)) or 'none'}; expected 0.weight and 0.bias, and of "
-            f"an MLP 1.weight and 1.bias too"
-        )
-    layers = []
-    for place in range(count):
-        weight, bias = (np.ascontiguousarray(weights[f"{place}.{name}"], np.float32) for name in ("weight", "bias"))
-        if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1] or len(bias) > MOST_WIDTH:
-            raise HeadError(
-                f"layer {place} of the head has weights of shape {weight.shape} and biases of shape {bias.shape}; "
-                f"expected (out, {width}) and (out,)"
-            )
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise HeadError(f"layer {place} of the head holds NaN or infinity; is the file damaged? Train it again.")
-        layers.append((weight, bias))
-        width = len(bias)
-    if width != cells:
-        raise HeadError(f"the head gives {width} logits, and its grid has {cells} cells; expected as many")
-    return tuple(layers)
-
-
-def _silu(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(x * (0.5 + 0.5 * np.tanh(0.5 * x)), np.float32)  # which does not overflow
+    def target(self) -> RewardCost:
+        """What its logits are of."""
+        return RewardCost(grid=self.grid)

@@ -15,10 +15,11 @@ from datasets import Dataset, load_dataset
 from numpy.typing import NDArray
 
 from zip_introspect.errors import TrainingDataError
+from zip_introspect.heads.targets import IGNORED as IGNORED
+from zip_introspect.heads.targets import RewardCost
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
 
-IGNORED = -100
 COLUMNS = {"input_ids", "prompt_length", "length", "reward"}
 ROLLOUTS = {"prompt_tokens", "tokens", "right", "finished"}
 """Columns by which stored rollouts are known."""
@@ -117,8 +118,8 @@ def targets(grid: JointGrid, prompt_length: int, length: int, reward: float) -> 
     """
     labels = np.full(length, IGNORED, dtype=np.int64)
     positions = np.arange(prompt_length - 1, length - 1)
-    cells = grid.reward_bin(np.asarray(reward)) * grid.num_length_bins + grid.length_bin(length - 1 - positions)
-    labels[positions] = cells
+    remaining = length - 1 - positions
+    labels[positions] = RewardCost(grid=grid).labels(np.stack([np.full(len(remaining), reward), remaining], axis=-1))
     return labels
 
 
