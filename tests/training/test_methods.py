@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -27,20 +26,19 @@ class Small:
     dropout: float = 0.0
 
 
-def trained(model: Any, method: Method, path: Path, **changes: Any) -> Any:
+def trained(model: Any, method: Method, path: Path, resume: Path | None = None, **changes: Any) -> Any:
     prepared = prepare(model, GRID, method, Small())
-    reference = model if method == "lora" else None
     trainer = JointTrainer(
         model,
         arguments(path, **{"num_train_epochs": 2, "learning_rate": 0.05, **changes}),
         grid=GRID,
         rows=prepared.rows,
-        reference=reference,
-        unadapted=prepared.unadapted or nullcontext,
+        reference=model if method == "lora" else None,
+        unadapted=prepared.unadapted,
         train_dataset=rollouts(64),
         data_collator=JointCollator(GRID, 0),
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return prepared.finish(), trainer
 
 
@@ -58,6 +56,7 @@ def test_lite_leaves_every_other_bit(tied: bool, dtype: torch.dtype, tmp_path: P
     rows = slice(GRID.reserved.start, GRID.reserved.stop)
     output = model.get_output_embeddings().weight.data_ptr()
     assert set(model.state_dict()) == set(before)
+    assert all(weight.requires_grad for weight in model.parameters())
     for name, weight in model.state_dict().items():
         moved = (weight != before[name]).reshape(len(weight), -1).any(1)
         if weight.data_ptr() == output:
@@ -71,11 +70,11 @@ def test_adapters_and_rows_are_a_plain_model_in_the_end(tmp_path: Path) -> None:
     names = set(model.state_dict())
     original = model(input_ids=probe).logits
     prepared = prepare(model, GRID, "lora", Small())
-    assert prepared.unadapted is not None
     torch.testing.assert_close(model(input_ids=probe).logits, original)
     prepared.finish()
     model, trainer = trained(model, "lora", tmp_path)
     assert set(model.state_dict()) == names
+    assert all(weight.requires_grad for weight in model.parameters())
     history = [record for record in trainer.state.log_history if "joint_loss" in record]
     assert history[-1]["joint_loss"] < history[0]["joint_loss"]
     assert history[-1]["policy_kl"] > 0
@@ -90,29 +89,17 @@ def _saved(model: Any, path: Path) -> Path:
 
 @pytest.mark.parametrize("method", ["full", "lora", "lite"])
 def test_what_is_resumed_ends_bit_for_bit_as_what_was_not(method: Method, tmp_path: Path) -> None:
-    steps = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    steps: dict[str, Any] = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     whole, _ = trained(small(True, attention_dropout=0.1), method, tmp_path, **steps)
     expected = {name: weight.clone() for name, weight in whole.state_dict().items()}
-    again = small(True, attention_dropout=0.1)
-    prepared = prepare(again, GRID, method, Small())
-    trainer = JointTrainer(
-        again,
-        arguments(tmp_path, learning_rate=0.05, **steps),
-        grid=GRID,
-        rows=prepared.rows,
-        reference=again if method == "lora" else None,
-        unadapted=prepared.unadapted or nullcontext,
-        train_dataset=rollouts(64),
-        data_collator=JointCollator(GRID, 0),
-    )
-    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    for name, weight in prepared.finish().state_dict().items():
+    again, _ = trained(small(True, attention_dropout=0.1), method, tmp_path, resume=tmp_path / "checkpoint-3", **steps)
+    for name, weight in again.state_dict().items():
         assert torch.equal(weight, expected[name]), name
 
 
 def test_a_method_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected one of full, lora, lite"):
-        prepare(small(True), GRID, "half")  # type: ignore[arg-type]
+        prepare(small(True), GRID, cast(Method, "half"))
 
 
 def test_a_vocabulary_without_the_rows_is_refused() -> None:

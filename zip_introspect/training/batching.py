@@ -170,8 +170,9 @@ class LengthBatchingTrainer(Trainer):
         """The Trainer's own, or one of batches by tokens."""
         if self._batches is None:
             return super().get_train_dataloader()
+        rows: Any = self.train_dataset
         loader: DataLoader[Any] = DataLoader(
-            self.train_dataset,  # type: ignore[arg-type]
+            rows,
             batch_sampler=self._batches,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,24 +39,31 @@ class Adapters(Protocol):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model of which only what is to be trained has gradients."""
+    """A model of which only what is to be trained has gradients, until it is finished."""
 
     model: PreTrainedModel
+    grid: JointGrid
     rows: nn.Parameter | None
     """Shape (cells, hidden size), float32; None where the output head itself is trained."""
-    unadapted: Callable[[], AbstractContextManager[Any]] | None
-    """Within it the model says what it said before; None where it cannot any more, and a copy is needed."""
-    grid: JointGrid
-    _merge: Callable[[], Any]
+    _adapted: Any
+    _before: tuple[tuple[nn.Parameter, bool], ...]
+
+    @property
+    def unadapted(self) -> Callable[[], AbstractContextManager[Any]]:
+        """A context in which adapters are off: but for the reserved rows, the model says what it said before."""
+        return nullcontext if self._adapted is None else cast(Any, self._adapted.disable_adapter)
 
     def finish(self) -> PreTrainedModel:
         """The model as a plain one: adapters merged into its weights, rows written into its output head."""
-        self._merge()
+        if self._adapted is not None:
+            self._adapted.merge_and_unload()
         if self.rows is not None:
             output, weight = _output_weight(self.model)
             with torch.no_grad():
                 weight[self.grid.reserved.start : self.grid.reserved.stop] = self.rows.to(weight.dtype)
             delattr(output, ROWS)
+        for parameter, needed in self._before:
+            parameter.requires_grad_(needed)
         return self.model
 
 
@@ -76,19 +83,15 @@ def prepare(model: PreTrainedModel, grid: JointGrid, method: Method, adapters: A
         raise ConfigError(f"the method is {method!r}; expected one of {', '.join(get_args(Method))}")
     output, weight = _output_weight(model)
     grid.check_fits(len(weight))
+    before = tuple((parameter, parameter.requires_grad) for parameter in model.parameters())
     if method == "full":
-        model.requires_grad_(True)
-        return Prepared(model, None, None, grid, lambda: None)
-    model.requires_grad_(False)
-    unadapted: Callable[[], AbstractContextManager[Any]] = nullcontext
-    merge: Callable[[], Any] = lambda: None  # noqa: E731
-    if method == "lora":
-        adapted = _adapted(model, adapters)
-        unadapted, merge = adapted.disable_adapter, adapted.merge_and_unload
-    start = weight[grid.reserved.start : grid.reserved.stop].detach().float().clone()
-    rows = nn.Parameter(start)
+        return Prepared(model, grid, None, None, before)
+    adapted = _adapted(model, adapters) if method == "lora" else None
+    for parameter, _ in before:
+        parameter.requires_grad_(False)
+    rows = nn.Parameter(weight[grid.reserved.start : grid.reserved.stop].detach().float().clone())
     output.register_parameter(ROWS, rows)
-    return Prepared(model, rows, unadapted, grid, merge)
+    return Prepared(model, grid, rows, adapted, before)
 
 
 def _adapted(model: PreTrainedModel, adapters: Adapters | None) -> Any:

@@ -22,14 +22,14 @@ from zip_introspect.training.dataset import IGNORED
 TRAINED_FILE = "trained.safetensors"
 
 
-def joint_loss(logits: Tensor, targets: Tensor, grid: JointGrid) -> Tensor:
-    """The mean of -log p(b*, l* | s_t) over labelled positions (after eq. 6).
+def joint_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """The sum of -log p(b*, l* | s_t) over labelled positions (after eq. 6).
 
     Args:
-        logits: shape (n, V), any float type.
+        logits: of the joint's cells, shape (n, B_V*B_T), any float type.
         targets: shape (n,), flat cells of the grid.
     """
-    return functional.cross_entropy(logits[:, _cells(grid)].float(), targets)
+    return functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
 def policy_kl(logits: Tensor, reference: Tensor, grid: JointGrid, top_k: int | None = None) -> Tensor:
@@ -52,13 +52,8 @@ def policy_kl(logits: Tensor, reference: Tensor, grid: JointGrid, top_k: int | N
     return (current.exp() * (current - original)).sum(-1)
 
 
-def _cells(grid: JointGrid) -> slice:
-    return slice(grid.first_reserved, grid.first_reserved + grid.num_reward_bins * grid.num_length_bins)
-
-
 def _sampled(logits: Tensor, grid: JointGrid) -> Tensor:
-    cells = _cells(grid)
-    return torch.cat((logits[..., : cells.start], logits[..., cells.stop :]), dim=-1).float()
+    return torch.cat((logits[..., : grid.reserved.start], logits[..., grid.reserved.stop :]), dim=-1).float()
 
 
 def _coarser(logits: Tensor, kept: Tensor) -> Tensor:
@@ -117,7 +112,7 @@ class JointTrainer(LengthBatchingTrainer):
         if rows is not None and self._output is None:
             raise TrainingDataError(
                 f"{type(model).__name__} changes its logits behind the output head, so that rows of it cannot be "
-                f"trained apart; expected a model that does not. Train it with --method full"
+                f"trained apart; expected one that does not, or the method full"
             )
 
     def summed_loss(self, model: nn.Module, inputs: dict[str, Tensor | Any]) -> tuple[Tensor, Any]:
@@ -132,7 +127,8 @@ class JointTrainer(LengthBatchingTrainer):
             if self.reference is not None:
                 with torch.no_grad():
                     original = self.reference(**inputs, use_cache=False).logits[labelled]
-            sums = self._losses(outputs.logits[labelled], original, labels[labelled])
+            logits = outputs.logits[labelled]
+            sums = self._losses(self._reserved(logits), labels[labelled], logits, original)
         parts = {"joint_loss": sums[0]}
         loss = sums[0]
         if self.reference is not None:
@@ -148,15 +144,18 @@ class JointTrainer(LengthBatchingTrainer):
         original = self._original(inputs, labelled)
 
         def losses(states: Tensor, held: Tensor | None, targets: Tensor) -> Tensor:
+            if self.rows is not None:
+                joint = functional.linear(states.to(self.rows.dtype), self.rows)
+                if held is None:  # no policy can have moved, so no logits of the vocabulary are needed
+                    return self._losses(joint, targets)
+            logits = functional.linear(states, output.weight, output.bias)
+            if self.rows is None:
+                joint = self._reserved(logits)
             reference = None
             if held is not None and self._original_output is not None:
                 with torch.no_grad():
                     reference = functional.linear(held, self._original_output.weight, self._original_output.bias)
-            logits = None
-            if self.rows is None or reference is not None:
-                logits = functional.linear(states, output.weight, output.bias)
-            joint = None if self.rows is None else functional.linear(states.to(self.rows.dtype), self.rows)
-            return self._losses(logits, reference, targets, joint)
+            return self._losses(joint, targets, logits, reference)
 
         def ending(hidden: Tensor) -> Tensor:
             return chunked.summed(losses, hidden[labelled], original, labels[labelled])
@@ -179,13 +178,17 @@ class JointTrainer(LengthBatchingTrainer):
             self.reference.train(training)
         return hidden
 
-    def _losses(self, logits: Tensor | None, reference: Tensor | None, targets: Tensor, joint: Any = None) -> Tensor:
-        """The sums of both terms over some positions, shape (2,); `joint` is where the reserved rows are apart."""
-        cells = joint if logits is None or joint is not None else logits[:, _cells(self.grid)]
-        loss = functional.cross_entropy(cells.float(), targets, reduction="sum")
-        if reference is None or logits is None:
+    def _losses(
+        self, joint: Tensor, targets: Tensor, logits: Tensor | None = None, reference: Tensor | None = None
+    ) -> Tensor:
+        """The sums of both terms over some positions, shape (2,); without a reference the second one is 0."""
+        loss = joint_loss(joint, targets)
+        if logits is None or reference is None:
             return torch.stack([loss, torch.zeros_like(loss)])
         return torch.stack([loss, policy_kl(logits, reference, self.grid, self.kl_top_k).sum()])
+
+    def _reserved(self, logits: Tensor) -> Tensor:
+        return logits[:, self.grid.reserved.start : self.grid.reserved.stop]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A checkpoint holds what is trained: beside frozen weights that is little."""
