@@ -10,8 +10,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from zip_introspect import IntrospectiveLLM
@@ -46,17 +44,12 @@ def judge(probe: Probe, training: Labelled, unseen: Labelled) -> None:
     print("tokens so far  answers  pass  log loss  of base rate  AUROC")
     for tokens in LOOKS:
         rows, known = unseen.position == tokens, training.position == tokens
-        at, before = part(unseen, rows), part(training, known).frequencies(2)
+        at, before = unseen.where(rows), training.where(known).frequencies(2)
         auroc = roc_auc_score(at.labels, foretold[rows, 1])
         print(
             f"{tokens:>13}  {len(at.labels):>7}  {at.labels.mean():.2f}  {at.loss(foretold[rows]):>8.3f}  "
             f"{at.loss(before):>12.3f}  {auroc:.3f}"
         )
-
-
-def part(rows: Labelled, which: NDArray[np.bool_]) -> Labelled:
-    """Some of the rows."""
-    return Labelled(*(getattr(rows, name)[which] for name in ("last", "mean", "labels", "question", "position")))
 
 
 def main() -> None:

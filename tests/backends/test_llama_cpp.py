@@ -18,7 +18,7 @@ from tests.backends.conftest import Exported, assert_close
 from zip_introspect.backend.contract import SequenceId
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import BackendError, HeadError
-from zip_introspect.heads.head import Input
+from zip_introspect.heads.network import Input
 from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.testing.conformance import BackendConformance

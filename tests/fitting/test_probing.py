@@ -85,7 +85,7 @@ def test_what_shows_in_the_states_is_foretold(stored: Rollouts) -> None:
     foretold = fitted.probe.probabilities(unseen.last, unseen.mean)
     assert unseen.loss(foretold) < unseen.loss(fitted.rows.frequencies(2)) - 0.1
     assert fitted.probe.about.card["foretells"] == "length"
-    assert (fitted.probe.about.hidden_size, fitted.probe.inputs) == (SIZE, ("last",))
+    assert (fitted.probe.about.hidden_size, fitted.probe.about.inputs) == (SIZE, ("last",))
 
 
 def test_a_number_is_foretold_by_its_mean(stored: Rollouts) -> None:

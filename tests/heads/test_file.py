@@ -171,7 +171,7 @@ def _damage(saved: Path, load: Callable[[Path], Head | Probe]) -> None:
         except HeadError:
             continue
         survived += 1
-        assert np.isfinite(found.logits(np.zeros(found.hidden_size), np.zeros(found.hidden_size))).all()
+        assert np.isfinite(found.logits(np.zeros(found.about.hidden_size), np.zeros(found.about.hidden_size))).all()
         if isinstance(found, Probe):
             assert np.isfinite(found.target.expectation(np.eye(found.outputs))).all()
     assert 0 < survived < DAMAGED / 2

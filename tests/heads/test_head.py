@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zip_introspect.errors import HeadError
-from zip_introspect.heads.head import Head, Input
+from zip_introspect.heads.head import Head
+from zip_introspect.heads.network import Input
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.testing.heads import random_head
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from zip_introspect import ConfigError, HeadError, IntrospectiveLLM
+from zip_introspect.backend.streams import prompt_seed
 from zip_introspect.config import SamplingParams
 from zip_introspect.heads.network import Input
 from zip_introspect.heads.probe import AboutProbe, Probe, ProbeReader, watch
@@ -57,7 +58,7 @@ def test_what_is_watched_is_what_was_collected(llm: IntrospectiveLLM) -> None:
     assert llm.info.hidden_size is not None
     probe, prompt = random_probe(llm.info.hidden_size, Bernoulli(), hidden=4), llm.backend.encode(PROMPT)
     (whole,) = collect(llm.backend, [prompt], 1, SAMPLING, max_new_tokens=300, hidden_every=1)
-    own = SAMPLING.replace(seed=_seed(prompt))
+    own = SAMPLING.replace(seed=prompt_seed(SAMPLING.seed, prompt))
     seen = list(watch(probe, llm.backend, prompt, own, max_new_tokens=300, interval=7))
     assert whole.hidden is not None
     assert np.concatenate([item.tokens for item in seen]).tolist() == whole.tokens.tolist()
@@ -66,12 +67,6 @@ def test_what_is_watched_is_what_was_collected(llm: IntrospectiveLLM) -> None:
     np.testing.assert_allclose(found, expected, atol=0.05)  # collected states are in half precision
     assert len(seen[0].tokens) == 0
     assert all(len(item.tokens) <= 7 for item in seen)
-
-
-def _seed(prompt: list[int]) -> int:
-    from zip_introspect.backend.streams import prompt_seed
-
-    return prompt_seed(SAMPLING.seed, prompt)
 
 
 def test_watching_ends_when_it_is_closed_or_there_are_tokens_enough(llm: IntrospectiveLLM) -> None:

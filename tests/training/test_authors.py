@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zip_introspect.errors import TrainingDataError
+from zip_introspect.heads.targets import IGNORED
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training import authors
-from zip_introspect.training.dataset import IGNORED, load, targets
+from zip_introspect.training.dataset import load, targets
 
 SEVEN = (0.0, 0.1666667, 0.3333333, 0.5, 0.6666667, 0.8333333, 1.0)
 LENGTHS = (0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)

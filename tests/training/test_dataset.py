@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zip_introspect.errors import TrainingDataError
+from zip_introspect.heads.targets import IGNORED
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.training.dataset import IGNORED, JointCollator, load, row, save, targets
+from zip_introspect.training.dataset import JointCollator, load, row, save, targets
 
 GRID = JointGrid(
     reward_edges=(0.0, 0.25, 0.5, 1.0), length_edges=(0, 2, 5, 9, 100), reserved_token_ids=tuple(range(20, 32))
@@ -66,3 +67,8 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(TrainingDataError, match="not a readable Parquet file"):
         load(tmp_path / "rows.parquet")
+
+
+def test_a_reward_that_is_no_number_is_no_unknown_one() -> None:
+    with pytest.raises(TrainingDataError, match="the reward is NaN; expected a number from 0 to 1"):
+        targets(GRID, 1, 4, float("nan"))

@@ -17,7 +17,8 @@ from zip_introspect.fitting.measuring import Quality
 from zip_introspect.fitting.states import States, check_enough
 from zip_introspect.fitting.training import CANDIDATES, CrossFitted, HeadShape
 from zip_introspect.heads.fingerprint import Fingerprint
-from zip_introspect.heads.head import Head, Input
+from zip_introspect.heads.head import Head
+from zip_introspect.heads.network import Input
 
 _SETTLED = ("strategy", "selection", "max_samples", "alpha", "beta", "interval", "max_new_tokens")
 _DRAWN = ("temperature", "top_p", "top_k", "min_p")

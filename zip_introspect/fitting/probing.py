@@ -7,16 +7,17 @@ It says of each prefix what became of it, and None or NaN where nobody knows, as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import log_loss
 
 from zip_introspect.errors import TrainingDataError
 from zip_introspect.evaluation.store.rollout_file import Rollouts, StoredRollout
-from zip_introspect.fitting.states import States
+from zip_introspect.fitting.states import States, features
 from zip_introspect.fitting.training import CANDIDATES, CrossFitted, HeadShape, cross_fit, train
 from zip_introspect.heads.fingerprint import Fingerprint
 from zip_introspect.heads.network import Input
@@ -78,9 +79,11 @@ class Labelled:
                     f"outcomes of shape {found.shape} of {len(positions)} prefixes; expected one of each, or one of all"
                 )
             labels[begin:end] = found
-        known = labels != IGNORED
-        arrays = (states.last, states.mean, labels, states.groups, states.position)
-        return cls(*(array[known] for array in arrays))
+        return cls(states.last, states.mean, labels, states.groups, states.position).where(labels != IGNORED)
+
+    def where(self, which: NDArray[np.bool_]) -> Labelled:
+        """Some of the rows: shape (rows,), true for those that are kept."""
+        return Labelled(*(getattr(self, field.name)[which] for field in fields(self)))
 
     def loss(self, probabilities: NDArray[np.floating]) -> float:
         """Nats a row that predictions cost: the mean of -log p of what became true.
@@ -88,8 +91,9 @@ class Labelled:
         Args:
             probabilities: shape (rows, classes), or (classes,) for the same of all.
         """
-        rows = np.broadcast_to(probabilities, (len(self.labels), probabilities.shape[-1]))
-        return float(-np.log(np.maximum(rows[np.arange(len(rows)), self.labels], 1e-12)).mean())
+        classes = probabilities.shape[-1]
+        rows = np.broadcast_to(probabilities, (len(self.labels), classes))
+        return float(log_loss(self.labels, rows, labels=range(classes)))
 
     def frequencies(self, classes: int) -> NDArray[np.float64]:
         """Of the classes, none of them 0 (Laplace): what one says who knows nothing else. Shape (classes,)."""
@@ -135,10 +139,9 @@ def fit(
             f"same; expected {_FEWEST} questions or more and as many other outcomes. Collect more, or foretell what is "
             f"less sure"
         )
-    features = np.concatenate([getattr(rows, name) for name in inputs], axis=1).astype(np.float32)
-    classes = target.num_classes
-    trained = cross_fit(features, rows.labels, rows.question, classes, candidates=candidates, seed=seed)
-    weights = train(features, rows.labels, classes, trained.candidate, trained.epochs, seed=seed)
+    read, classes = features(rows, inputs), target.num_classes
+    trained = cross_fit(read, rows.labels, rows.question, classes, candidates=candidates, seed=seed)
+    weights = train(read, rows.labels, classes, trained.candidate, trained.epochs, seed=seed)
     card = {
         "model": rollouts.model,
         "kind": trained.candidate.kind,

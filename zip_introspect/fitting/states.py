@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,21 @@ class States:
 
     def features(self, inputs: tuple[str, ...]) -> NDArray[np.float32]:
         """What a head reads of each row, shape (rows, inputs * hidden size)."""
-        return np.concatenate([getattr(self, name) for name in inputs], axis=1).astype(np.float32)
+        return features(self, inputs)
+
+
+class Read(Protocol):
+    """Rows of hidden states, as `States` has them."""
+
+    @property
+    def last(self) -> NDArray[np.float16]: ...
+    @property
+    def mean(self) -> NDArray[np.float16]: ...
+
+
+def features(rows: Read, inputs: tuple[str, ...]) -> NDArray[np.float32]:
+    """What a network reads of each row, shape (rows, inputs * hidden size)."""
+    return np.concatenate([getattr(rows, name) for name in inputs], axis=1).astype(np.float32)
 
 
 def check_enough(states: States, fewest: int = 20) -> None:

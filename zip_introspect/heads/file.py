@@ -41,13 +41,13 @@ class _Kind(NamedTuple):
     name: str
 
 
-_HEAD = _Kind("head", "zip_introspect.head", FILE_NAME)
-_PROBE = _Kind("probe", "zip_introspect.probe", PROBE_NAME)
+_HEAD = _Kind(About.what, "zip_introspect.head", FILE_NAME)
+_PROBE = _Kind(AboutProbe.what, "zip_introspect.probe", PROBE_NAME)
 
 
 def save(head: Head, path: str | Path) -> Path:
     """Write a head to a file, or into a directory under the usual name; the file."""
-    return _write(_HEAD, head, head.about.model_dump(mode="json"), path)
+    return _write(_HEAD, head, path)
 
 
 def load(path: str | Path) -> Head:
@@ -61,7 +61,7 @@ def load(path: str | Path) -> Head:
 
 def save_probe(probe: Probe, path: str | Path) -> Path:
     """Write a probe to a file, or into a directory as `probe.zip.safetensors`; the file."""
-    return _write(_PROBE, probe, probe.about.model_dump(mode="json"), path)
+    return _write(_PROBE, probe, path)
 
 
 def load_probe(path: str | Path) -> Probe:
@@ -73,9 +73,9 @@ def load_probe(path: str | Path) -> Probe:
     return _read(_PROBE, path, lambda about, weights, taken: Probe(AboutProbe(**about), weights, taken))
 
 
-def _write(kind: _Kind, network: Network, about: dict[str, Any], path: str | Path) -> Path:
+def _write(kind: _Kind, network: Network, path: str | Path) -> Path:
     file = _file_of(path, kind)
-    said: dict[str, Any] = {"about": about}
+    said: dict[str, Any] = {"about": network.about.model_dump(mode="json")}
     arrays: dict[str, NDArray[Any]] = dict(network.weights)
     if (taken := network.fingerprint) is not None:
         said["fingerprint"] = {

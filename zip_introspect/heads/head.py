@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from zip_introspect.config import GenerationConfig, Settings
-from zip_introspect.errors import ConfigError, HeadError
+from zip_introspect.errors import HeadError
 from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.heads.fingerprint import Fingerprint
-from zip_introspect.heads.network import MOST_WIDTH, Network
-from zip_introspect.heads.network import Input as Input
+from zip_introspect.heads.network import AboutNetwork, Input, Network
 from zip_introspect.heads.targets import RewardCost
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
@@ -31,15 +30,15 @@ class Searched(Settings):
     calibration: Calibration
 
 
-class About(Settings):
+class About(AboutNetwork):
     """All that a head's file says beside its weights.
 
     Raises:
         HeadError: anything malformed.
     """
 
-    inputs: tuple[Input, ...] = Field(("last", "mean"), min_length=1, description="What the head reads, in order.")
-    hidden_size: int = Field(ge=1, le=MOST_WIDTH, description="Of the model whose states it reads.")
+    what: ClassVar[str] = "head"
+
     reward_edges: tuple[float, ...] = Field(description="Of its grid, as JointGrid has them.")
     length_edges: tuple[float, ...]
     reward_values: tuple[float, ...]
@@ -49,14 +48,9 @@ class About(Settings):
         default_factory=dict, description="Settings at each price, by the names of GenerationConfig's fields."
     )
     searched: tuple[Searched, ...] = ()
-    card: dict[str, JsonValue] = Field(
-        default_factory=dict, description="What it was trained on, how, and how well it did."
-    )
 
     @model_validator(mode="after")
     def _consistent(self) -> About:
-        if len(set(self.inputs)) != len(self.inputs):
-            raise ValueError(f"inputs is {self.inputs}; expected each once")
         for price in self.recommended:
             self.config(price)
         return self
@@ -76,10 +70,6 @@ class About(Settings):
         nearest = min(alike, key=lambda item: abs(item.max_samples - max_samples), default=None)
         return nearest.calibration if nearest else None
 
-    @classmethod
-    def _explain(cls, error: ValidationError) -> ConfigError:
-        raise HeadError(f"the head is malformed: {super()._explain(error)}") from None
-
 
 class Head(Network):
     """Weights over hidden states, the grid of the joints that they give, and whose they are.
@@ -95,11 +85,12 @@ class Head(Network):
         HeadError: weights that are missing, not finite, or of shapes that do not fit each other and the grid.
     """
 
+    about: About
+
     def __init__(
         self, about: About, weights: Mapping[str, NDArray[np.floating]], fingerprint: Fingerprint | None = None
     ) -> None:
-        super().__init__(weights, about.inputs, about.hidden_size, fingerprint)
-        self.about = about
+        super().__init__(about, weights, fingerprint)
         self.grid = JointGrid(
             reward_edges=about.reward_edges,
             length_edges=about.length_edges,

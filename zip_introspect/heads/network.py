@@ -7,12 +7,14 @@ answer so far. Backends compute it in the pass that gives the next token; this i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from zip_introspect.errors import HeadError
+from zip_introspect.config import Settings
+from zip_introspect.errors import ConfigError, HeadError
 from zip_introspect.heads.fingerprint import Fingerprint
 
 Input = Literal["last", "mean"]
@@ -25,13 +27,38 @@ MOST_WIDTH = 1 << 16
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
+class AboutNetwork(Settings):
+    """What a network's file says beside its weights, whatever it foretells.
+
+    Raises:
+        HeadError: anything malformed.
+    """
+
+    what: ClassVar[str] = "network"
+    """What it is called in messages."""
+
+    inputs: tuple[Input, ...] = Field(("last", "mean"), min_length=1, description="What it reads, in order.")
+    hidden_size: int = Field(ge=1, le=MOST_WIDTH, description="Of the model whose states it reads.")
+    card: dict[str, JsonValue] = Field(
+        default_factory=dict, description="What it was trained on, how, and how well it did."
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> AboutNetwork:
+        if len(set(self.inputs)) != len(self.inputs):
+            raise ValueError(f"inputs is {self.inputs}; expected each once")
+        return self
+
+    @classmethod
+    def _explain(cls, error: ValidationError) -> ConfigError:
+        raise HeadError(f"the {cls.what} is malformed: {super()._explain(error)}") from None
+
+
 class Network:
     """Weights over hidden states, and whose they are. One layer is linear, two are an MLP with SiLU between.
 
     Args:
         weights: of layer i `{i}.weight`, shape (out, in), and `{i}.bias`, shape (out,).
-        inputs: what it reads, in order.
-        hidden_size: of the model whose states it reads.
         fingerprint: of the model that it belongs to; None lets it be laid over any of its size.
 
     Raises:
@@ -39,14 +66,10 @@ class Network:
     """
 
     def __init__(
-        self,
-        weights: Mapping[str, NDArray[np.floating]],
-        inputs: tuple[Input, ...],
-        hidden_size: int,
-        fingerprint: Fingerprint | None = None,
+        self, about: AboutNetwork, weights: Mapping[str, NDArray[np.floating]], fingerprint: Fingerprint | None = None
     ) -> None:
-        self.inputs, self.hidden_size, self.fingerprint = inputs, hidden_size, fingerprint
-        self.layers = _layers(weights, len(inputs) * hidden_size)
+        self.about, self.fingerprint = about, fingerprint
+        self.layers = _layers(about.what, weights, len(about.inputs) * about.hidden_size)
 
     @property
     def outputs(self) -> int:
@@ -75,7 +98,7 @@ class Network:
             mean: their running means, the same shape.
         """
         read = {"last": last, "mean": mean}
-        x = np.concatenate([np.asarray(read[name], np.float32) for name in self.inputs], axis=-1)
+        x = np.concatenate([np.asarray(read[name], np.float32) for name in self.about.inputs], axis=-1)
         for place, (weight, bias) in enumerate(self.layers):
             x = x @ weight.T + bias if not place else _silu(x) @ weight.T + bias
         return np.asarray(x, np.float32)
@@ -86,10 +109,10 @@ class Network:
         Raises:
             HeadError: they are not.
         """
-        if hidden_size != self.hidden_size:
+        if hidden_size != self.about.hidden_size:
             raise HeadError(
-                f"the head reads hidden states of {self.hidden_size} numbers, and the model's have "
-                f"{hidden_size}; expected the model that the head was made for"
+                f"the {self.about.what} reads hidden states of {self.about.hidden_size} numbers, and the model's have "
+                f"{hidden_size}; expected the model that the {self.about.what} was made for"
             )
 
     def check_belongs(self, take: Callable[[Sequence[int]], Fingerprint]) -> tuple[str, ...]:
@@ -101,12 +124,12 @@ class Network:
         return () if self.fingerprint is None else self.fingerprint.compare(take(self.fingerprint.token_ids))
 
 
-def _layers(weights: Mapping[str, NDArray[np.floating]], width: int) -> tuple[Layer, ...]:
+def _layers(what: str, weights: Mapping[str, NDArray[np.floating]], width: int) -> tuple[Layer, ...]:
     count = len(weights) // 2
     expected = {f"{place}.{name}" for place in range(count) for name in ("weight", "bias")}
     if not 1 <= count <= MOST_LAYERS or set(weights) != expected:
         raise HeadError(
-            f"the head has the weights {', '.join(sorted(weights)) or 'none'}; expected 0.weight and 0.bias, and of "
+            f"the {what} has the weights {', '.join(sorted(weights)) or 'none'}; expected 0.weight and 0.bias, and of "
             f"an MLP 1.weight and 1.bias too"
         )
     layers = []
@@ -114,11 +137,11 @@ def _layers(weights: Mapping[str, NDArray[np.floating]], width: int) -> tuple[La
         weight, bias = (np.ascontiguousarray(weights[f"{place}.{name}"], np.float32) for name in ("weight", "bias"))
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1] or len(bias) > MOST_WIDTH:
             raise HeadError(
-                f"layer {place} of the head has weights of shape {weight.shape} and biases of shape {bias.shape}; "
+                f"layer {place} of the {what} has weights of shape {weight.shape} and biases of shape {bias.shape}; "
                 f"expected (out, {width}) and (out,)"
             )
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise HeadError(f"layer {place} of the head holds NaN or infinity; is the file damaged? Train it again.")
+            raise HeadError(f"layer {place} of the {what} holds NaN or infinity; is the file damaged? Train it again.")
         layers.append((weight, bias))
         width = len(bias)
     return tuple(layers)

@@ -7,43 +7,30 @@ It steers no search; it is read beside one, or beside a backend that is driven b
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field
 
 from zip_introspect.backend.contract import Backend
-from zip_introspect.config import SamplingParams, Settings
+from zip_introspect.config import SamplingParams
 from zip_introspect.errors import ConfigError, HeadError, NonFiniteLogitsError
 from zip_introspect.heads.fingerprint import Fingerprint
-from zip_introspect.heads.network import MOST_WIDTH, Input, Network
+from zip_introspect.heads.network import AboutNetwork, Network
 from zip_introspect.heads.targets import AnyTarget
 
 
-class AboutProbe(Settings):
+class AboutProbe(AboutNetwork):
     """All that a probe's file says beside its weights.
 
     Raises:
         HeadError: anything malformed.
     """
 
+    what: ClassVar[str] = "probe"
+
     target: AnyTarget = Field(description="What its logits are of.")
-    inputs: tuple[Input, ...] = Field(("last", "mean"), min_length=1, description="What it reads, in order.")
-    hidden_size: int = Field(ge=1, le=MOST_WIDTH, description="Of the model whose states it reads.")
-    card: dict[str, JsonValue] = Field(
-        default_factory=dict, description="What it was trained on, how, and how well it did."
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> AboutProbe:
-        if len(set(self.inputs)) != len(self.inputs):
-            raise ValueError(f"inputs is {self.inputs}; expected each once")
-        return self
-
-    @classmethod
-    def _explain(cls, error: ValidationError) -> ConfigError:
-        raise HeadError(f"the probe is malformed: {super()._explain(error)}") from None
 
 
 class Probe(Network):
@@ -56,11 +43,13 @@ class Probe(Network):
         HeadError: weights that do not fit each other, the model or the target.
     """
 
+    about: AboutProbe
+
     def __init__(
         self, about: AboutProbe, weights: Mapping[str, NDArray[np.floating]], fingerprint: Fingerprint | None = None
     ) -> None:
-        super().__init__(weights, about.inputs, about.hidden_size, fingerprint)
-        self.about, self.target = about, about.target
+        super().__init__(about, weights, fingerprint)
+        self.target = about.target
         if self.outputs != self.target.num_classes:
             raise HeadError(
                 f"the probe gives {self.outputs} logits, and its target has {self.target.num_classes} classes; "
@@ -86,7 +75,7 @@ class ProbeReader:
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
-        self._sum, self._count = np.zeros(probe.hidden_size, np.float64), 0
+        self._sum, self._count = np.zeros(probe.about.hidden_size, np.float64), 0
 
     def read(self, hidden: NDArray[np.floating] | None) -> NDArray[np.float64]:
         """The distributions after further states, shape (n, classes).

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from zip_introspect.backend.contract import Advanced, Backend, Prefilled
 from zip_introspect.config import SamplingParams
 from zip_introspect.errors import HeadError
-from zip_introspect.heads.head import Head, Input
+from zip_introspect.heads.head import Head
+from zip_introspect.heads.network import Input
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.testing import rounding
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,7 @@ from datasets import Dataset, load_dataset
 from numpy.typing import NDArray
 
 from zip_introspect.errors import TrainingDataError
-from zip_introspect.heads.targets import IGNORED as IGNORED
-from zip_introspect.heads.targets import RewardCost
+from zip_introspect.heads.targets import IGNORED, RewardCost
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
 
@@ -115,7 +115,12 @@ def targets(grid: JointGrid, prompt_length: int, length: int, reward: float) -> 
 
     Returns:
         shape (length,).
+
+    Raises:
+        TrainingDataError: the reward is NaN, which as a target's outcome would be one that nobody knows.
     """
+    if math.isnan(reward):
+        raise TrainingDataError("the reward is NaN; expected a number from 0 to 1. Leave the rollout out, or grade it")
     labels = np.full(length, IGNORED, dtype=np.int64)
     positions = np.arange(prompt_length - 1, length - 1)
     remaining = length - 1 - positions

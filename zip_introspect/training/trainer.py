@@ -14,10 +14,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel, TrainingArguments
 
 from zip_introspect.errors import TrainingDataError
+from zip_introspect.heads.targets import IGNORED
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training import chunked
 from zip_introspect.training.batching import LengthBatchingTrainer
-from zip_introspect.training.dataset import IGNORED
 
 TRAINED_FILE = "trained.safetensors"
 

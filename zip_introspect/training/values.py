@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from zip_introspect.heads.targets import IGNORED
 from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.training.dataset import IGNORED, JointCollator
+from zip_introspect.training.dataset import JointCollator
 
 
 def denoised_values(
