@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from zip_introspect.cli.app import app
-from zip_introspect.cli.model_files import find_runs, read
+from zip_introspect.cli.model_files import read
 from zip_introspect.errors import ModelLoadError
 from zip_introspect.introspection.grid import JointGrid
 
@@ -81,31 +79,6 @@ def test_the_largest_grid_that_fits_is_proposed(
 def test_the_end_of_sequence_token_is_never_free(make_model: MakeModel) -> None:
     runs = read(str(make_model(eos_token_id=110))).runs
     assert sorted((run.first, run.count) for run in runs) == [(100, 10), (111, 53)]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "<|reserved_special_token_7|>",
-        "<unused7>",
-        "[unused7]",
-        "<|placeholder7|>",
-        "<extra_id_7>",
-        "<SPECIAL_7>",
-        "<|reserved_7|>",
-    ],
-)
-def test_each_familys_name_for_a_reserved_token_is_known(name: str) -> None:
-    assert find_runs({0: "a", 1: name, 2: "b"}, 3)[0].first == 1
-
-
-@given(st.sets(st.integers(0, 60)), st.integers(1, 60))
-def test_runs_partition_the_ids_without_a_token(known: set[int], rows: int) -> None:
-    runs = find_runs({id_: f"t{id_}" for id_ in known}, rows)
-    ids = [id_ for run in runs for id_ in range(run.first, run.first + run.count)]
-    assert sorted(ids) == sorted(set(range(rows)) - known)
-    ends = {run.first + run.count for run in runs}
-    assert not ends & {run.first for run in runs}, "two runs that touch are one"
 
 
 def test_a_grid_that_fits_makes_the_model_ready(make_model: MakeModel) -> None:

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from zip_introspect.cli import EXIT_ERROR
-from zip_introspect.cli.model_files import MAX_BINS, MIN_BINS, ModelFacts, SpareIds, read
+from zip_introspect.cli.model_files import MAX_BINS, MIN_BINS, ModelFacts, read
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.text import printable
+from zip_introspect.heads.spare_ids import SpareIds
 from zip_introspect.introspection.grid import JointGrid
 
 _RUNS_SHOWN = 3

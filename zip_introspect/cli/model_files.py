@@ -15,29 +15,15 @@ from safetensors import SafetensorError, safe_open
 from zip_introspect.backend.encoding import end_ids
 from zip_introspect.backend.exporting import exporter
 from zip_introspect.errors import BackendNotInstalledError, GridError, ModelLoadError, ReservedTokensError
+from zip_introspect.heads.spare_ids import SpareIds, find_runs
 from zip_introspect.introspection.grid import FILE_NAME, JointGrid
 from zip_introspect.paths import expanded
 
 MIN_BINS, MAX_BINS = 2, 8  # on each axis of a proposed grid; 8 x 8 is the paper's (A.1)
 
-# Llama's <|reserved_special_token_7|>, Gemma's <unused7>, BERT's [unused7], Phi's <|placeholder7|>,
-# T5's <extra_id_7>, Mistral's <SPECIAL_7> and [control_7], and <|reserved_7|>.
-_RESERVED_NAME = re.compile(
-    r"(?i)[<\[|]+(?:reserved|unused|placeholder|dummy|extra_id|special|control)\w*?_?\d+[>\]|]+"
-)
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _HEAD_TENSORS = re.compile(r"(?:.*\.)?(?:lm_head|embed_out|output)\.weight")
 _EMBEDDING_TENSORS = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_embeddings)\.weight")
-
-
-@dataclass(frozen=True, slots=True)
-class SpareIds:
-    """Consecutive token ids that no text is made of."""
-
-    first: int
-    count: int
-    named: int
-    """How many have a reserved token's name; the others are rows of the output head without a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,25 +167,6 @@ def _read_file(model: str, file: Path) -> ModelFacts:
         grid=grid,
         problems=problems,
     )
-
-
-def find_runs(names: dict[int, str], head_rows: int, eos_token_ids: tuple[int, ...] = ()) -> tuple[SpareIds, ...]:
-    """Runs of ids that are named as reserved or have no token, longest first.
-
-    Args:
-        names: the tokenizer's tokens by id.
-        head_rows: rows of the output head.
-    """
-    reserved = {id_ for id_, name in names.items() if id_ < head_rows and _RESERVED_NAME.fullmatch(name)}
-    free = sorted((reserved | (set(range(head_rows)) - names.keys())) - set(eos_token_ids))
-    groups: list[list[int]] = []
-    for id_ in free:
-        if groups and groups[-1][-1] == id_ - 1:
-            groups[-1].append(id_)
-        else:
-            groups.append([id_])
-    runs = [SpareIds(first=group[0], count=len(group), named=sum(id_ in reserved for id_ in group)) for group in groups]
-    return tuple(sorted(runs, key=lambda run: (-run.count, run.first)))
 
 
 def _token_names(folder: Path) -> dict[int, str] | None:
