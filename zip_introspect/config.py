@@ -41,6 +41,9 @@ def check_template_kwargs(options: Mapping[str, Any]) -> None:
             ) from error
 
 
+_SEE = ". See the configuration page of the docs for the ranges."
+
+
 class Settings(BaseModel):
     """Immutable settings whose validation errors are ours: one line that names field, value and expectation."""
 
@@ -60,10 +63,13 @@ class Settings(BaseModel):
     def _explain(cls, error: ValidationError) -> ConfigError:
         parts = []
         for item in error.errors():
-            place = ".".join(map(str, item["loc"])) or cls.__name__
+            place = ".".join(map(str, item["loc"]))
             message = item["msg"].removeprefix("Value error, ")
-            parts.append(f"{place} is {item['input']!r}: {message[0].lower()}{message[1:]}")
-        return ConfigError(f"{'; '.join(parts)}. See the configuration page of the docs for the ranges.")
+            if message.endswith(_SEE):  # of settings within these
+                parts.append(f"{place}.{message}".removeprefix(".").removesuffix(_SEE))
+                continue
+            parts.append(f"{place or cls.__name__} is {item['input']!r}: {message[0].lower()}{message[1:]}")
+        return ConfigError("; ".join(parts) + _SEE)
 
 
 COLDEST = float(np.finfo(np.float32).tiny)

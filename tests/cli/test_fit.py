@@ -50,7 +50,7 @@ def test_a_model_gets_a_head_and_answers_with_it(bare: Path, tmp_path: Path) -> 
     ]
     first = run("fit", bare, "abacus", "--limit", "50", *how, "--dry-run")
     assert first.exit_code == 0, first.output
-    assert "for the 42 that are left" in first.stderr
+    assert "for the 34 that are left" in first.stderr
     assert not out.exists()
     done = run("fit", bare, "abacus", "--limit", "50", *how)
     assert done.exit_code == 0, done.output
@@ -101,5 +101,5 @@ def test_a_grader_that_never_agrees_ends_it_after_a_few_questions(bare: Path, tm
     )
     assert done.exit_code == 1
     said = " ".join(done.stderr.split())
-    assert "all of the first 16 samples are wrong" in said
+    assert "all of the first 32 samples are wrong" in said
     assert "questions are kept in" in said

@@ -62,7 +62,7 @@ def test_training_learns_the_joint_and_the_kl_term_holds_the_policy(tmp_path: Pa
         values = joint.expected_value(joint.from_logits(logits.numpy()[:, -1], GRID), GRID)
         if weight is None:
             assert values[0] > values[1] + 0.3
-            scores = denoised_values(model, data, GRID, pad_token_id=0, last=2, batch_size=32)
+            scores = denoised_values(model, data, GRID, pad_token_id=0, last=2, tokens=500)
             right = np.asarray(data["reward"])
             assert scores[right == 1].mean() > scores[right == 0].mean() + 0.3
     assert drift[10.0] < 0.05
@@ -72,7 +72,7 @@ def test_training_learns_the_joint_and_the_kl_term_holds_the_policy(tmp_path: Pa
 def test_denoised_values_average_the_last_prefixes() -> None:
     model = tiny()
     data = Dataset.from_list([row([2, 4], [5, 6, 7, 1], 1.0), row([2], [9, 1], 0.0)])
-    found = denoised_values(model, data, GRID, pad_token_id=0, last=2, batch_size=1)
+    found = denoised_values(model, data, GRID, pad_token_id=0, last=2, tokens=6)
     with torch.no_grad():
         for i, ids in enumerate(data["input_ids"]):
             logits = model(input_ids=torch.tensor([ids])).logits[0, -3:-1].numpy()

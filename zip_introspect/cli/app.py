@@ -13,6 +13,7 @@ from zip_introspect.cli.fit import fit
 from zip_introspect.cli.inspect import inspect
 from zip_introspect.cli.rollouts import rollouts
 from zip_introspect.cli.score import score
+from zip_introspect.cli.train import train
 from zip_introspect.cli.version import version
 
 app = typer.Typer(
@@ -21,6 +22,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (ask, inspect, demo, fit, calibrate, rollouts, score, evaluate, report, attach_grid, version):
+for command in (ask, inspect, demo, fit, train, calibrate, rollouts, score, evaluate, report, attach_grid, version):
     app.command()(command)
 app.add_typer(export, name="export")

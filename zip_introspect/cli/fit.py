@@ -87,7 +87,7 @@ def fit(
             limit=limit,
             seed=seed,
         )
-        modules.collecting.check(asked, grade)
+        modules.watching.check(asked, grade)
         say = partial(typer.echo, err=True)
         how = {
             "samples": samples,
@@ -101,7 +101,7 @@ def fit(
             file = out.with_suffix(".rollouts.parquet")
             try:
                 rollouts = modules.collecting.collect(llm, asked, grade, file, how, dry_run=dry_run, say=say)
-            except modules.collecting.DryRun:
+            except modules.watching.Stopped:
                 return
             fingerprint = llm.backend.fingerprint()
         note = {"questions": questions, "grader": grader, "samples": samples}
@@ -126,7 +126,7 @@ def _print(console: Console, fitted: Fitted, out: Path, report: Path, model: str
 def _modules() -> Any:
     try:
         from zip_introspect.evaluation.measures import graders
-        from zip_introspect.evaluation.store import datasets
+        from zip_introspect.evaluation.store import datasets, watching
         from zip_introspect.fitting import collecting, fit, pictures, report
         from zip_introspect.heads import file
     except ModuleNotFoundError as error:
@@ -142,4 +142,5 @@ def _modules() -> Any:
         graders=graders,
         pictures=pictures,
         report=report,
+        watching=watching,
     )

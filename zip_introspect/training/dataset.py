@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from zip_introspect.errors import TrainingDataError
@@ -23,6 +24,7 @@ from zip_introspect.paths import expanded
 COLUMNS = {"input_ids", "prompt_length", "length", "reward"}
 ROLLOUTS = {"prompt_tokens", "tokens", "right", "finished"}
 """Columns by which stored rollouts are known."""
+_ROWS_AT_ONCE = 1024
 
 
 def row(prompt_tokens: Sequence[int], tokens: Sequence[int], reward: float, **extra: Any) -> dict[str, Any]:
@@ -48,29 +50,43 @@ def load(path: Path) -> Dataset:
         TrainingDataError: not Parquet, a column missing, a reward outside [0, 1], a length that is not that of the
             tokens, or a prompt without a completion.
     """
-    if (rows := _of_rollouts(expanded(path))) is not None:
-        return check(Dataset.from_list(rows), str(path))
-    try:
-        dataset = load_dataset("parquet", data_files=str(expanded(path)), split="train")
-    except Exception as error:  # pyarrow, datasets and the file system each raise their own
-        raise TrainingDataError(
-            f"{path} is not a readable Parquet file: {error}. Collect the rollouts again."
-        ) from error
-    return check(dataset, str(path))
-
-
-def _of_rollouts(file: Path) -> list[dict[str, Any]] | None:
-    """The rows of stored rollouts; None of any other file."""
+    file = expanded(Path(path))
     try:
         columns = set(pq.read_schema(file).names)
-    except (OSError, pa.ArrowException):
-        return None  # it is told by whoever reads it
-    if not columns >= ROLLOUTS:
-        return None
-    table = pq.read_table(file, columns=sorted(ROLLOUTS)).to_pylist()
-    return [
-        row(item["prompt_tokens"], item["tokens"], float(item["right"]), finished=item["finished"]) for item in table
-    ]
+        table = _of_rollouts(file) if columns >= ROLLOUTS else pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise TrainingDataError(
+            f"{file} is not a readable Parquet file: {error}. Collect the rollouts again."
+        ) from error
+    return check(Dataset(table), str(path))
+
+
+def _of_rollouts(file: Path) -> pa.Table:
+    """The rows of stored rollouts, array by array: as Python lists they would fill the memory."""
+    parts = []
+    for batch in pq.ParquetFile(file).iter_batches(_ROWS_AT_ONCE, columns=sorted(ROLLOUTS)):
+        prompts, tokens = batch["prompt_tokens"], batch["tokens"]
+        own = pc.list_value_length(prompts)
+        lengths = pc.add(own, pc.list_value_length(tokens))
+        offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))]).astype(np.int32)
+        # Prompt and tokens of each row one after the other: rows of twice as many lists, put in order by their places.
+        lists = pa.concat_arrays([prompts, tokens])
+        order = np.arange(2 * len(batch)).reshape(2, -1).T.reshape(-1)
+        ids = lists.take(pa.array(order)).flatten().cast(pa.int32())
+        parts.append(
+            pa.table(
+                {
+                    "input_ids": pa.ListArray.from_arrays(pa.array(offsets), ids),
+                    "prompt_length": own.cast(pa.int64()),
+                    "length": lengths.cast(pa.int64()),
+                    "reward": batch["right"].cast(pa.int8()).cast(pa.float64()),
+                    "finished": batch["finished"],
+                }
+            )
+        )
+    if not parts:
+        raise TrainingDataError(f"{file} holds no rollouts; expected one or more")
+    return pa.concat_tables(parts)
 
 
 def check(dataset: Dataset, name: str) -> Dataset:
@@ -88,7 +104,8 @@ def check(dataset: Dataset, name: str) -> Dataset:
     rewards = np.asarray(dataset["reward"], dtype=np.float64)
     if not ((rewards >= 0) & (rewards <= 1)).all():
         raise TrainingDataError(f"{name} has rewards from {rewards.min()} to {rewards.max()}; expected 0 to 1")
-    lengths = np.asarray([len(ids) for ids in dataset["input_ids"]])
+    ids = dataset.with_format("arrow")[:]["input_ids"]
+    lengths = np.asarray(pc.list_value_length(ids))
     other = np.flatnonzero(lengths != np.asarray(dataset["length"]))
     if other.size:
         place = int(other[0])
@@ -107,11 +124,51 @@ def check(dataset: Dataset, name: str) -> Dataset:
     return dataset
 
 
-def targets(grid: JointGrid, prompt_length: int, length: int, reward: float) -> NDArray[np.int64]:
+def largest_id(dataset: Dataset) -> int:
+    """The largest token id of all rows."""
+    return int(pc.max(pc.list_flatten(dataset.with_format("arrow")[:]["input_ids"])).as_py())
+
+
+def without(dataset: Dataset, ids: range) -> Dataset:
+    """The rows that hold none of these token ids."""
+    holding: set[int] = set()
+    before = 0
+    for chunk in dataset.with_format("arrow")[:]["input_ids"].chunks:
+        values = pc.list_flatten(chunk)
+        inside = pc.and_(pc.greater_equal(values, ids.start), pc.less(values, ids.stop))
+        holding |= {before + place for place in pc.list_parent_indices(chunk).filter(inside).to_pylist()}
+        before += len(chunk)
+    return dataset if not holding else dataset.select([place for place in range(len(dataset)) if place not in holding])
+
+
+def shortened(dataset: Dataset, longest: int) -> Dataset:
+    """Rows of at most `longest` tokens, of which those of longer rows still have as many before them as they had.
+
+    Rows whose prompt alone is as long are left out. How many tokens lie beyond a row's end is in its column `beyond`.
+
+    Raises:
+        TrainingDataError: nothing is left.
+    """
+    rows = dataset.select(np.flatnonzero(np.asarray(dataset["prompt_length"]) < longest))
+    if not len(rows):
+        raise TrainingDataError(f"no prompt is shorter than {longest} tokens; expected a larger length limit")
+
+    def cut(row: dict[str, Any]) -> dict[str, Any]:
+        beyond = max(row["length"] - longest, 0)
+        return {"input_ids": row["input_ids"][:longest], "length": row["length"] - beyond, "beyond": beyond}
+
+    found: Dataset = rows.map(cut, keep_in_memory=True)
+    return found
+
+
+def targets(grid: JointGrid, prompt_length: int, length: int, reward: float, beyond: int = 0) -> NDArray[np.int64]:
     """The joint's target cell at every position of a rollout (eq. 6), as a flat index b * B_T + l.
 
     Position i is labelled with the remaining length of the prefix that ends there, end of sequence included.
     Positions before the prompt's end, and the last token, where nothing remains, are ignored.
+
+    Args:
+        beyond: tokens behind these that were cut off.
 
     Returns:
         shape (length,).
@@ -122,8 +179,8 @@ def targets(grid: JointGrid, prompt_length: int, length: int, reward: float) -> 
     if math.isnan(reward):
         raise TrainingDataError("the reward is NaN; expected a number from 0 to 1. Leave the rollout out, or grade it")
     labels = np.full(length, IGNORED, dtype=np.int64)
-    positions = np.arange(prompt_length - 1, length - 1)
-    remaining = length - 1 - positions
+    positions = np.arange(prompt_length - 1, length - (not beyond))
+    remaining = length + beyond - 1 - positions
     labels[positions] = RewardCost(grid=grid).labels(np.stack([np.full(len(remaining), reward), remaining], axis=-1))
     return labels
 
@@ -151,5 +208,7 @@ class JointCollator:
         labels = np.full(batch["input_ids"].shape, IGNORED, dtype=np.int64)
         for i, item in enumerate(rows):
             length = len(item["input_ids"])
-            labels[i, :length] = targets(self.grid, item["prompt_length"], length, item["reward"])
+            labels[i, :length] = targets(
+                self.grid, item["prompt_length"], length, item["reward"], item.get("beyond", 0)
+            )
         return {**batch, "targets": torch.from_numpy(labels)}

@@ -77,6 +77,7 @@ class JointTrainer(LengthBatchingTrainer):
         unadapted: a context in which the reference is the original.
         kl_weight: alpha_KL of eq. 3; A.1 recommends 10 to 100.
         kl_top_k: as `policy_kl` has it.
+        rows_learning_rate: of `rows`; that of the arguments unless given.
 
     Logs `joint_loss` and, with a reference, `policy_kl` (nats a token) beside the loss.
     """
@@ -92,12 +93,14 @@ class JointTrainer(LengthBatchingTrainer):
         unadapted: Callable[[], AbstractContextManager[Any]] = nullcontext,
         kl_weight: float = 10.0,
         kl_top_k: int | None = None,
+        rows_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
         grid.check_fits(model.config.get_text_config().vocab_size)
         super().__init__(model=model, args=args, **kwargs)
         self.grid, self.rows = grid, rows
         self.kl_weight, self.kl_top_k = kl_weight, kl_top_k
+        self._rows_learning_rate = rows_learning_rate
         self.reference: PreTrainedModel | None = None
         self._unadapted = unadapted
         self._output = chunked.output_head(model)
@@ -114,6 +117,17 @@ class JointTrainer(LengthBatchingTrainer):
                 f"{type(model).__name__} changes its logits behind the output head, so that rows of it cannot be "
                 f"trained apart; expected one that does not, or the method full"
             )
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The Trainer's, with a learning rate of their own for the reserved rows."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        if self.rows is not None and self._rows_learning_rate is not None and not optimizer.state:
+            for group in optimizer.param_groups:
+                group["params"] = [item for item in group["params"] if item is not self.rows]
+            optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]
+            own = {"lr": self._rows_learning_rate, "weight_decay": self.args.weight_decay}
+            optimizer.add_param_group({"params": [self.rows], **own})
+        return optimizer
 
     def summed_loss(self, model: nn.Module, inputs: dict[str, Tensor | Any]) -> tuple[Tensor, Any]:
         """Eq. 3, summed over the labelled positions of a batch, chunk by chunk where the output head is a plain one."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -13,11 +17,13 @@ from transformers import PreTrainedModel
 from zip_introspect.heads.targets import IGNORED
 from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.training import chunked
+from zip_introspect.training.batching import TokenBatches
 from zip_introspect.training.dataset import JointCollator
 
 
 def denoised_values(
-    model: PreTrainedModel, dataset: Dataset, grid: JointGrid, *, pad_token_id: int, last: int = 8, batch_size: int = 64
+    model: PreTrainedModel, dataset: Dataset, grid: JointGrid, *, pad_token_id: int, last: int = 8, tokens: int = 16_384
 ) -> NDArray[np.float64]:
     """The mean predicted reward over the last `last` prefixes of every rollout.
 
@@ -25,29 +31,48 @@ def denoised_values(
         model: the intermediate model, trained on realised rewards; it is only read, never sampled from.
         dataset: rollouts (`training.dataset`).
         last: K, how many of the final positions are averaged.
+        tokens: read at once, padding counted.
 
     Returns:
         shape (rows,), in the order of the dataset.
     """
-    order = np.argsort([-length for length in dataset["length"]])
-    loader = DataLoader(
-        dataset.select(order), batch_size=batch_size, collate_fn=JointCollator(grid, pad_token_id), shuffle=False
-    )
-    values: list[float] = []
-    cells = grid.num_reward_bins * grid.num_length_bins
+    batches = list(TokenBatches(dataset["length"][:], tokens, seed=0))
+    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=JointCollator(grid, pad_token_id))
+    out = np.empty(len(dataset))
+    output, own = chunked.output_head(model), slice(grid.reserved.start, grid.reserved.stop)
     model.eval()
     with torch.inference_mode():
-        for batch in tqdm(loader, desc="values"):
-            labels = batch.pop("targets")
+        for places, batch in zip(batches, tqdm(loader, desc="values", mininterval=1), strict=True):
+            labelled = batch.pop("targets") != IGNORED
+            # Of each row the positions from the `last`th of those that are labelled.
+            late = labelled & (labelled.flip(1).cumsum(1).flip(1) <= last)
             inputs = {name: item.to(model.device) for name, item in batch.items()}
-            logits = model(**inputs, use_cache=False).logits[..., grid.first_reserved : grid.first_reserved + cells]
-            for reserved, row_labels in zip(logits.float().cpu().numpy(), labels.numpy(), strict=True):
-                positions = np.flatnonzero(row_labels != IGNORED)[-last:]
-                predictions = joint.expected_value(joint.from_logits(reserved[positions], grid), grid)
-                values.append(float(predictions.mean()))
-    out = np.empty(len(values))
-    out[order] = values
+            with nullcontext() if output is None else chunked.passed_over(output):
+                found = model(**inputs, use_cache=False).logits[late.to(model.device)]
+            if output is None:
+                found = found[:, own]
+            else:
+                found = functional.linear(
+                    found.float(), output.weight[own].float(), None if output.bias is None else output.bias[own].float()
+                )
+            cells = found.float().cpu().numpy()
+            predicted = joint.expected_value(joint.from_logits(cells, grid), grid)
+            rows = late.nonzero()[:, 0].numpy()
+            out[places] = np.bincount(rows, predicted) / np.bincount(rows)
     return out
+
+
+def calibrated(
+    values: NDArray[np.float64], finished: NDArray[np.bool_], rewards: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Values that rise with those given and agree with what was realised; 0 for a rollout that was cut.
+
+    Args:
+        values, finished, rewards: shape (rollouts,).
+    """
+    found = np.zeros(len(values))
+    found[finished] = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(values[finished], rewards[finished])
+    return found
 
 
 def fit_representatives(

@@ -11,7 +11,7 @@ from typing import Any
 
 from zip_introspect.answers.extraction import boxed, first_of, hashes, marked
 from zip_introspect.demo.equations import TIERS
-from zip_introspect.demo.problems import held_out
+from zip_introspect.demo.problems import held_out, training_mix
 from zip_introspect.errors import BackendNotInstalledError, EvaluationDataError
 from zip_introspect.evaluation.store.rollout_file import Question
 from zip_introspect.paths import expanded
@@ -21,6 +21,8 @@ ANSWER_COLUMNS = ("answer", "solution", "target")
 
 _ABACUS = "abacus"
 _ABACUS_QUESTIONS = 500
+_TRAINING = "training"
+_ABACUS_TRAINING = 6000
 _ABACUS_OF_A_TIER = 300  # the easiest tier has no more than some 450 that no training has seen
 _LONGEST_LINE = 1 << 20
 _BUILDERS = {".parquet": "parquet", ".csv": "csv"}
@@ -50,11 +52,12 @@ def load(
     Args:
         source: a JSONL file with one question a line; a .parquet or .csv file, a directory, or a name on the Hugging
             Face hub with its configuration after a colon (`openai/gsm8k:main`), all through `datasets`; `abacus` or
-            `abacus:3` for held-out equations of all tiers, or of one, for the embedded model.
+            `abacus:3` for held-out equations of all tiers, or of one, for the embedded model; `abacus:training` for
+            those that it may learn from.
         question_column, answer_column: None takes the first there is of `QUESTION_COLUMNS` and `ANSWER_COLUMNS`.
         group_column: what results are broken down by; None has one group, and of abacus the tiers.
         split: None is the only one, or `test`.
-        limit: questions, at most; None is all, and of abacus 500, or 300 of one tier.
+        limit: questions, at most; None is all, and of abacus 500, or 300 of one tier, or 6,000 for training.
         seed: of the equations.
 
     Raises:
@@ -72,8 +75,15 @@ def load(
 
 
 def _abacus(tier: str, limit: int | None, seed: int) -> list[Question]:
+    if tier == _TRAINING:
+        wanted = limit or _ABACUS_TRAINING
+        mix = training_mix(seed, 2 * wanted)  # some of it is no equation, or one that came before
+        distinct = {p.prompt: Question(p.prompt, p.answer, f"tier {p.tier}") for p in mix if p.tier}
+        return list(distinct.values())[:wanted]
     if tier and tier not in map(str, TIERS):
-        raise EvaluationDataError(f"abacus has no tier {tier!r}; expected abacus, or abacus: and one of {TIERS}")
+        raise EvaluationDataError(
+            f"abacus has no tier {tier!r}; expected abacus, abacus:{_TRAINING}, or abacus: and one of {TIERS}"
+        )
     tiers = (int(tier),) if tier else TIERS
     most = _ABACUS_OF_A_TIER * len(tiers)
     if limit is not None and limit > most:

@@ -1,0 +1,369 @@
+"""A training from a recipe to a model: rollouts, an intermediate head, denoised values, and the joint (A.1).
+
+Beside the model, the folder `training` keeps what each stage made: `recipe.yaml`, `rollouts.parquet`,
+`labelled.parquet`, `grid.json`, and what was logged. A stage whose result is there is passed over, and one that was
+interrupted goes on from its newest checkpoint. Under `accelerate launch` every process runs this; the first one samples
+and writes, and all share the training and the values.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from datasets import Dataset
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from zip_introspect.demo.embedded import DEMO_MODEL
+from zip_introspect.errors import ConfigError, TrainingDataError
+from zip_introspect.introspection.grid import FILE_NAME, JointGrid
+from zip_introspect.training import dataset as rows
+from zip_introspect.training import opening
+from zip_introspect.training.dataset import JointCollator
+from zip_introspect.training.methods import Prepared, prepare
+from zip_introspect.training.recipe import Recipe, dump
+from zip_introspect.training.sampling import sample
+from zip_introspect.training.trainer import JointTrainer
+from zip_introspect.training.values import calibrated, denoised_values, fit_representatives
+
+FOLDER = "training"
+EMBEDDED = "abacus"
+"""Names the embedded model in a recipe."""
+_REPORTERS = ("tensorboard", "wandb")
+_PATIENCE = timedelta(days=7)
+"""For which processes wait for the one that samples."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model that was trained, and how well it fits its rollouts at last."""
+
+    out: Path
+    joint_loss: float
+    """Nats a token, of the last steps that were logged."""
+    policy_kl: float | None
+    """How far its policy moved, nats a token; None where nothing could move it."""
+
+
+def train(recipe: Recipe, out: Path, *, rollouts: Path | None = None, say: Callable[[str], None]) -> Trained | None:
+    """Train a model by a recipe.
+
+    Args:
+        out: the directory of the model that is written.
+        rollouts: stored rollouts, training rows, or a file of the authors', in place of sampling.
+        say: is told what begins, and what is passed over.
+
+    Returns:
+        None in all processes but the first.
+
+    Raises:
+        ConfigError: a recipe without a model or questions, `out` holds something else, or a training by another recipe.
+        ModelLoadError, ReservedTokensError: a checkpoint that cannot be opened, or has not these rows.
+        TrainingDataError: rollouts that nothing can be learnt from.
+    """
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+    run = Run(recipe, out, rollouts, say if state.is_main_process else _silent)
+    run.claim()
+    run.label()
+    run.learn()
+    if not state.is_main_process:
+        return None
+    last = json.loads(run.log.read_text(encoding="utf-8"))[-1]
+    return Trained(out, last["joint_loss"], last.get("policy_kl"))
+
+
+def _silent(line: str) -> None:
+    """What only the first process says."""
+
+
+class _LogAtTheEnd(TrainerCallback):
+    """Of each epoch, so that there is something to tell of a short one."""
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        control.should_log = True
+        return control
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, and where its stages keep their results."""
+
+    recipe: Recipe
+    out: Path
+    given: Path | None
+    say: Callable[[str], None]
+
+    @cached_property
+    def model(self) -> str:
+        """What is trained.
+
+        Raises:
+            ConfigError: the recipe names none.
+        """
+        if self.recipe.model is None:
+            raise ConfigError("the recipe names no model; expected one: zip-introspect train MODEL, or model: in it")
+        return str(DEMO_MODEL) if self.recipe.model == EMBEDDED else self.recipe.model
+
+    @property
+    def folder(self) -> Path:
+        """Where the stages keep their results."""
+        return self.out / FOLDER
+
+    @property
+    def labelled(self) -> Path:
+        """Rollouts with denoised values for rewards."""
+        return self.folder / "labelled.parquet"
+
+    @property
+    def log(self) -> Path:
+        """What the training of the joint logged, a record every few steps."""
+        return self.folder / "training.json"
+
+    @property
+    def rollouts(self) -> Path:
+        """Those that are learnt from."""
+        return self.given or self.folder / "rollouts.parquet"
+
+    def claim(self) -> None:
+        """Make the folder this run's, or see that it is.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        opening.config_of(self.model)
+        record, written = self.folder / "recipe.yaml", dump(self.recipe)
+        if not record.exists():
+            if self.out.exists() and any(self.out.iterdir()):
+                raise ConfigError(f"{self.out} holds other files; expected a directory that is empty, or none yet")
+            if not self.recipe.questions and self.given is None:
+                raise ConfigError("the recipe has no questions, and no rollouts are given; expected one of them")
+            if PartialState().is_main_process:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                record.write_text(written, encoding="utf-8")
+        elif (before := record.read_text(encoding="utf-8")) != written:
+            kept, asked = before.splitlines(), written.splitlines()
+            other = next((line for line in asked if line not in kept), "fewer settings").strip()
+            raise ConfigError(
+                f"{self.out} holds a training by another recipe: {record} differs in `{other}`. Choose another "
+                f"directory, or delete this one"
+            )
+        PartialState().wait_for_everyone()
+
+    def label(self) -> None:
+        """Rollouts, and their denoised values by an intermediate head (eq. 4, A.1)."""
+        if self.labelled.exists():
+            self.say(f"{self.labelled} is there: its values are taken over")
+            return
+        state = PartialState()
+        if not self.rollouts.exists():
+            if state.is_main_process:
+                sample(self.recipe, self.model, self.rollouts, self.say)
+            state.wait_for_everyone()
+        found = self._opened()
+        data, grid = self._read(found)
+        self.say(f"the intermediate head learns from {len(data):,} rollouts")
+        # It never speaks, so nothing holds it to the policy.
+        trainer, prepared = self._fit(found, grid, data, "value", self.recipe.training.value_epochs)
+        model = self._whole(trainer, prepared)
+        share = np.arange(state.process_index, len(data), state.num_processes)
+        own = denoised_values(
+            model,
+            data.select(share),
+            grid,
+            pad_token_id=found.pad_token_id,
+            last=self.recipe.training.value_last,
+            tokens=self.recipe.training.tokens_per_batch,
+        )
+        np.save(self._share(state.process_index), own)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            values = np.empty(len(data))
+            for index in range(state.num_processes):
+                values[index :: state.num_processes] = np.load(self._share(index))
+            self._write(data, grid, values)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            shutil.rmtree(self.folder / "value")
+
+    def learn(self) -> None:
+        """The joint of value and remaining length, under the divergence from the policy (eq. 3)."""
+        if (self.out / FILE_NAME).exists():
+            self.say(f"{self.out} is trained already")
+            return
+        grid, data, found = JointGrid.load(self.folder / "grid.json"), rows.load(self.labelled), self._opened()
+        opening.grow(found.model, grid.reserved.stop)
+        self.say(f"the joint is learnt from {len(data):,} rollouts, by the method {self.recipe.method}")
+        trainer, prepared = self._fit(found, grid, data, "joint", self.recipe.training.epochs, held=True)
+        weights = None
+        if prepared.rows is None:
+            weights = trainer.accelerator.get_state_dict(trainer.model)
+        model = prepared.finish()
+        state = PartialState()
+        if state.is_main_process:
+            self._save(found, model, weights)
+            history = [record for record in trainer.state.log_history if "loss" in record]
+            self.log.write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+            grid.save(self.out)  # the last one, by which a finished training is known
+            shutil.rmtree(self.folder / "joint")
+        state.wait_for_everyone()
+
+    def _opened(self) -> opening.Opened:
+        training = self.recipe.training
+        return opening.opened(self.model, self.recipe.method, training.precision, training.attention)
+
+    def _read(self, found: opening.Opened) -> tuple[Dataset, JointGrid]:
+        """The rollouts, and the grid at rows that the model has or is given."""
+        data, count = rows.load(self.rollouts), opening.rows_of(found.model)
+        ends, first = opening.end_ids_of(found.model), self.recipe.grid.first_reserved
+        if first is None:
+            first = opening.first_spare(found.tokenizer.get_vocab(), count, ends, self.recipe.grid.cells)
+        lengths = np.asarray(data["length"]) - np.asarray(data["prompt_length"])
+        grid = self.recipe.grid.over(int(lengths.max()), first)
+        if (largest := rows.largest_id(data)) >= count:
+            raise TrainingDataError(
+                f"{self.rollouts} holds the token id {largest}, and {self.model} has those below {count}; expected "
+                f"rollouts of this model"
+            )
+        grew = grid.reserved.stop > count
+        opening.grow(found.model, grid.reserved.stop)
+        grid.check_fits(opening.rows_of(found.model), ends)
+        kept = rows.without(data, grid.reserved)
+        if len(kept) < len(data):  # rows that stand for nothing could be drawn until now
+            self.say(f"{len(data) - len(kept)} rollouts that hold a token to be reserved are left out")
+        rewards = np.asarray(kept["reward"])
+        if not len(kept) or rewards.min() == rewards.max():
+            raise TrainingDataError(
+                f"all {len(kept)} rollouts in {self.rollouts} have the same reward; there is nothing to learn without "
+                f"some right and some wrong ones"
+            )
+        where = "appended to the output head" if grew else "that stand for nothing"
+        self.say(f"the joint has the rows {grid.reserved.start} to {grid.reserved.stop - 1}, {where}")
+        return kept, grid
+
+    def _fit(
+        self, found: opening.Opened, grid: JointGrid, data: Dataset, name: str, epochs: float, *, held: bool = False
+    ) -> tuple[JointTrainer, Prepared]:
+        """Train on rows; `held` to the policy where the method can move it."""
+        training, method = self.recipe.training, self.recipe.method
+        set_seed(training.seed)
+        prepared = prepare(found.model, grid, method, self.recipe.lora)
+        reference: PreTrainedModel | None = None
+        if held and method == "lora":
+            reference = found.model
+        elif held and method == "full":
+            wanted = opening.rows_of(found.model)
+            reference = opening.reference_of(self.model, wanted, training.precision, training.attention)
+        if training.max_length is not None:
+            data = rows.shortened(data, training.max_length)
+        arguments = self._arguments(self.folder / name, epochs)
+        if arguments.distributed_state.distributed_type == DistributedType.FSDP and method != "full":
+            raise ConfigError(f"the method {method} trains little enough for every device; expected it without FSDP")
+        trainer = JointTrainer(
+            found.model,
+            arguments,
+            grid=grid,
+            rows=prepared.rows,
+            reference=reference,
+            unadapted=prepared.unadapted,
+            kl_weight=training.kl_weight,
+            kl_top_k=training.kl_top_k,
+            rows_learning_rate=training.rows_learning_rate,
+            tokens_per_batch=training.tokens_per_batch,
+            train_dataset=data,
+            data_collator=JointCollator(grid, found.pad_token_id),
+            callbacks=[_LogAtTheEnd()],
+        )
+        trainer.train(resume_from_checkpoint=any((self.folder / name).glob("checkpoint-*")))
+        return trainer, prepared
+
+    def _arguments(self, folder: Path, epochs: float) -> TrainingArguments:
+        training, cuda = self.recipe.training, torch.cuda.is_available()
+        report_to = training.report_to
+        if report_to is None:
+            report_to = tuple(name for name in _REPORTERS if find_spec(name))
+        again: dict[str, Any] = {}
+        if training.gradient_checkpointing:
+            again = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+        return TrainingArguments(
+            output_dir=str(folder),
+            seed=training.seed,
+            num_train_epochs=epochs,
+            learning_rate=training.learning_rate,
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr_rate": training.min_learning_rate},
+            warmup_steps=training.warmup_steps,
+            weight_decay=training.weight_decay,
+            adam_beta2=training.adam_beta2,
+            max_grad_norm=training.max_grad_norm,
+            gradient_accumulation_steps=training.accumulation,
+            **again,
+            bf16=opening.in_bfloat16(training.precision),
+            use_cpu=not cuda,
+            logging_steps=training.logging_steps,
+            save_steps=training.save_steps,
+            save_total_limit=1,
+            report_to=list(report_to) or "none",
+            remove_unused_columns=False,
+            dataloader_pin_memory=cuda,
+            ddp_timeout=int(_PATIENCE.total_seconds()),
+            # Batches are shared out by whole ones; filling the last one up would repeat rows.
+            accelerator_config={"even_batches": False},
+        )
+
+    def _whole(self, trainer: JointTrainer, prepared: Prepared) -> PreTrainedModel:
+        """The trained model on this device, whole."""
+        model = prepared.finish()
+        if trainer.args.distributed_state.distributed_type == DistributedType.FSDP:
+            weights = trainer.accelerator.get_state_dict(trainer.model)
+            model = self._opened().model
+            opening.grow(model, prepared.grid.reserved.stop)
+            model.load_state_dict(weights)
+            nn.Module.to(model, trainer.args.device)
+        found: PreTrainedModel = model
+        gc.collect()
+        return found
+
+    def _share(self, index: int) -> Path:
+        return self.folder / "value" / f"values-{index}.npy"
+
+    def _write(self, data: Dataset, grid: JointGrid, values: np.ndarray) -> None:
+        rewards = np.asarray(data["reward"], dtype=np.float64)
+        finished = np.asarray(data["finished"] if "finished" in data.column_names else np.ones(len(data)), dtype=bool)
+        values = calibrated(values, finished, rewards)
+        lengths = np.asarray(data["length"]) - np.asarray(data["prompt_length"])
+        fit_representatives(grid, values, rewards, lengths).save(self.folder / "grid.json")
+        partial = self.labelled.with_suffix(".part")
+        data.rename_column("reward", "right").add_column("reward", values).to_parquet(partial)
+        partial.replace(self.labelled)
+
+    def _save(self, found: opening.Opened, model: PreTrainedModel, weights: dict[str, Any] | None) -> None:
+        """Write the model in its checkpoint's number type."""
+        weights = model.state_dict() if weights is None else weights
+        model.save_pretrained(self.out, state_dict={name: item.to(found.saved) for name, item in weights.items()})
+        config = self.out / "config.json"
+        content = json.loads(config.read_text(encoding="utf-8"))
+        content["dtype"] = str(found.saved).removeprefix("torch.")
+        config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        found.tokenizer.save_pretrained(self.out)
