@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,30 +16,32 @@ from zip_introspect.demo.recipe.__main__ import _done
 from zip_introspect.demo.recipe.base import train_base
 from zip_introspect.demo.recipe.base_rollouts import ending, evidence, roll_out
 from zip_introspect.demo.recipe.evaluate import evaluate
-from zip_introspect.demo.recipe.head import abacus_grid, calibrated, label, train_head, train_value
+from zip_introspect.demo.recipe.head import abacus_grid, train_head
 from zip_introspect.demo.recipe.report import page, summary
 from zip_introspect.demo.recipe.scorers import train_judge, train_reward_model
 from zip_introspect.evaluation.reporting.training_log import load_history
 from zip_introspect.evaluation.store.collecting import collect_rollouts
 from zip_introspect.evaluation.store.rescoring import with_external_scores, with_self_scores
 from zip_introspect.evaluation.store.rollout_file import Question
-from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training.dataset import load
+from zip_introspect.training.run import FOLDER, LOG_FILE
 from zip_introspect_transformers import TransformersBackend
+
+QUICK = ("training.tokens_per_batch=300", "training.logging_steps=1", "training.warmup_steps=1")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Base, rollouts, value and final model, each of a few steps."""
+    """Base, rollouts and final model, each of a few steps; so young a model is never right, so that luck grades it."""
     runs = tmp_path_factory.mktemp("runs")
     train_base(runs / "base", count=48)
     tokenizer = AutoTokenizer.from_pretrained(runs / "base")
     model = AutoModelForCausalLM.from_pretrained(runs / "base", dtype="float32")
     backend = TransformersBackend.from_model(model, tokenizer, abacus_grid())
     roll_out(backend, training_mix(0, 4), 2, runs / "rollouts.parquet", seed=0, max_new_tokens=24)
-    train_value(runs / "base", runs / "rollouts.parquet", runs / "value", seed=0)
-    grid = label(runs / "value", runs / "rollouts.parquet", runs / "labelled.parquet")
-    train_head(runs / "base", load(runs / "labelled.parquet"), grid, runs / "final", seed=0, kl_weight=10.0)
+    rows = load(runs / "rollouts.parquet").remove_columns(["reward", "finished"])
+    rows.add_column("reward", [0.0, 1.0] * 4).add_column("finished", [True] * 8).to_parquet(runs / "graded.parquet")
+    train_head(runs / "base", runs / "graded.parquet", runs / "final", seed=0, changes=QUICK)
     return runs
 
 
@@ -79,17 +79,6 @@ def test_interrupted_rollouts_go_on_after_the_last_part(
     assert [file.name for file in tmp_path.iterdir()] == ["rollouts.parquet"]
 
 
-def test_values_are_calibrated_and_those_of_cut_rollouts_are_zero() -> None:
-    rng = np.random.default_rng(0)
-    honest = rng.uniform(size=20_000)
-    rewards = (rng.uniform(size=honest.size) < honest).astype(float)
-    finished = rng.uniform(size=honest.size) < 0.9
-    rewards[~finished] = 0.0
-    values = calibrated(honest**4, finished, rewards)  # the fourth power: a head far too pessimistic
-    assert np.abs(values - honest)[finished].mean() < 0.03
-    assert not values[~finished].any()
-
-
 def test_a_step_refuses_results_of_other_settings(tmp_path: Path) -> None:
     assert not _done(tmp_path, "base", "base.bin", seed=0, examples=5)
     (tmp_path / "base.bin").touch()
@@ -111,14 +100,6 @@ def test_the_evaluation_runs_to_its_pages() -> None:
         assert "majority" in text
 
 
-def test_labels_are_values_and_keep_what_was_realised(runs: Path) -> None:
-    rows, labelled = load(runs / "rollouts.parquet"), load(runs / "labelled.parquet")
-    assert labelled["right"][:] == rows["reward"][:]
-    values = np.asarray(labelled["reward"])
-    assert ((values >= 0) & (values <= 1)).all()
-    assert not values[~np.asarray(rows["finished"])].any()
-
-
 def test_the_final_model_opens_as_any_other(runs: Path) -> None:
     with IntrospectiveLLM.from_pretrained(runs / "final", config=GenerationConfig(max_new_tokens=8)) as llm:
         out = llm.generate("Solve 3*x+5=35")
@@ -126,35 +107,18 @@ def test_the_final_model_opens_as_any_other(runs: Path) -> None:
     assert (runs / "final" / "model.safetensors").stat().st_size < 8_000_000
 
 
-def test_lite_trains_the_rows_of_the_grid_and_nothing_else(runs: Path, tmp_path: Path) -> None:
-    labelled, grid = load(runs / "labelled.parquet"), JointGrid.load(runs / "final")
-    train_head(runs / "base", labelled, grid, tmp_path / "lite", seed=0, kl_weight=None, frozen=True, epochs=10)
-    before, after = (
-        AutoModelForCausalLM.from_pretrained(path, dtype="float32").state_dict()
-        for path in (runs / "base", tmp_path / "lite")
-    )
-    rows = slice(grid.first_reserved, grid.first_reserved + grid.num_cells)
-    assert not torch.equal(before["lm_head.weight"][rows], after["lm_head.weight"][rows])
-    for name, weight in before.items():
-        kept = torch.ones(len(weight), dtype=torch.bool)
-        if name == "lm_head.weight":
-            kept[rows] = False
-        assert torch.equal(weight[kept], after[name][kept]), name
-
-
-def test_without_the_kl_term_the_divergence_is_logged_all_the_same(runs: Path, tmp_path: Path) -> None:
-    labelled, grid = load(runs / "labelled.parquet"), JointGrid.load(runs / "final")
-    train_head(runs / "base", labelled, grid, tmp_path / "free", seed=0, kl_weight=0.0, epochs=25)
-    record = load_history(tmp_path / "free" / "training.json")[-1]
-    assert record.policy_kl > 0
-    assert record.step == 25
+def test_the_rivals_take_over_the_values_of_the_final_model(runs: Path, tmp_path: Path) -> None:
+    free = (*QUICK, "training.kl_weight=0", "training.epochs=6")
+    train_head(runs / "base", runs / "graded.parquet", tmp_path, seed=0, labels=runs / "final", changes=free)
+    for name in ("labelled.parquet", "grid.json"):
+        assert (tmp_path / FOLDER / name).read_bytes() == (runs / "final" / FOLDER / name).read_bytes()
+    record = load_history(tmp_path / FOLDER / LOG_FILE)[-1]
+    assert record.policy_kl > 0, "logged, though nothing holds it"
 
 
 def test_reward_model_and_judge_score_stored_rollouts(runs: Path, tmp_path: Path) -> None:
-    rows = load(runs / "rollouts.parquet").remove_columns("finished")
-    rows.add_column("finished", [True] * len(rows)).to_parquet(tmp_path / "graded.parquet")
-    train_reward_model(runs / "base", tmp_path / "graded.parquet", tmp_path / "reward_model", seed=0)
-    train_judge(runs / "base", tmp_path / "graded.parquet", tmp_path / "judge", seed=0)
+    train_reward_model(runs / "base", runs / "graded.parquet", tmp_path / "reward_model", seed=0)
+    train_judge(runs / "base", runs / "graded.parquet", tmp_path / "judge", seed=0)
     question = Question("Solve 3*x+5=35", "10")
     with IntrospectiveLLM.from_pretrained(runs / "final", config=GenerationConfig(max_new_tokens=8)) as llm:
         stored = collect_rollouts(llm, [question], lambda text, expected: False, samples=2)

@@ -20,9 +20,9 @@ from zip_introspect import GenerationConfig, IntrospectiveLLM
 from zip_introspect.errors import ConfigError, TrainingDataError, ZipIntrospectError
 from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.training import authors, run
 from zip_introspect.training import recipe as recipes
-from zip_introspect.training import run
-from zip_introspect.training.dataset import load, row, save
+from zip_introspect.training.dataset import JointCollator, load, row, save, shortened
 from zip_introspect.training.recipe import Recipe
 from zip_introspect.training.trainer import JointTrainer
 
@@ -241,6 +241,10 @@ def test_rollouts_of_another_model_and_all_alike_are_refused(rollouts: Path, tmp
     save([row([5], [6, 7, 1], 1.0)] * 3, alike)
     with pytest.raises(TrainingDataError, match=r"all 3 rollouts .* have the same reward"):
         run.train(recipe(None, model), tmp_path / "b", rollouts=alike, say=silent)
+    cut = tmp_path / "cut.parquet"
+    save([row([5], [6, 7, 1], float(n), finished=False) for n in range(2)], cut)
+    with pytest.raises(TrainingDataError, match="came to its end"):
+        run.train(recipe(None, model), tmp_path / "c", rollouts=cut, say=silent)
 
 
 def test_rollouts_that_hold_a_reserved_token_are_left_out(tmp_path: Path) -> None:
@@ -250,3 +254,33 @@ def test_rollouts_that_hold_a_reserved_token_are_left_out(tmp_path: Path) -> Non
     run.train(wanted, tmp_path / "out", rollouts=file, say=said.append)
     assert "1 rollouts that hold a token to be reserved are left out" in said
     assert len(load(tmp_path / "out" / "training" / "labelled.parquet")) == 19
+
+
+def test_rollouts_of_the_authors_are_read_as_they_are(rollouts: Path, tmp_path: Path) -> None:
+    file = authors.save(load(rollouts), tmp_path / "theirs.parquet")
+    run.train(
+        recipe(None, models.write(tmp_path / "model"), "method=lite"), tmp_path / "out", rollouts=file, say=silent
+    )
+    labelled = load(tmp_path / "out" / "training" / "labelled.parquet")
+    assert labelled["input_ids"][:] == load(rollouts)["input_ids"][:]
+    assert labelled["right"][:] == load(rollouts)["reward"][:]
+
+
+def test_a_length_limit_cuts_rows_and_not_what_remains(rollouts: Path, tmp_path: Path) -> None:
+    """Cells of positions before the limit are those of the whole rows."""
+    whole, short = load(rollouts), shortened(load(rollouts), 12)
+    grid = recipes.load(None).grid.over(40, 320)
+    collate = JointCollator(grid, 0)
+    for place, row_ in enumerate(short):
+        assert len(row_["input_ids"]) == row_["length"] <= 12
+        cut, full = (collate([item])["targets"][0].tolist() for item in (row_, whole[place]))
+        assert cut == full[:12]
+    run.train(
+        recipe(None, models.write(tmp_path / "model"), "training.max_length=12"),
+        tmp_path / "o",
+        rollouts=rollouts,
+        say=silent,
+    )
+    assert JointGrid.load(tmp_path / "o").length_edges[-1] >= 37
+    with pytest.raises(TrainingDataError, match="no prompt is shorter than 2 tokens"):
+        shortened(whole, 2)

@@ -27,6 +27,14 @@ LONGEST = 32_768
 _TOKENS = ("input_ids", "prompt_token_ids")
 
 
+def wrote(path: Path) -> bool:
+    """Whether a file is one of theirs."""
+    try:
+        return set(_TOKENS) <= set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException):
+        return False  # it is told by whoever reads it
+
+
 def load(path: str | Path, reward: Reward = "correct", *, longest: int = LONGEST) -> Dataset:
     """Their rollouts as training rows.
 

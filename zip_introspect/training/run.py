@@ -24,6 +24,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
+from numpy.typing import NDArray
 from torch import nn
 from transformers import (
     PreTrainedModel,
@@ -37,8 +38,8 @@ from transformers import (
 from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.errors import ConfigError, TrainingDataError
 from zip_introspect.introspection.grid import FILE_NAME, JointGrid
+from zip_introspect.training import authors, opening
 from zip_introspect.training import dataset as rows
-from zip_introspect.training import opening
 from zip_introspect.training.dataset import JointCollator
 from zip_introspect.training.methods import Prepared, prepare
 from zip_introspect.training.recipe import Recipe, dump
@@ -46,7 +47,7 @@ from zip_introspect.training.sampling import sample
 from zip_introspect.training.trainer import JointTrainer
 from zip_introspect.training.values import calibrated, denoised_values, fit_representatives
 
-FOLDER = "training"
+FOLDER, LOG_FILE = "training", "training.json"
 EMBEDDED = "abacus"
 """Names the embedded model in a recipe."""
 _REPORTERS = ("tensorboard", "wandb")
@@ -65,12 +66,20 @@ class Trained:
     """How far its policy moved, nats a token; None where nothing could move it."""
 
 
-def train(recipe: Recipe, out: Path, *, rollouts: Path | None = None, say: Callable[[str], None]) -> Trained | None:
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    rollouts: Path | None = None,
+    labels: Path | None = None,
+    say: Callable[[str], None],
+) -> Trained | None:
     """Train a model by a recipe.
 
     Args:
         out: the directory of the model that is written.
-        rollouts: stored rollouts, training rows, or a file of the authors', in place of sampling.
+        rollouts: a file of stored rollouts, of training rows or of the authors', in place of sampling.
+        labels: another training of this model on these rollouts, whose grid and values are taken over.
         say: is told what begins, and what is passed over.
 
     Returns:
@@ -82,7 +91,7 @@ def train(recipe: Recipe, out: Path, *, rollouts: Path | None = None, say: Calla
         TrainingDataError: rollouts that nothing can be learnt from.
     """
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
-    run = Run(recipe, out, rollouts, say if state.is_main_process else _silent)
+    run = Run(recipe, out, rollouts, labels, say if state.is_main_process else _silent)
     run.claim()
     run.label()
     run.learn()
@@ -113,6 +122,7 @@ class Run:
     recipe: Recipe
     out: Path
     given: Path | None
+    labels: Path | None
     say: Callable[[str], None]
 
     @cached_property
@@ -137,9 +147,14 @@ class Run:
         return self.folder / "labelled.parquet"
 
     @property
+    def grid(self) -> Path:
+        """The grid of the joint, its representatives fitted to the rollouts."""
+        return self.folder / "grid.json"
+
+    @property
     def log(self) -> Path:
         """What the training of the joint logged, a record every few steps."""
-        return self.folder / "training.json"
+        return self.folder / LOG_FILE
 
     @property
     def rollouts(self) -> Path:
@@ -161,6 +176,9 @@ class Run:
                 raise ConfigError("the recipe has no questions, and no rollouts are given; expected one of them")
             if PartialState().is_main_process:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                if self.labels is not None:
+                    for file in (self.labelled, self.grid):
+                        shutil.copy2(self.labels / FOLDER / file.name, file)
                 record.write_text(written, encoding="utf-8")
         elif (before := record.read_text(encoding="utf-8")) != written:
             kept, asked = before.splitlines(), written.splitlines()
@@ -212,7 +230,7 @@ class Run:
         if (self.out / FILE_NAME).exists():
             self.say(f"{self.out} is trained already")
             return
-        grid, data, found = JointGrid.load(self.folder / "grid.json"), rows.load(self.labelled), self._opened()
+        grid, data, found = JointGrid.load(self.grid), rows.load(self.labelled), self._opened()
         opening.grow(found.model, grid.reserved.stop)
         self.say(f"the joint is learnt from {len(data):,} rollouts, by the method {self.recipe.method}")
         trainer, prepared = self._fit(found, grid, data, "joint", self.recipe.training.epochs, held=True)
@@ -235,7 +253,8 @@ class Run:
 
     def _read(self, found: opening.Opened) -> tuple[Dataset, JointGrid]:
         """The rollouts, and the grid at rows that the model has or is given."""
-        data, count = rows.load(self.rollouts), opening.rows_of(found.model)
+        data = (authors if authors.wrote(self.rollouts) else rows).load(self.rollouts)
+        count = opening.rows_of(found.model)
         ends, first = opening.end_ids_of(found.model), self.recipe.grid.first_reserved
         if first is None:
             first = opening.first_spare(found.tokenizer.get_vocab(), count, ends, self.recipe.grid.cells)
@@ -257,6 +276,10 @@ class Run:
             raise TrainingDataError(
                 f"all {len(kept)} rollouts in {self.rollouts} have the same reward; there is nothing to learn without "
                 f"some right and some wrong ones"
+            )
+        if not _finished(kept).any():
+            raise TrainingDataError(
+                f"no rollout in {self.rollouts} came to its end, so that none has a value; expected longer ones"
             )
         where = "appended to the output head" if grew else "that stand for nothing"
         self.say(f"the joint has the rows {grid.reserved.start} to {grid.reserved.stop - 1}, {where}")
@@ -350,10 +373,9 @@ class Run:
 
     def _write(self, data: Dataset, grid: JointGrid, values: np.ndarray) -> None:
         rewards = np.asarray(data["reward"], dtype=np.float64)
-        finished = np.asarray(data["finished"] if "finished" in data.column_names else np.ones(len(data)), dtype=bool)
-        values = calibrated(values, finished, rewards)
+        values = calibrated(values, _finished(data), rewards)
         lengths = np.asarray(data["length"]) - np.asarray(data["prompt_length"])
-        fit_representatives(grid, values, rewards, lengths).save(self.folder / "grid.json")
+        fit_representatives(grid, values, rewards, lengths).save(self.grid)
         partial = self.labelled.with_suffix(".part")
         data.rename_column("reward", "right").add_column("reward", values).to_parquet(partial)
         partial.replace(self.labelled)
@@ -367,3 +389,8 @@ class Run:
         content["dtype"] = str(found.saved).removeprefix("torch.")
         config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         found.tokenizer.save_pretrained(self.out)
+
+
+def _finished(data: Dataset) -> NDArray[np.bool_]:
+    """Which rollouts ended by themselves; all where nothing is said of it."""
+    return np.asarray(data["finished"] if "finished" in data.column_names else np.ones(len(data)), dtype=bool)

@@ -21,12 +21,12 @@ from zip_introspect.demo.problems import training_mix
 from zip_introspect.demo.recipe.base import train_base
 from zip_introspect.demo.recipe.base_rollouts import evidence, roll_out
 from zip_introspect.demo.recipe.evaluate import evaluate as measure
-from zip_introspect.demo.recipe.head import abacus_grid, label, train_head, train_value
+from zip_introspect.demo.recipe.head import abacus_grid, train_head
 from zip_introspect.demo.recipe.report import page
-from zip_introspect.demo.recipe.schedule import TRAINING_FILE
 from zip_introspect.demo.recipe.scorers import train_judge, train_reward_model
-from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.grid import FILE_NAME
 from zip_introspect.training.dataset import load
+from zip_introspect.training.run import FOLDER, LOG_FILE
 from zip_introspect_transformers import TransformersBackend
 
 EXAMPLES, PROBLEMS = 150_000, 6_000
@@ -73,19 +73,11 @@ def rollouts(runs: Runs = Path("runs"), seed: Seed = 0, problems: int = PROBLEMS
 
 
 @app.command()
-def value(runs: Runs = Path("runs"), seed: Seed = 0) -> None:
-    """Train the intermediate head on correctness, without the KL term."""
-    if not _done(runs, "value", "value/model.safetensors", seed=seed):
-        train_value(runs / "base", runs / "rollouts.parquet", runs / "value", seed=seed)
-
-
-@app.command()
 def final(runs: Runs = Path("runs"), seed: Seed = 0, kl_weight: float = 10.0) -> None:
     """Label the rollouts with denoised values and train the final model on them."""
-    if not _done(runs, "final", "final/model.safetensors", seed=seed, kl_weight=kl_weight):
-        labelled = runs / "labelled.parquet"
-        grid = label(runs / "value", runs / "rollouts.parquet", labelled)
-        train_head(runs / "base", load(labelled), grid, runs / "final", seed=seed, kl_weight=kl_weight)
+    if not _done(runs, "final", f"final/{FILE_NAME}", seed=seed, kl_weight=kl_weight):
+        change = f"training.kl_weight={kl_weight}"
+        train_head(runs / "base", runs / "rollouts.parquet", runs / "final", seed=seed, changes=(change,))
 
 
 @app.command()
@@ -113,15 +105,17 @@ def rivals(
         train_reward_model(base, graded, runs / "reward_model", seed=seed)
     if not _done(runs, "judge", "judge/model.safetensors", seed=seed):
         train_judge(base, graded, runs / "judge", seed=seed)
-    labelled, grid = load(runs / "labelled.parquet"), JointGrid.load(runs / "final")
-    if not _done(runs, "lite", "lite/model.safetensors", seed=seed):
-        train_head(base, labelled, grid, runs / "lite", seed=seed, kl_weight=None, frozen=True, learning_rate=1e-2)
-    if not _done(runs, "without_kl", "without_kl/model.safetensors", seed=seed):
-        train_head(base, labelled, grid, runs / "without_kl", seed=seed, kl_weight=0.0)
+    others = {
+        "lite": ("method=lite", "training.learning_rate=1e-2"),
+        "without_kl": ("training.kl_weight=0",),
+    }
+    for name, changes in others.items():
+        if not _done(runs, name, f"{name}/{FILE_NAME}", seed=seed):
+            train_head(base, graded, runs / name, seed=seed, labels=runs / "final", changes=changes)
     for name in ("reward_model", "judge", "lite"):
-        shutil.copytree(runs / name, out / name, dirs_exist_ok=True)
+        shutil.copytree(runs / name, out / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns(FOLDER))
     for name, model in (("with_kl", "final"), ("without_kl", "without_kl")):
-        shutil.copy2(runs / model / TRAINING_FILE, out / f"{name}.json")
+        shutil.copy2(runs / model / FOLDER / LOG_FILE, out / f"{name}.json")
 
 
 @app.command()
@@ -144,7 +138,6 @@ def everything(runs: Runs = Path("runs"), seed: Seed = 0) -> None:
     """Run every step but the rivals: about two and a half hours on two cores."""
     base(runs, seed)
     rollouts(runs, seed)
-    value(runs, seed)
     final(runs, seed)
     ship(runs)
     evaluate(runs, seed)

@@ -1,4 +1,4 @@
-"""The settings that every training of the recipe shares."""
+"""The settings that the base model and the rivals' scorers are trained with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments
+
+from zip_introspect.training.opening import computes_in_bfloat16
 
 
 def schedule(out: Path, *, seed: int, learning_rate: float, **own: Any) -> TrainingArguments:
@@ -26,13 +28,6 @@ def schedule(out: Path, *, seed: int, learning_rate: float, **own: Any) -> Train
         dataloader_pin_memory=False,
         **own,
     )
-
-
-def computes_in_bfloat16() -> bool:
-    """Whether the device has instructions for bfloat16; where it has none, float32 is several times faster."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return any(present for name, present in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
 def resumable(out: Path) -> bool:
