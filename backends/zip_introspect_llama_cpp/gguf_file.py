@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 import struct
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderField, TokenType
+from gguf import GGUFEndian, GGUFReader, GGUFValueType, TokenType
 from gguf.constants import Keys
 from numpy.typing import NDArray
 
 from zip_introspect.backend.exporting import Description
-from zip_introspect.errors import GridError, ModelLoadError
+from zip_introspect.errors import ModelLoadError
 from zip_introspect.introspection.grid import JointGrid
 
 MAGIC = b"GGUF"
 _MOST_LAYERS = 512  # llama.cpp's own limit
-_GRID_PREFIX = "zip_introspect."
+GRID_PREFIX = "zip_introspect."
 ENDS = (Keys.Tokenizer.EOS_ID, Keys.Tokenizer.EOT_ID, Keys.Tokenizer.EOM_ID)
 # Architectures whose graphs in llama.cpp assert that positions rotate whole heads.
 _ROTATE_WHOLE_HEADS = frozenset(
@@ -112,7 +111,7 @@ def describe(path: Path) -> Description:
         max_context=number(Keys.LLM.CONTEXT_LENGTH),
         rows=len(tokens),
         tokens={number: text for number, text in enumerate(tokens) if number not in unused},
-        eos_token_ids=_ends(reader),
+        eos_token_ids=ends(reader),
         chat_template=value(reader, Keys.Tokenizer.CHAT_TEMPLATE) is not None,
         bytes=path.stat().st_size,
         parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
@@ -126,7 +125,7 @@ def find_grid(reader: GGUFReader, path: Path) -> JointGrid | None:
     Raises:
         GridError: what is there makes no grid.
     """
-    metadata = {name: value(reader, name) for name in reader.fields if name.startswith(_GRID_PREFIX)}
+    metadata = {name: value(reader, name) for name in reader.fields if name.startswith(GRID_PREFIX)}
     if metadata:
         return JointGrid.from_metadata(metadata)
     return JointGrid.beside(path)
@@ -182,7 +181,7 @@ def check_text_model(reader: GGUFReader, path: Path) -> tuple[str, list[str]]:
     return architecture, tokens
 
 
-def _ends(reader: GGUFReader) -> tuple[int, ...]:
+def ends(reader: GGUFReader) -> tuple[int, ...]:
     """The ids that end a sequence, as far as the file names them."""
     found = (value(reader, key) for key in ENDS)
     return tuple(dict.fromkeys(end for end in found if isinstance(end, int)))
@@ -209,83 +208,3 @@ def _check_attention(reader: GGUFReader, path: Path, architecture: str) -> None:
         epsilon = read(key)
         if epsilon is not None and not (isinstance(epsilon, float) and 0 <= epsilon < math.inf):
             raise ModelLoadError(f"{path} has {key.format(arch=architecture)} {epsilon}; expected 0 or a small number")
-
-
-def add_grid(writer: GGUFWriter, grid: JointGrid) -> None:
-    """Write a grid's metadata."""
-    for name, content in grid.to_metadata().items():
-        if isinstance(content, int):
-            writer.add_uint32(name, content)
-        else:
-            writer.add_key_value(name, content, GGUFValueType.ARRAY, sub_type=GGUFValueType.FLOAT64)
-
-
-def attach_grid(source: Path, grid: JointGrid, target: Path) -> None:
-    """Copy a GGUF file with a grid in its metadata, and verify the copy.
-
-    Raises:
-        ModelLoadError: the source is not a whole GGUF file, or the copy could not be verified.
-        ReservedTokensError: the grid does not fit the file's vocabulary.
-        GridError: source and target are the same file.
-    """
-    if target.resolve() == source.resolve():
-        raise GridError(f"{target} is the file itself; expected another name, as the grid is attached to a copy")
-    reader = read(source)
-    architecture, tokens = check_text_model(reader, source)
-    grid.check_fits(len(tokens), _ends(reader))
-    partial = target.with_suffix(".partial")
-    writer = GGUFWriter(partial, arch=architecture, endianess=reader.endianess)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _copy(reader, grid, writer)
-        _verify(reader, read(partial), grid, partial)
-        partial.replace(target)
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{target} cannot be written from {source}: {error}") from error
-    finally:
-        writer.close()
-        with suppress(OSError):
-            partial.unlink()
-
-
-def _copy(reader: GGUFReader, grid: JointGrid, writer: GGUFWriter) -> None:
-    writer.data_alignment = int(value(reader, Keys.General.ALIGNMENT) or writer.data_alignment)
-    for field in reader.fields.values():
-        # The writer makes the GGUF.* ones and the architecture itself; an older grid is replaced.
-        if field.name == Keys.General.ARCHITECTURE or field.name.startswith(("GGUF.", _GRID_PREFIX)):
-            continue
-        if _empty(field):  # the writer has no way to say it
-            continue
-        kind = field.types[0]
-        inner = field.types[-1] if kind == GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
-    add_grid(writer, grid)
-    for tensor in reader.tensors:
-        writer.add_tensor_info(
-            tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type
-        )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for tensor in reader.tensors:
-        writer.write_tensor_data(tensor.data, tensor_endianess=reader.endianess)
-    writer.close()
-
-
-def _empty(field: ReaderField) -> bool:
-    return field.types[0] == GGUFValueType.ARRAY and not field.contents()
-
-
-def _verify(source: GGUFReader, copy: GGUFReader, grid: JointGrid, path: Path) -> None:
-    same = len(source.tensors) == len(copy.tensors) and all(
-        one.name == other.name and one.data.tobytes() == other.data.tobytes()
-        for one, other in zip(source.tensors, copy.tensors, strict=True)
-    )
-    kept = {
-        name
-        for name, field in source.fields.items()
-        if not name.startswith(("GGUF.", _GRID_PREFIX)) and not _empty(field)
-    }
-    same = same and all(repr(value(copy, name)) == repr(value(source, name)) for name in kept)
-    if not same or find_grid(copy, path) != grid:
-        raise ModelLoadError(f"the copy of {path} is not the same as its source; is the disk full? Try again.")

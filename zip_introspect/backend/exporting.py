@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from zip_introspect.errors import BackendNotInstalledError
 from zip_introspect.introspection.grid import JointGrid
+
+if TYPE_CHECKING:
+    from zip_introspect.heads.attaching import Place
+    from zip_introspect.heads.head import Head
 
 ENTRY_POINT_GROUP = "zip_introspect.exporters"
 
@@ -50,6 +54,17 @@ class Exporter(Protocol):
         """Copy a model file with a grid in its metadata, and verify the copy.
 
         Raises:
+            ModelLoadError, GridError, ReservedTokensError: as `export`.
+        """
+
+    def attach_head(self, source: Path, head: Head, target: Path) -> tuple[Place, JointGrid]:
+        """Copy a model file with a linear head in rows of its output head, and verify the copy.
+
+        Returns:
+            which rows they are, and the grid with their ids.
+
+        Raises:
+            HeadError: a head that cannot be written, or is another model's.
             ModelLoadError, GridError, ReservedTokensError: as `export`.
         """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from zip_introspect.cli.ask import ask
+from zip_introspect.cli.attach import attach
 from zip_introspect.cli.calibrate import calibrate
 from zip_introspect.cli.demo import demo
 from zip_introspect.cli.evaluate import evaluate, report
@@ -22,6 +23,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (ask, inspect, demo, fit, train, calibrate, rollouts, score, evaluate, report, attach_grid, version):
+for command in (
+    ask,
+    inspect,
+    demo,
+    fit,
+    attach,
+    train,
+    calibrate,
+    rollouts,
+    score,
+    evaluate,
+    report,
+    attach_grid,
+    version,
+):
     app.command()(command)
 app.add_typer(export, name="export")

@@ -61,6 +61,10 @@ def fit(
     examples: Examples = None,
     instruction: Instruction = None,
     template_option: TemplateOptions = None,
+    attachable: Annotated[
+        bool,
+        typer.Option("--attachable", help="A head that attach can write into the model: linear, of the last state."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Sample a few questions, and say how long it takes.")] = (
         False
     ),
@@ -105,7 +109,8 @@ def fit(
                 return
             fingerprint = llm.backend.fingerprint()
         note = {"questions": questions, "grader": grader, "samples": samples}
-        fitted = modules.fit.fit(rollouts, config, fingerprint=fingerprint, seed=seed, note=note, say=say)
+        shape = {"inputs": ("last",), "candidates": modules.training.ATTACHABLE} if attachable else {}
+        fitted = modules.fit.fit(rollouts, config, fingerprint=fingerprint, seed=seed, note=note, say=say, **shape)
         modules.file.save(fitted.head, out)
         report = out.with_suffix(".report.md")
         pictures = modules.pictures.draw(fitted, out.with_suffix(""))
@@ -127,7 +132,7 @@ def _modules() -> Any:
     try:
         from zip_introspect.evaluation.measures import graders
         from zip_introspect.evaluation.store import datasets, watching
-        from zip_introspect.fitting import collecting, fit, pictures, report
+        from zip_introspect.fitting import collecting, fit, pictures, report, training
         from zip_introspect.heads import file
     except ModuleNotFoundError as error:
         raise BackendNotInstalledError(
@@ -142,5 +147,6 @@ def _modules() -> Any:
         graders=graders,
         pictures=pictures,
         report=report,
+        training=training,
         watching=watching,
     )

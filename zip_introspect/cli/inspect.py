@@ -42,6 +42,7 @@ def inspect(
 
 def _plain(facts: ModelFacts) -> dict[str, Any]:
     plain = asdict(facts)
+    del plain["names"]
     for name, grid in (("grid", facts.grid), ("proposal", facts.proposal)):
         plain[name] = None if grid is None else grid.model_dump(mode="json")
     return plain

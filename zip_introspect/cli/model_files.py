@@ -59,6 +59,8 @@ class ModelFacts:
     grid: JointGrid | None
     problems: tuple[str, ...]
     """What keeps the model from being used, one sentence each."""
+    names: dict[int, str] | None = None
+    """The tokenizer's tokens by id."""
 
     @property
     def proposal(self) -> JointGrid | None:
@@ -138,6 +140,7 @@ def read(model: str) -> ModelFacts:
         weights=weights,
         grid=grid,
         problems=(*unusable, *problems, *(weights.problems if weights else ())),
+        names=names,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,6 +23,7 @@ _BATCH, _SMALLEST_BATCH, _STEPS = 256, 16, 16
 """Rows of a step, at most and at least, and steps of an epoch, at least, where there are rows for them."""
 _RATE = 1e-3
 _SMALLEST = 1e-6
+_RIDGE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class HeadShape:
     """Units of its hidden layer; 0 is linear."""
     decay: float
     """Decoupled weight decay (Loshchilov and Hutter, 2019)."""
+    biased: bool = True
+    """Without a bias of its own, a linear head can be written into an output head. What a bias would add is then added
+    by the direction that is nearly constant over all states."""
 
     @property
     def kind(self) -> str:
@@ -43,6 +48,10 @@ CANDIDATES = (
     *(HeadShape(0, decay) for decay in (0.1, 1.0, 10.0, 30.0)),
     *(HeadShape(hidden, decay) for hidden in (16, 64) for decay in (0.1, 1.0, 10.0)),
 )
+
+
+ATTACHABLE = tuple(HeadShape(0, decay, biased=False) for decay in (0.1, 1.0, 10.0, 30.0))
+"""Linear ones without a bias."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +102,20 @@ def cross_fit(
         say: is told the loss of each candidate.
     """
     fold = folds_of(groups, folds, seed)
-    x, y = torch.from_numpy(_standardised(features)[0]), torch.from_numpy(labels)
+    scaled = {
+        biased: torch.from_numpy(_standardised(features, biased).rows) for biased in {c.biased for c in candidates}
+    }
+    y = torch.from_numpy(labels)
     w = _weights(weights, len(labels))
     prior = _prior(labels, classes)
     losses: dict[HeadShape, float] = {}
     best: tuple[float, HeadShape, int, Tensor] | None = None
     for candidate in candidates:
+        x = scaled[candidate.biased]
         learners = [_Learner(candidate, x, y, w, fold != number, prior, seed) for number in range(folds)]
         found, since = (np.inf, 0, torch.empty(0)), 0
         for epoch in range(1, epochs + 1):
-            predicted = torch.zeros(len(x), classes)
+            predicted = torch.zeros(len(y), classes)
             for number, learner in enumerate(learners):
                 learner.epoch()
                 held_out = torch.from_numpy(fold == number)
@@ -134,10 +147,10 @@ def train(
     seed: int = 0,
 ) -> dict[str, NDArray[np.floating]]:
     """Train on all rows; the weights as `heads.Head` takes them, the standardisation folded in."""
-    scaled, mean, scale = _standardised(features)
+    scaled = _standardised(features, candidate.biased)
     learner = _Learner(
         candidate,
-        torch.from_numpy(scaled),
+        torch.from_numpy(scaled.rows),
         torch.from_numpy(labels),
         _weights(weights, len(labels)),
         np.ones(len(labels), np.bool_),
@@ -150,8 +163,10 @@ def train(
     for place, layer in enumerate(learner.layers):
         weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
         if not place:
-            weight = weight / scale
-            bias = bias - weight @ mean
+            weight = weight / scaled.scale
+            bias = bias - weight @ scaled.mean
+        if not candidate.biased:
+            weight, bias = weight + np.outer(bias, scaled.constant), np.zeros_like(bias)
         made |= {f"{place}.weight": weight.astype(np.float32), f"{place}.bias": bias.astype(np.float32)}
     return made
 
@@ -171,7 +186,7 @@ class _Learner:
     ) -> None:
         self._x, self._y, self._weights, self._rows = x, y, weights, torch.from_numpy(np.flatnonzero(rows))
         self._draws = torch.Generator().manual_seed(seed)
-        sizes = [x.shape[1], *([candidate.hidden] if candidate.hidden else []), len(prior)]
+        sizes = [x.shape[1] - 1, *([candidate.hidden] if candidate.hidden else []), len(prior)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layers = [nn.Linear(width, out) for width, out in pairwise(sizes)]
@@ -200,17 +215,37 @@ class _Learner:
         return self._logs(x)
 
     def _logs(self, x: Tensor) -> Tensor:
-        for place, layer in enumerate(self.layers):
-            x = layer(functional.silu(x) if place else x)
+        first, *others = self.layers
+        x = functional.linear(x[:, :-1], first.weight) + x[:, -1:] * first.bias
+        for layer in others:
+            x = layer(functional.silu(x))
         return functional.log_softmax(x, -1)
 
 
-def _standardised(
-    features: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Features of mean 0 and deviation 1, and both."""
+@dataclass(frozen=True)
+class _Standardised:
+    """Features of mean 0 and deviation 1, and behind them what multiplies the first layer's bias."""
+
+    rows: NDArray[np.float32]
+    """Shape (rows, width + 1)."""
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    constant: NDArray[np.float64]
+    """Shape (width,): the direction whose product with a row is that last column."""
+
+
+def _standardised(features: NDArray[np.float32], biased: bool) -> _Standardised:
     mean, scale = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64) + _SMALLEST
-    return ((features - mean) / scale).astype(np.float32), mean, scale
+    constant, ones = np.zeros(features.shape[1]), np.ones(len(features))
+    if not biased:
+        # Ridge regression of 1: states have directions in which they hardly differ.
+        constant = np.asarray(
+            Ridge(alpha=_RIDGE * len(features), fit_intercept=False).fit(features / scale, ones).coef_
+        )
+        constant = constant / scale
+        ones = features @ constant
+    rows = (features - ones[:, None] * mean) / scale
+    return _Standardised(np.concatenate([rows, ones[:, None]], axis=1).astype(np.float32), mean, scale, constant)
 
 
 def _weights(weights: NDArray[np.floating] | None, count: int) -> Tensor:

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from zip_introspect.heads.checkpoint import SCALED
+
 CHUNK = 256
 """Positions whose logits exist at once."""
-_SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-"""What some architectures do to logits behind the output head."""
 
 
 def output_head(model: PreTrainedModel) -> nn.Linear | None:
     """The linear layer that gives a model's logits; None where something is done to them behind it."""
     config = model.config.get_text_config(decoder=True)
     output = model.get_output_embeddings()
-    plain = all(getattr(config, name, None) in (None, 1, 1.0) for name in _SCALED)
+    plain = all(getattr(config, name, None) in (None, 1, 1.0) for name in SCALED)
     return output if plain and type(output) is nn.Linear else None
 
 

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from zip_introspect.backend.encoding import end_ids
 from zip_introspect.errors import ModelLoadError
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect_llama_cpp import gguf_file
+from zip_introspect_llama_cpp.attaching import add_grid
 from zip_introspect_llama_cpp.exporting.architectures import (
     ARCHITECTURES,
     Architecture,
@@ -122,7 +122,7 @@ def _write(
     architecture.keys(writer, config)
     _write_tokenizer(writer, model, config, grid)
     if grid:
-        gguf_file.add_grid(writer, grid)
+        add_grid(writer, grid)
     if (factors := rope_factors(config)) is not None:
         writer.add_tensor("rope_freqs.weight", factors)
     with tqdm(total=len(places), desc="tensors", disable=None) as progress:

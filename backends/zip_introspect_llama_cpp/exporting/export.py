@@ -6,9 +6,11 @@ from pathlib import Path
 
 from zip_introspect.backend.exporting import Description
 from zip_introspect.errors import BackendNotInstalledError
+from zip_introspect.heads.attaching import Place
+from zip_introspect.heads.head import Head
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
-from zip_introspect_llama_cpp import gguf_file
+from zip_introspect_llama_cpp import attaching, gguf_file
 
 
 class GgufExporter:
@@ -29,8 +31,12 @@ class GgufExporter:
         convert(expanded(model), expanded(target), kind, grid)
 
     def attach_grid(self, source: Path, grid: JointGrid, target: Path) -> None:
-        """As `gguf_file.attach_grid`."""
-        gguf_file.attach_grid(expanded(source), grid, expanded(target))
+        """As `attaching.attach_grid`."""
+        attaching.attach_grid(expanded(source), grid, expanded(target))
+
+    def attach_head(self, source: Path, head: Head, target: Path) -> tuple[Place, JointGrid]:
+        """As `attaching.attach_head`."""
+        return attaching.attach_head(expanded(source), head, expanded(target))
 
     def describe(self, file: Path) -> Description:
         """As `gguf_file.describe`."""
