@@ -117,8 +117,8 @@ def _as_stored(tensor: ReaderTensor, rows: NDArray[np.float32]) -> NDArray[Any]:
     except (NotImplementedError, ValueError) as error:
         raise HeadError(
             f"{tensor.name} is stored as {tensor.tensor_type.name}, which the gguf package does not write; expected "
-            f"this model's file in Q8_0, F16, BF16 or F32, or one by `zip-introspect export gguf`. Laid over the file as "
-            f"it is, the head works too: head=FILE"
+            f"this model's file in Q8_0, F16, BF16 or F32, or one by `zip-introspect export gguf`. Laid over the file "
+            f"as it is, the head works too: head=FILE"
         ) from error
     return np.frombuffer(data.tobytes(), tensor.data.dtype).reshape(len(rows), *tensor.data.shape[1:])
 

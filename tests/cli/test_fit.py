@@ -69,6 +69,7 @@ def test_a_model_gets_a_head_and_answers_with_it(bare: Path, tmp_path: Path) -> 
     assert result["confidence_source"] == "head"
     assert result["warnings"] == []
     assert result["expected"]["remaining"] > 1
+    _attaches(bare, out, how, tmp_path)
     framed = json.loads(run("ask", QUESTION, "--model", bare, "--system", "Be brief.", "--json").stdout)
     assert framed["usage"]["prompt_tokens"] > result["usage"]["prompt_tokens"]
     other = run("fit", bare, "abacus", "--limit", "51", *how)
@@ -91,6 +92,24 @@ def test_what_no_head_can_be_made_of_is_refused_before_a_model_is_opened(
     assert "the grader takes 'I do not know.' for right" in refused("abacus", "--grader", "kind:grade")
     done = run("fit", "model", "abacus", "--grader", "abacus", "--out", tmp_path / "head.json")
     assert "expected the name of a .safetensors file" in " ".join(done.stderr.split())
+
+
+def _attaches(bare: Path, out: Path, how: list[str | Path], folder: Path) -> None:
+    """A head of the same rollouts, written into the model."""
+    other = folder / "rows.zip.safetensors"
+    shutil.copy2(out.with_suffix(".rollouts.parquet"), other.with_suffix(".rollouts.parquet"))
+    done = run("fit", bare, "abacus", "--limit", "50", *how[:-1], other, "--attachable")
+    assert done.exit_code == 0, done.output
+    refused = run("attach", bare, out, folder / "attached")
+    assert "fit --attachable" in " ".join(refused.stderr.split()), "the usual kind"
+    attached = run("attach", bare, other, folder / "attached")
+    assert attached.exit_code == 0, attached.output
+    assert "what confidence means after" in " ".join(attached.stdout.split())
+    laid = json.loads(run("ask", QUESTION, "--model", bare, "--head", other, "--json").stdout)
+    written = json.loads(run("ask", QUESTION, "--model", folder / "attached", "--json").stdout)
+    assert written["confidence_source"] == "head"
+    assert written["expected"]["value"] == pytest.approx(laid["expected"]["value"], abs=0.02)
+    assert written["expected"]["remaining"] == pytest.approx(laid["expected"]["remaining"], rel=0.02)
 
 
 def test_a_grader_that_never_agrees_ends_it_after_a_few_questions(bare: Path, tmp_path: Path) -> None:

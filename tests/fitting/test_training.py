@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from zip_introspect.fitting.training import HeadShape, cross_fit, folds_of, train
+from zip_introspect.fitting.training import ATTACHABLE, HeadShape, cross_fit, folds_of, train
 from zip_introspect.heads.head import Head
 from zip_introspect.introspection.grid import JointGrid
 
@@ -59,3 +59,21 @@ def test_weights_take_features_as_they_are(hidden: int) -> None:
     head = Head.of(GRID, weights, hidden_size=6)
     logits = head.logits(features[:, :6], features[:, 6:])
     assert (logits.argmax(1) == labels).mean() > 0.55
+
+
+def test_without_a_bias_the_constant_direction_takes_its_place() -> None:
+    """Labels of very unequal frequency, over states that share a large component, as those of language models do."""
+    features, labels, groups = problem(3, 1.5)
+    labels = np.where(np.random.default_rng(0).uniform(size=labels.size) < 0.7, 0, labels)
+    features[:, 5] = 40 + 0.1 * features[:, 5]
+    biased, free = (
+        cross_fit(features, labels, groups, 4, candidates=shapes, epochs=60) for shapes in (CANDIDATES[:2], ATTACHABLE)
+    )
+    assert not free.candidate.biased
+    assert free.loss == pytest.approx(biased.loss, abs=0.02)
+    weights = train(features, labels, 4, free.candidate, free.epochs)
+    assert not weights["0.bias"].any()
+    logits = features @ weights["0.weight"].T
+    probabilities = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    assert -np.log(probabilities[np.arange(600), labels]).mean() < free.loss + 0.02

@@ -47,6 +47,10 @@ def sharded(folder: Path) -> Path:
     return folder
 
 
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: item for file in sorted(folder.glob("*.safetensors")) for name, item in load_file(file).items()}
+
+
 def joints(llm: IntrospectiveLLM, prompt: str) -> np.ndarray:
     llm.generate(prompt)
     found = llm.introspect(prompt)
@@ -74,9 +78,7 @@ def test_the_rows_are_the_heads_and_not_a_byte_beside_them_changes(
     for name in names - changed:
         if not name.endswith(".safetensors"):
             assert (folder / name).read_bytes() == (out / name).read_bytes(), name
-    before, after = (
-        {k: v for f in sorted(d.glob("*.safetensors")) for k, v in load_file(f).items()} for d in (folder, out)
-    )
+    before, after = (tensors_of(where) for where in (folder, out))
     assert list(before) == list(after)
     output = "lm_head.weight" if not tied else "model.embed_tokens.weight"
     for name, weight in before.items():
@@ -130,7 +132,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     other = models.write(tmp_path / "other")
     model = AutoModelForCausalLM.from_pretrained(other)
     with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(-1)
+        model.model.embed_tokens.weight.mul_(-1)
     model.save_pretrained(other)
     with pytest.raises(HeadError, match="another model"):
         attach(Checkpoint(other), head_for(folder), spare, tmp_path / "out")

@@ -70,8 +70,8 @@ def _calibrate(head: Head, out: Path) -> None:
     config = head.about.config(BALANCED)
     if config is None:
         return
-    selection = config.selection or chosen(config, joints=True).selection
-    found = head.about.calibration(config.strategy, selection, config.max_samples)
+    selection = str(config.selection or chosen(config, joints=True).selection)
+    found = head.about.calibration(str(config.strategy), selection, config.max_samples)
     if found is None:
         return
     others = [] if out.is_dir() else [item.name for item in sorted(out.parent.glob("*.gguf")) if item != out]
