@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from pydantic.fields import FieldInfo
 from docs import results_tables
 from zip_introspect import Budget, EscalationPolicy, GenerationConfig, ZipIntrospectError, errors, strategies
 from zip_introspect.config import Settings
+from zip_introspect.training import recipe
 from zip_introspect_llama_cpp import LlamaCppOptions
 
 DOCS = Path(__file__).parent
@@ -24,11 +26,12 @@ _SYMBOLS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<
 
 
 def settings_table(settings: type[Settings]) -> str:
-    """One row a field: name, type and range, default, meaning."""
+    """One row a field: name, type and range, default, meaning; sections, settings of their own, are left out."""
     rows = [
         f"| `{name}` | {_kind(field)} | `{default!r}` | {_cell(field.description or '')} |"
         for name, field in settings.model_fields.items()
         for default in [field.get_default(call_default_factory=True)]
+        if not any(isinstance(kind, type) and issubclass(kind, Settings) for kind in _parts(field.annotation))
     ]
     return "\n".join(["| Field | Type | Default | Meaning |", "|---|---|---|---|", *rows])
 
@@ -68,6 +71,10 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "predictions": results_tables.predictions,
         "compute": results_tables.compute,
     },
+    "training.md": {
+        kind.__name__: partial(settings_table, kind)
+        for kind in (recipe.Recipe, recipe.Questions, recipe.Sampling, recipe.Grid, recipe.Training, recipe.Lora)
+    },
     "llama-cpp.md": {"LlamaCppOptions": lambda: settings_table(LlamaCppOptions)},
 }
 
@@ -98,6 +105,13 @@ def main() -> None:
 
 def _first_paragraph(documented: Any) -> list[str]:
     return inspect.cleandoc(documented.__doc__ or "").split("\n\n")[0].splitlines()
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """An annotation and all within it."""
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _parts(inner)
 
 
 def _kind(field: FieldInfo) -> str:

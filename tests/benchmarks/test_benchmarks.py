@@ -140,3 +140,12 @@ def test_the_way_of_a_prompt_to_the_model_is_counted() -> None:
     assert hops > len(files) - 1
     assert {"llm.py", "search/engine.py", "strategies/zip_rc.py"} <= set(files)
     assert not any("testing" in name for name in files)
+
+
+def test_the_objectives_memory_is_held_against_one_chunks(tmp_path: Path) -> None:
+    figures, printed = run("training_step", tmp_path, "--positions", 8, 16, "--timed", 0, "--rounds", 1)
+    ways = {"in chunks", "in chunks, top 64", "plain"}
+    assert {(row["way"], row["positions"]) for row in figures["rows"]} == {(way, n) for way in ways for n in (8, 16)}
+    assert all(row["peak_mb"] > 0 for row in figures["rows"])
+    assert all(row["of_one_chunk"] == 1 for row in figures["rows"] if row["positions"] == 8)
+    assert "| in chunks | small | 16 |" in printed

@@ -172,7 +172,7 @@ def _memory(recipe: Recipe, config: Any, parameters: int, trained: int, longest:
     layers, hidden = text.num_hidden_layers, text.hidden_size
     # Of each token and layer: its input alone where the rest is made anew, or else some 34 bytes a dimension in half
     # precision (Korthikanti et al., 2022), and no scores of attention, which are never kept.
-    kept = 2 * hidden if recipe.training.gradient_checkpointing else 34 * hidden
+    kept = 0 if recipe.method == "lite" else 2 * hidden if recipe.training.gradient_checkpointing else 34 * hidden
     logits = 8 * 4 * chunked.CHUNK * text.vocab_size
     return Memory(
         weights=stored * parameters,

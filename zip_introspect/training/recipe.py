@@ -37,9 +37,9 @@ class Sampling(Settings):
 
     samples: int = Field(2, ge=1, description="Of each question; two in the paper.")
     temperature: float = Field(1.0, gt=0.0, description="Of the samples.")
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
+    top_p: float = Field(1.0, description="Smallest set of this mass.")
+    top_k: int = Field(0, description="Most likely tokens; 0 is all.")
+    min_p: float = Field(0.0, description="Of the most likely one.")
     max_new_tokens: int = Field(2048, ge=1, description="Tokens of one sample, at most; a longer one is wrong.")
     concurrency: int = Field(128, ge=1, description="Samples that grow together.")
     expected_tokens: int | None = Field(None, ge=1, description="Of a sample: for --dry-run, before there are any.")
@@ -124,8 +124,8 @@ class Training(Settings):
     )
     warmup_steps: int = Field(50, ge=0, description="Over which the learning rate rises.")
     min_learning_rate: float = Field(0.1, ge=0.0, le=1.0, description="The share of it that is left at the end.")
-    weight_decay: float = Field(0.01, ge=0.0)
-    adam_beta2: float = Field(0.98, gt=0.0, lt=1.0)
+    weight_decay: float = Field(0.01, ge=0.0, description="Decoupled, of AdamW.")
+    adam_beta2: float = Field(0.98, gt=0.0, lt=1.0, description="Of AdamW, for the squares.")
     max_grad_norm: float = Field(
         0.0, ge=0.0, description="0 clips nothing: batches differ in length, and clipping would shorten what it learns."
     )
@@ -140,7 +140,7 @@ class Training(Settings):
     precision: Literal["auto", "bfloat16", "float32"] = Field("auto", description="Of the arithmetic.")
     attention: str | None = Field(None, description="flash_attention_2, sdpa or eager; the model's own unless given.")
     seed: int = Field(0, ge=0, description="Fixes rollouts and training.")
-    logging_steps: int = Field(25, ge=1)
+    logging_steps: int = Field(25, ge=1, description="Between two records.")
     save_steps: int = Field(200, ge=1, description="Between two checkpoints, from which a run goes on.")
     report_to: tuple[str, ...] | None = Field(
         None, description="tensorboard, wandb, ...; those of these two that are installed, unless given."
@@ -150,9 +150,9 @@ class Training(Settings):
 class Lora(Settings):
     """The adapters of the method lora (Hu et al., 2022), on every linear layer."""
 
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    rank: int = Field(16, ge=1, description="Of each adapter.")
+    alpha: int = Field(32, ge=1, description="Over the rank: what an adapter is multiplied by.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Of what adapters read.")
 
 
 class Recipe(Settings):
@@ -160,7 +160,7 @@ class Recipe(Settings):
 
     model: str | None = Field(None, description="Directory or hub id of a checkpoint.")
     backend: str | None = Field(None, description="That samples the rollouts; inferred unless given.")
-    method: Method = "full"
+    method: Method = Field("full", description="Every weight; adapters and the reserved rows; the reserved rows alone.")
     questions: tuple[Questions, ...] = ()
     grader: str = Field("exact", description="exact, numeric, math, regex:PATTERN, abacus or module:function.")
     sampling: Sampling = Field(default_factory=Sampling)
