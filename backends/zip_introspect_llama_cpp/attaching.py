@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +92,20 @@ def attach_head(source: Path, head: Head, target: Path) -> tuple[Place, JointGri
         edits = _Edits({output.name: changed})
     _write(reader, source, target, grid, edits)
     return place, grid
+
+
+def output_rows(file: Path, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Rows of a file's output head, shape (ids, hidden size).
+
+    Raises:
+        ModelLoadError: as `gguf_file.read`.
+        HeadError: it has no output head, or one of a type that the gguf package does not read.
+    """
+    tensors = {tensor.name: tensor for tensor in read(file).tensors}
+    output = tensors.get(_OUTPUT, tensors.get(_TABLE))
+    if output is None:
+        raise HeadError(f"{file} has no {_TABLE}; expected a causal language model's file")
+    return fingerprint.numbers(output, ids)
 
 
 def _check_plain(reader: GGUFReader, source: Path, architecture: str, tensors: Mapping[str, ReaderTensor]) -> None:

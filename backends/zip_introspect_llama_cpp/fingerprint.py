@@ -39,22 +39,27 @@ def taken(
             f"the head's model has an embedding of token {max(ids)}, and this one has {len(embedding.data)} tokens; "
             f"expected the model that the head was made for"
         )
-    norm = next((_numbers(tensors[name]) for name in _NORMS if name in tensors), np.zeros(0, np.float32))
-    rows = _numbers(embedding, ids)
+    norm = next((numbers(tensors[name]) for name in _NORMS if name in tensors), np.zeros(0, np.float32))
+    rows = numbers(embedding, ids)
     return Fingerprint(
         architecture=architecture,
         hidden_size=rows.shape[1],
         layers=layers,
         token_ids=ids,
         rows=rows,
-        mlp=np.zeros((0, 0), np.float32) if down is None else _numbers(down, range(MLP_ROWS)),
+        mlp=np.zeros((0, 0), np.float32) if down is None else numbers(down, range(MLP_ROWS)),
         norm=norm,
         rounding=max(_rounding(tensor) for tensor in (embedding, down) if tensor is not None),
         template=hashlib.sha256(template.encode()).hexdigest() if template else "",
     )
 
 
-def _numbers(tensor: ReaderTensor, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
+def numbers(tensor: ReaderTensor, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
+    """A tensor, or rows of it, as float32.
+
+    Raises:
+        HeadError: of a type that cannot be read.
+    """
     data: NDArray[Any] = tensor.data if rows is None else tensor.data[np.array(rows, np.intp)]
     try:
         return np.asarray(dequantize(data, tensor.tensor_type), np.float32)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from tests.heads.test_attaching import head_for
@@ -71,3 +72,25 @@ def test_what_is_no_model_is_refused(source: str, target: str, said: str, head: 
     code, _, errors = run("attach", tmp_path / source, head, tmp_path / target)
     assert code == 1
     assert said in errors
+
+
+def test_a_grid_that_the_rows_speak_against_gets_a_warning(tmp_path: Path) -> None:
+    """Of 64 spare rows 16 are a head's; a grid of 2 x 16 claims more."""
+    folder = models.write(tmp_path / "model", dtype=torch.float32)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][320:336] += 3.0 * torch.randn(16, 32)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    file = tmp_path / "grid.json"
+    JointGrid.paper(320, num_reward_bins=2, num_length_bins=8).save(file)
+    code, _, errors = run("attach-grid", folder, file)
+    assert code == 0
+    assert "warning" not in errors
+    JointGrid.paper(320, num_reward_bins=4, num_length_bins=8).save(file)
+    code, _, errors = run("attach-grid", folder, file)
+    assert code == 0
+    assert "warning: 16 of the grid's 32 rows look untrained" in errors
+    assert "warning: 16 of the grid's 32 rows look untrained" in run("inspect", folder)[2]
+    source = tmp_path / "model.gguf"
+    pytest.importorskip("gguf", reason="the extra llama-cpp is not installed")
+    assert run("export", "gguf", folder, source, "--type", "q8_0")[0] == 0
+    assert "16 of the grid's 32 rows look untrained" in run("inspect", source)[2]

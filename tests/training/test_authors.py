@@ -52,6 +52,18 @@ def test_their_labels_come_out_of_their_grid(prompt: int, response: int, data: s
         assert found[position] == expected
 
 
+def test_what_was_not_graded_is_left_out_and_what_was_cut_is_wrong(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [theirs(finished=True), theirs(finished=True, correct=None), theirs(finished=False, correct=None)]
+    found = authors.load(written(tmp_path / "a.parquet", *rows))
+    assert found["reward"][:] == [1.0, 0.0]
+    assert "1 rows of" in caplog.text
+    assert "the first of them 1" in caplog.text
+    with pytest.raises(TrainingDataError, match=r"no row of .* has a correct"):
+        authors.load(written(tmp_path / "b.parquet", *rows[1:2]))
+
+
 def test_two_states_are_right_and_wrong() -> None:
     grid = JointGrid.released(5, reward_values=(0.0, 1.0))
     assert grid.shape == (2, 8)
@@ -76,7 +88,6 @@ def test_rows_are_read_cut_and_written_again(tmp_path: Path) -> None:
         ({"input_ids": [1, 2], "length": 0}, "row 1: input_ids .*at least one token of a response"),
         ({"length": 4}, "row 1: length is 4; expected the 2 tokens behind the prompt"),
         ({"correct": 1.5}, "row 1: correct is 1.5; expected a number from 0 to 1"),
-        ({"correct": None}, "row 1: correct is None"),
         ({"input_ids": None}, "row 1: input_ids is None; expected a list"),
     ],
 )

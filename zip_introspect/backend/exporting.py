@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from zip_introspect.errors import BackendNotInstalledError
 from zip_introspect.introspection.grid import JointGrid
@@ -73,6 +77,14 @@ class Exporter(Protocol):
 
         Raises:
             ModelLoadError: not a whole file of this kind.
+        """
+
+    def output_rows(self, file: Path, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Rows of a file's output head, shape (ids, hidden size).
+
+        Raises:
+            ModelLoadError: not a whole file of this kind.
+            HeadError: of a number type that cannot be read.
         """
 
     def grid(self, file: Path) -> JointGrid | None:

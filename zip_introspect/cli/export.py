@@ -9,7 +9,7 @@ import typer
 
 from zip_introspect.backend.exporting import exporter
 from zip_introspect.cli.arguments import path
-from zip_introspect.cli.model_files import read
+from zip_introspect.cli.model_files import read, trained_otherwise
 from zip_introspect.cli.reporting import Debug, reporting
 from zip_introspect.errors import ConfigError
 from zip_introspect.introspection.grid import RELEASED_REWARDS, JointGrid
@@ -61,8 +61,10 @@ def attach_grid(
     """Say what the reserved tokens of a trained model mean: in a copy of a GGUF file, or beside a checkpoint."""
     with reporting(debug):
         found = _grid(grid, preset, first_reserved, reward_value)
-        if model.is_dir():
-            facts = read(str(model))
+        facts = read(str(model)) if model.exists() else None
+        if facts and (caution := trained_otherwise(model, facts, found)):
+            typer.echo(f"warning: {caution}", err=True)
+        if facts and model.is_dir():
             found.check_fits(facts.head_rows, facts.eos_token_ids)
             typer.echo(f"{found.save(model)}: written")
             return

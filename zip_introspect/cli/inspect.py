@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from zip_introspect.cli import EXIT_ERROR
-from zip_introspect.cli.model_files import MAX_BINS, MIN_BINS, ModelFacts, read
+from zip_introspect.cli.model_files import MAX_BINS, MIN_BINS, ModelFacts, read, trained_otherwise
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.text import printable
 from zip_introspect.heads.spare_ids import SpareIds
 from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.paths import expanded
 
 _RUNS_SHOWN = 3
 
@@ -32,10 +34,13 @@ def inspect(
     """
     with reporting(debug):
         facts = read(model)
+        caution = None if facts.grid is None else trained_otherwise(Path(expanded(model)), facts, facts.grid)
         if as_json:
-            typer.echo(json.dumps(_plain(facts), indent=2, ensure_ascii=False))
+            typer.echo(json.dumps({**_plain(facts), "warning": caution}, indent=2, ensure_ascii=False))
         else:
             _print(Console(), facts)
+            if caution:
+                typer.echo(f"warning: {caution}", err=True)
         if facts.problems:
             raise typer.Exit(EXIT_ERROR)
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from zip_introspect.backend.encoding import end_ids
 from zip_introspect.backend.exporting import exporter
-from zip_introspect.errors import BackendNotInstalledError, GridError, ModelLoadError, ReservedTokensError
+from zip_introspect.errors import BackendNotInstalledError, GridError, HeadError, ModelLoadError, ReservedTokensError
+from zip_introspect.heads.checkpoint import Checkpoint
 from zip_introspect.heads.spare_ids import SpareIds, find_runs
+from zip_introspect.heads.trained_rows import doubt
 from zip_introspect.introspection.grid import FILE_NAME, JointGrid
 from zip_introspect.paths import expanded
 
@@ -142,6 +146,20 @@ def read(model: str) -> ModelFacts:
         problems=(*unusable, *problems, *(weights.problems if weights else ())),
         names=names,
     )
+
+
+def trained_otherwise(model: Path, facts: ModelFacts, grid: JointGrid) -> str | None:
+    """What the rows of a model's output head say against a grid; None where they cannot be read, or say nothing."""
+
+    def rows(ids: Sequence[int]) -> NDArray[np.float32]:
+        if model.is_dir():
+            return Checkpoint(model).heads[0].read(ids)
+        return exporter("gguf").output_rows(model, ids)
+
+    try:
+        return doubt(grid, facts.runs, rows)
+    except (ModelLoadError, HeadError):
+        return None
 
 
 def _read_file(model: str, file: Path) -> ModelFacts:

@@ -7,6 +7,7 @@ remaining length of theirs is ours less one: `JointGrid.released` has the edges 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ LONGEST = 32_768
 """Tokens of a row, the last one not counted, at which theirs are cut."""
 
 _TOKENS = ("input_ids", "prompt_token_ids")
+_log = logging.getLogger(__name__)
 
 
 def wrote(path: Path) -> bool:
@@ -42,6 +44,9 @@ def load(path: str | Path, reward: Reward = "correct", *, longest: int = LONGEST
         reward: the column that is learnt: `correct`, 0 or 1, or `value`, which an intermediate model gave.
         longest: cut rows there, as theirs are.
 
+    Where the reward is null, a rollout that was cut is worth 0, as it is to their code; one that ended was not graded,
+    and is left out, with a warning.
+
     Raises:
         TrainingDataError: no Parquet, a column missing, or a row that cannot be learnt from; the message names it.
     """
@@ -57,7 +62,17 @@ def load(path: str | Path, reward: Reward = "correct", *, longest: int = LONGEST
             f"{sorted(missing)} too, and at least one row"
         )
     columns = [name for name in (*_TOKENS, reward, "length", "finished") if name in table.column_names]
-    rows = [_row(file, place, item, reward, longest) for place, item in enumerate(table.select(columns).to_pylist())]
+    rows, ungraded = [], []
+    for place, item in enumerate(table.select(columns).to_pylist()):
+        if item[reward] is None and item.get("finished", True):
+            ungraded.append(place)
+            continue
+        rows.append(_row(file, place, item, reward, longest))
+    if ungraded:
+        said = "%d rows of %s have no %s and are left out, the first of them %d"
+        _log.warning(said, len(ungraded), file, reward, ungraded[0])
+    if not rows:
+        raise TrainingDataError(f"no row of {file} has a {reward}; expected graded rollouts")
     return check(Dataset.from_list(rows), str(file))
 
 
@@ -98,7 +113,7 @@ def _row(file: Path, place: int, item: Mapping[str, Any], reward: Reward, longes
     given = item.get("length")
     if given is not None and given != len(ids) - len(prompt):
         raise refuse("length", f"the {len(ids) - len(prompt)} tokens behind the prompt")
-    value = item[reward]
+    value = 0.0 if item[reward] is None else item[reward]
     if not isinstance(value, bool | int | float) or not np.isfinite(value) or not 0 <= value <= 1:
         raise refuse(reward, "a number from 0 to 1")
     kept = ids[: longest + 1]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from zip_introspect.backend.exporting import Description
 from zip_introspect.errors import BackendNotInstalledError
@@ -41,6 +45,10 @@ class GgufExporter:
     def describe(self, file: Path) -> Description:
         """As `gguf_file.describe`."""
         return gguf_file.describe(expanded(file))
+
+    def output_rows(self, file: Path, ids: Sequence[int]) -> NDArray[np.float32]:
+        """As `attaching.output_rows`."""
+        return attaching.output_rows(expanded(file), ids)
 
     def grid(self, file: Path) -> JointGrid | None:
         """As `gguf_file.find_grid`."""
