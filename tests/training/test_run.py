@@ -56,7 +56,10 @@ def test_each_recipe_runs_to_the_end(name: str, architecture: str, rollouts: Pat
     model = models.write(tmp_path / "model", architecture, tied=True)
     said: list[str] = []
     trained = run.train(
-        recipe(name, model, "training.precision=float32"), tmp_path / "out", rollouts=rollouts, say=said.append
+        recipe(name, model, "training.precision=float32", "grid.startup=4"),
+        tmp_path / "out",
+        rollouts=rollouts,
+        say=said.append,
     )
     assert trained is not None
     assert trained.policy_kl is not None
@@ -245,6 +248,22 @@ def test_rollouts_of_another_model_and_all_alike_are_refused(rollouts: Path, tmp
     save([row([5], [6, 7, 1], float(n), finished=False) for n in range(2)], cut)
     with pytest.raises(TrainingDataError, match="came to its end"):
         run.train(recipe(None, model), tmp_path / "c", rollouts=cut, say=silent)
+
+
+def test_lengths_that_the_model_or_the_grid_cannot_hold_are_refused(rollouts: Path, tmp_path: Path) -> None:
+    model = models.write(tmp_path / "model")
+    with pytest.raises(TrainingDataError, match=r"longer than the grid's first length bin, of 256 tokens"):
+        run.train(recipe(None, model, "grid.startup=256"), tmp_path / "a", rollouts=rollouts, say=silent)
+    said: list[str] = []
+    run.train(recipe(None, model, "grid.startup=4", "method=lite"), tmp_path / "b", rollouts=rollouts, say=said.append)
+    assert "the last 3 of 8 length bins never occur: no rollout is as long" in said
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 20}), encoding="utf-8")
+    with pytest.raises(TrainingDataError, match=r"row \d+: length is 4\d, and the model's context holds 20"):
+        run.train(recipe(None, model), tmp_path / "c", rollouts=rollouts, say=silent)
+    run.train(
+        recipe(None, model, "training.max_length=20", "method=lite"), tmp_path / "d", rollouts=rollouts, say=silent
+    )
 
 
 def test_rollouts_that_hold_a_reserved_token_are_left_out(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from numpy.typing import NDArray
 from torch import nn
 from transformers import (
     PreTrainedModel,
@@ -36,10 +35,10 @@ from transformers import (
 )
 
 from zip_introspect.demo.embedded import DEMO_MODEL
-from zip_introspect.errors import ConfigError, TrainingDataError
+from zip_introspect.errors import ConfigError
 from zip_introspect.introspection.grid import FILE_NAME, JointGrid
-from zip_introspect.training import authors, opening
 from zip_introspect.training import dataset as rows
+from zip_introspect.training import opening, reading
 from zip_introspect.training.dataset import JointCollator
 from zip_introspect.training.methods import Prepared, prepare
 from zip_introspect.training.recipe import Recipe, dump
@@ -200,7 +199,7 @@ class Run:
                 sample(self.recipe, self.model, self.rollouts, self.say)
             state.wait_for_everyone()
         found = self._opened()
-        data, grid = self._read(found)
+        data, grid = reading.read(self.recipe, found, self.rollouts, self.say)
         self.say(f"the intermediate head learns from {len(data):,} rollouts")
         # It never speaks, so nothing holds it to the policy.
         trainer, prepared = self._fit(found, grid, data, "value", self.recipe.training.value_epochs)
@@ -250,40 +249,6 @@ class Run:
     def _opened(self) -> opening.Opened:
         training = self.recipe.training
         return opening.opened(self.model, self.recipe.method, training.precision, training.attention)
-
-    def _read(self, found: opening.Opened) -> tuple[Dataset, JointGrid]:
-        """The rollouts, and the grid at rows that the model has or is given."""
-        data = (authors if authors.wrote(self.rollouts) else rows).load(self.rollouts)
-        count = opening.rows_of(found.model)
-        ends, first = opening.end_ids_of(found.model), self.recipe.grid.first_reserved
-        if first is None:
-            first = opening.first_spare(found.tokenizer.get_vocab(), count, ends, self.recipe.grid.cells)
-        lengths = np.asarray(data["length"]) - np.asarray(data["prompt_length"])
-        grid = self.recipe.grid.over(int(lengths.max()), first)
-        if (largest := rows.largest_id(data)) >= count:
-            raise TrainingDataError(
-                f"{self.rollouts} holds the token id {largest}, and {self.model} has those below {count}; expected "
-                f"rollouts of this model"
-            )
-        grew = grid.reserved.stop > count
-        opening.grow(found.model, grid.reserved.stop)
-        grid.check_fits(opening.rows_of(found.model), ends)
-        kept = rows.without(data, grid.reserved)
-        if len(kept) < len(data):  # rows that stand for nothing could be drawn until now
-            self.say(f"{len(data) - len(kept)} rollouts that hold a token to be reserved are left out")
-        rewards = np.asarray(kept["reward"])
-        if not len(kept) or rewards.min() == rewards.max():
-            raise TrainingDataError(
-                f"all {len(kept)} rollouts in {self.rollouts} have the same reward; there is nothing to learn without "
-                f"some right and some wrong ones"
-            )
-        if not _finished(kept).any():
-            raise TrainingDataError(
-                f"no rollout in {self.rollouts} came to its end, so that none has a value; expected longer ones"
-            )
-        where = "appended to the output head" if grew else "that stand for nothing"
-        self.say(f"the joint has the rows {grid.reserved.start} to {grid.reserved.stop - 1}, {where}")
-        return kept, grid
 
     def _fit(
         self, found: opening.Opened, grid: JointGrid, data: Dataset, name: str, epochs: float, *, held: bool = False
@@ -373,7 +338,7 @@ class Run:
 
     def _write(self, data: Dataset, grid: JointGrid, values: np.ndarray) -> None:
         rewards = np.asarray(data["reward"], dtype=np.float64)
-        values = calibrated(values, _finished(data), rewards)
+        values = calibrated(values, reading.finished(data), rewards)
         lengths = np.asarray(data["length"]) - np.asarray(data["prompt_length"])
         fit_representatives(grid, values, rewards, lengths).save(self.grid)
         partial = self.labelled.with_suffix(".part")
@@ -389,8 +354,3 @@ class Run:
         content["dtype"] = str(found.saved).removeprefix("torch.")
         config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         found.tokenizer.save_pretrained(self.out)
-
-
-def _finished(data: Dataset) -> NDArray[np.bool_]:
-    """Which rollouts ended by themselves; all where nothing is said of it."""
-    return np.asarray(data["finished"] if "finished" in data.column_names else np.ones(len(data)), dtype=bool)
