@@ -31,8 +31,8 @@ def attach(
 ) -> None:
     """Write a linear head into a copy of its model: for servers that give logits of token ids, such as vLLM.
 
-    Its rows are ids that stand for nothing, or appended ones, in the tensor's own number type. Every other byte of the
-    weights stays as it is.
+    Its rows are ids that stand for nothing, or appended ones, in the tensor's own
+    number type. Every other byte of the weights stays as it is.
     """
     with reporting(debug):
         written = opened(head)

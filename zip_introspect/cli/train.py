@@ -54,8 +54,8 @@ def train(
 ) -> None:
     """Train a whole model to say how likely it is to be right and how long it will take (the paper's ZIP-RC).
 
-    Stages that are done are passed over, so an interrupted run goes on with the same command. Several GPUs: begin it
-    with `accelerate launch -m zip_introspect train`.
+    Stages that are done are passed over, so the same command goes on with an
+    interrupted run. For several GPUs: accelerate launch -m zip_introspect train.
     """
     with reporting(debug):
         modules = _modules()
