@@ -10,8 +10,12 @@ from zip_introspect.training.on_policy import HiddenRows
 SIZE, EVERY, LONGEST = 16, 8, 64
 
 
-def rollouts(questions: int = 60, samples: int = 4, *, tells: float = 2.0, seed: int = 0) -> Rollouts:
-    """Samples of 5 to 60 tokens, some cut at 64; right ones have a first number that is higher by `tells`."""
+def rollouts(questions: int = 60, samples: int = 4, *, tells: float = 2.0, seed: int = 0, noise: int = 0) -> Rollouts:
+    """Samples of 5 to 60 tokens, some cut at 64; right ones have a first number that is higher by `tells`.
+
+    Args:
+        noise: so many numbers of a state in place of the usual ones, and all of them noise.
+    """
     rng = np.random.default_rng(seed)
     problems = []
     for place in range(questions):
@@ -24,10 +28,12 @@ def rollouts(questions: int = 60, samples: int = 4, *, tells: float = 2.0, seed:
             right = right and finished
             rows = length if finished else length + 1
             positions = np.unique([*range(0, rows, EVERY), rows - 1]).astype(np.int32)
-            states = rng.normal(size=(len(positions), SIZE))
+            states = rng.normal(size=(len(positions), noise or SIZE))
+            if noise:
+                states += rng.normal(size=noise)  # of a sample: what one prefix shows, all do
             states[:, 0] += tells * (right - 0.5) * positions / rows
             states[:, 1] += (length - positions) / 10
-            states[:, 2] += 2 * ease
+            states[:, 2] += 0 if noise else 2 * ease
             means = states.cumsum(0) / np.arange(1, len(states) + 1)[:, None]
             hidden = HiddenRows(positions, states.astype(np.float16), means.astype(np.float16))
             answer = str(place) if right else str(1_000 + int(rng.integers(3)))
@@ -43,4 +49,4 @@ def rollouts(questions: int = 60, samples: int = 4, *, tells: float = 2.0, seed:
                 )
             )
         problems.append(QuestionRollouts(Question(f"question {place}", str(place)), (1, 2, place + 3), tuple(made)))
-    return Rollouts(None, "made up", LONGEST, tuple(problems), hidden_size=SIZE)
+    return Rollouts(None, "made up", LONGEST, tuple(problems), hidden_size=noise or SIZE)

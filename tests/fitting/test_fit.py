@@ -14,7 +14,7 @@ from zip_introspect.evaluation.store.rollout_file import Rollouts
 from zip_introspect.fitting import labels, laying, pictures, report
 from zip_introspect.fitting.fit import Fitted, fit
 from zip_introspect.fitting.states import States, check_enough
-from zip_introspect.fitting.training import HeadShape
+from zip_introspect.fitting.training import FOLDS, HeadShape, folds_of
 from zip_introspect.heads import file
 
 CANDIDATES = (HeadShape(0, 1.0), HeadShape(8, 1.0))
@@ -49,6 +49,26 @@ def test_values_rise_with_what_was_realised_and_are_those_of_other_questions(sto
     bins = np.unravel_index(found.cells, found.grid.shape)
     assert (bins[0] == found.grid.reward_bin(found.values)[states.rollout]).all()
     assert (bins[1] == found.grid.length_bin(states.remaining)).all()
+
+
+def test_nothing_that_teaches_the_judge_of_a_question_rests_on_its_rewards(stored: Rollouts) -> None:
+    states = States.of(stored)
+    fold = folds_of(states.question, FOLDS, 0)
+    before = labels.made(states).by_fold
+    for number in range(FOLDS):
+        other = states.right ^ ((fold == number) & states.finished)  # every reward of a fold turned round
+        after = labels.made(replace(states, right=other)).by_fold
+        np.testing.assert_array_equal(after[number], before[number])
+        assert (after != before).any(), "those of the other folds' judges do rest on them"
+
+
+def test_where_there_is_nothing_to_be_told_nothing_is_promised() -> None:
+    """Rewards that no state tells of, among more features than rollouts: an AUROC of a half."""
+    found = [
+        fit(rollouts(80, tells=0.0, seed=seed, noise=400), GenerationConfig(interval=EVERY), candidates=CANDIDATES[:1])
+        for seed in range(2)
+    ]
+    assert np.mean([item.quality.end for item in found]) < 0.6
 
 
 def test_a_head_of_its_own_is_what_was_promised(fitted: Fitted, stored: Rollouts) -> None:
@@ -115,7 +135,7 @@ def test_the_pictures_show_what_the_tables_say(fitted: Fitted) -> None:
 
 def test_a_head_that_sees_nothing_says_so() -> None:
     blind = fit(rollouts(200, tells=0.0), GenerationConfig(interval=LONGEST), candidates=CANDIDATES[:1])
-    assert blind.quality.within == pytest.approx(0.5, abs=0.06)
+    assert blind.quality.within == pytest.approx(0.5, abs=0.12)
     assert blind.quality.prompt > 0.53
     assert "it knows which questions are hard, not which sample is right" in " ".join(blind.said)
 

@@ -69,7 +69,7 @@ def fit(
     grid, features = target.grid, states.features(inputs)
     trained = training.cross_fit(
         features,
-        target.cells,
+        target.by_fold,
         states.groups,
         grid.num_cells,
         weights=states.weights(),

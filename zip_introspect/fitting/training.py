@@ -23,6 +23,7 @@ _BATCH, _SMALLEST_BATCH, _STEPS = 256, 16, 16
 """Rows of a step, at most and at least, and steps of an epoch, at least, where there are rows for them."""
 _RATE = 1e-3
 _SMALLEST = 1e-6
+FOLDS = 5
 _RIDGE = 1e-4
 
 
@@ -85,7 +86,7 @@ def cross_fit(
     *,
     weights: NDArray[np.floating] | None = None,
     candidates: Sequence[HeadShape] = CANDIDATES,
-    folds: int = 5,
+    folds: int = FOLDS,
     epochs: int = 40,
     patience: int = 4,
     seed: int = 0,
@@ -95,7 +96,8 @@ def cross_fit(
 
     Args:
         features: shape (rows, width).
-        labels: shape (rows,), from 0.
+        labels: shape (rows,), from 0; or (folds, rows), where labels are learnt too: those of a fold, which must not
+            have been learnt from its questions, teach and judge its model.
         groups: shape (rows,): rows of one group, such as a question, are held out together.
         weights: shape (rows,): what each row counts for, in training and in judging; None is the same for all.
         patience: epochs without a better one, after which a candidate is left.
@@ -105,14 +107,18 @@ def cross_fit(
     scaled = {
         biased: torch.from_numpy(_standardised(features, biased).rows) for biased in {c.biased for c in candidates}
     }
-    y = torch.from_numpy(labels)
-    w = _weights(weights, len(labels))
-    prior = _prior(labels, classes)
+    taught = np.broadcast_to(labels, (folds, len(fold)))
+    own = taught[fold, np.arange(len(fold))]
+    y, w = torch.from_numpy(own), _weights(weights, len(fold))
+    priors = np.stack([_prior(taught[number][fold != number], classes) for number in range(folds)])
     losses: dict[HeadShape, float] = {}
     best: tuple[float, HeadShape, int, Tensor] | None = None
     for candidate in candidates:
         x = scaled[candidate.biased]
-        learners = [_Learner(candidate, x, y, w, fold != number, prior, seed) for number in range(folds)]
+        learners = [
+            _Learner(candidate, x, torch.from_numpy(taught[number].copy()), w, fold != number, priors[number], seed)
+            for number in range(folds)
+        ]
         found, since = (np.inf, 0, torch.empty(0)), 0
         for epoch in range(1, epochs + 1):
             predicted = torch.zeros(len(y), classes)
@@ -132,7 +138,7 @@ def cross_fit(
             best = found[0], candidate, found[1], found[2]
     assert best is not None, "no candidates"
     loss, candidate, count, predicted = best
-    frequencies = float((-np.log(prior)[labels] * w.numpy()).mean())
+    frequencies = float((-np.log(_prior(own, classes))[own] * w.numpy()).mean())
     return CrossFitted(candidate, count, loss, losses, frequencies, predicted.exp().numpy())
 
 
