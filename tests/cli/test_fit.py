@@ -74,7 +74,8 @@ def test_a_model_gets_a_head_and_answers_with_it(bare: Path, tmp_path: Path) -> 
     assert framed["usage"]["prompt_tokens"] > result["usage"]["prompt_tokens"]
     other = run("fit", bare, "abacus", "--limit", "51", *how)
     assert other.exit_code == 1
-    assert "holds rollouts that differ in its questions" in " ".join(other.stderr.split())
+    assert "holds rollouts that differ in questions" in " ".join(other.stderr.split())
+    _is_taken_over_only_where_it_is_the_same(bare, out, how)
 
 
 def test_what_no_head_can_be_made_of_is_refused_before_a_model_is_opened(
@@ -110,6 +111,17 @@ def _attaches(bare: Path, out: Path, how: list[str | Path], folder: Path) -> Non
     assert written["confidence_source"] == "head"
     assert written["expected"]["value"] == pytest.approx(laid["expected"]["value"], abs=0.02)
     assert written["expected"]["remaining"] == pytest.approx(laid["expected"]["remaining"], rel=0.02)
+
+
+def _is_taken_over_only_where_it_is_the_same(bare: Path, out: Path, how: list[str | Path]) -> None:
+    before = out.read_bytes()
+    hotter = run("fit", bare, "abacus", "--limit", "50", *how, "--temperature", "2")
+    assert "differ in temperature: temperature is 1.0, and here 2.0" in " ".join(hotter.stderr.split())
+    dry = run("fit", bare, "abacus", "--limit", "50", *how, "--dry-run")
+    assert dry.exit_code == 0
+    other = run("fit", bare, "abacus", "--limit", "50", *how, "--grader", "regex:(no such thing)")
+    assert "0 of 100 samples are right" in " ".join(other.stderr.split()), "graded anew"
+    assert out.read_bytes() == before
 
 
 def test_a_grader_that_never_agrees_ends_it_after_a_few_questions(bare: Path, tmp_path: Path) -> None:

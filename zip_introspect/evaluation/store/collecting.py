@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from zip_introspect.answers.extraction import extract
 from zip_introspect.config import SamplingParams
+from zip_introspect.errors import EvaluationDataError
 from zip_introspect.evaluation.store.rollout_file import Question, QuestionRollouts, Rollouts, StoredRollout
 from zip_introspect.evaluation.store.unfinished import Parts, seed_of
 from zip_introspect.framing import NO_FRAMING, Framing
@@ -136,7 +137,7 @@ def collect_to_file(
     run = _Run(llm, questions, grader, how)
     if run.caution:
         say(run.caution)
-    parts = Parts(file, run.header, run.prompts, how["samples"], run.settings())
+    parts = Parts(file, run.header, run.prompts, how["samples"], run.header.settings)
     if parts.damaged:
         say(f"{parts.damaged} files in {parts.folder} are damaged; their questions are sampled anew")
     if parts.done:
@@ -170,6 +171,31 @@ def collect_to_file(
     return Collected(file, run.header.model, run.header.max_new_tokens, counts)
 
 
+def taken_over(
+    llm: IntrospectiveLLM, questions: Sequence[Question], grader: Grader, file: str | Path, **how: Unpack[Collecting]
+) -> Rollouts:
+    """The rollouts of a file, if they are those that `collect_to_file` would make; graded anew.
+
+    Raises:
+        EvaluationDataError: they are others; the message names what differs. Or as `Rollouts.load`.
+    """
+    file = expanded(Path(file))
+    found, run = Rollouts.load(file), _Run(llm, questions, grader, {"sampling": llm.config.sampling, **how})
+    wanted, stored = _of_any_machine(run.header.settings), _of_any_machine(found.settings)
+    if other := sorted(name for name in wanted.keys() | stored.keys() if wanted.get(name) != stored.get(name)):
+        raise EvaluationDataError(
+            f"{file} holds rollouts that differ in {', '.join(other)}: {other[0]} is {stored.get(other[0])!r:.80}, "
+            f"and here {wanted.get(other[0])!r:.80}. Delete it to begin anew, or name another file"
+        )
+    return replace(found, problems=tuple(run.graded_anew(place, item) for place, item in enumerate(found.problems)))
+
+
+def _of_any_machine(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what differs between machines that sample one model: rollouts travel."""
+    kept = {name: value for name, value in settings.items() if name not in ("backend", "dtype", "max_context")}
+    return {**kept, "weights": [size for _, size, _ in kept.get("weights", [])]}
+
+
 class _Run:
     """One model, its questions, and how they are sampled."""
 
@@ -196,6 +222,7 @@ class _Run:
         self.header = Rollouts(
             llm.backend.grid, name, limit, (), llm.info.parameters, hidden_size=size, framing=self.framing
         )
+        self.header = replace(self.header, settings=json.loads(json.dumps(self.settings())))
 
     def settings(self) -> dict[str, Any]:
         """All that the samples and their joints depend on."""

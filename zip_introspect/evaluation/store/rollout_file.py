@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,8 @@ class Rollouts:
     """Of the hidden states; None where none are kept."""
     framing: Framing = NO_FRAMING
     """How the questions were put."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """All that the samples depend on, by the names that a user knows them by; empty where it is not known."""
 
     @property
     def joint_grid(self) -> JointGrid:
@@ -162,6 +164,7 @@ class Rollouts:
             "judgement_tokens": self.judgement_tokens,
             "hidden_size": self.hidden_size,
             "framing": self.framing.model_dump(mode="json"),
+            "settings": dict(self.settings),
         }
         schema = _schema(self.cells, self.hidden_size).with_metadata({_KEY: json.dumps(about)})
         part = file.with_name(file.name + ".part")
@@ -197,7 +200,7 @@ class Rollouts:
             parameters = None if about.get("parameters") is None else int(about["parameters"])
             external, judgement = float(about.get("external_cost", 1.0)), int(about.get("judgement_tokens", 0))
             size = None if about.get("hidden_size") is None else int(about["hidden_size"])
-            framing = Framing(**about.get("framing", {}))
+            framing, settings = Framing(**about.get("framing", {})), dict(about.get("settings", {}))
         except (KeyError, TypeError, ValueError, GridError, ConfigError) as error:
             raise EvaluationDataError(f"{file} says nothing usable of its model: {error}") from error
         cells = grid.num_cells if grid else 0
@@ -205,7 +208,7 @@ class Rollouts:
         if not table.schema.remove_metadata().equals(expected):
             raise EvaluationDataError(f"{file} has the columns {table.schema.names}; expected {expected.names}")
         problems = tuple(_problems(file, table, cells, size))
-        return cls(grid, model, limit, problems, parameters, external, judgement, size, framing)
+        return cls(grid, model, limit, problems, parameters, external, judgement, size, framing, settings)
 
 
 def _schema(cells: int, hidden_size: int | None) -> pa.Schema:
