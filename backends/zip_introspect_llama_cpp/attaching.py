@@ -157,6 +157,8 @@ def _with_tokens(reader: GGUFReader, architecture: str, first: int, count: int) 
 def _write(reader: GGUFReader, source: Path, target: Path, grid: JointGrid, edits: _Edits) -> None:
     if target.resolve() == source.resolve():
         raise GridError(f"{target} is the file itself; expected another name, as a copy is written")
+    if target.exists():
+        raise GridError(f"{target} exists; expected the name of a file to be made. Delete it, or name another")
     architecture, _ = check_text_model(reader, source)
     partial = target.with_suffix(".partial")
     writer = GGUFWriter(partial, arch=architecture, endianess=reader.endianess)

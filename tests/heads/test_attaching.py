@@ -11,14 +11,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training import models
 from zip_introspect import GenerationConfig, IntrospectiveLLM
 from zip_introspect.errors import HeadError, ModelLoadError
 from zip_introspect.heads.attaching import Place, attach, placed, rows_of
-from zip_introspect.heads.checkpoint import Checkpoint, as_type, from_type
+from zip_introspect.heads.checkpoint import SCALED, Checkpoint, as_type, from_type
 from zip_introspect.heads.head import Head
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect_transformers import TransformersBackend
@@ -120,6 +120,18 @@ def test_it_says_what_the_head_says_over_the_model(architecture: str, tied: bool
         assert again == text
 
 
+def test_the_files_that_are_loaded_are_those_that_are_written(tmp_path: Path) -> None:
+    """The same weights in another form lie beside some checkpoints, under names that come first."""
+    folder = models.write(tmp_path / "model", dtype=torch.float32)
+    head, weights = head_for(folder), load_file(folder / "model.safetensors")
+    save_file({"output.weight": weights["lm_head.weight"]}, folder / "consolidated.safetensors")
+    attach(Checkpoint(folder), head, Place(320, appended=False), tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")["lm_head.weight"]
+    assert torch.equal(found[320:384], torch.from_numpy(rows_of(head)))
+    aside = (tmp_path / "out" / "consolidated.safetensors").read_bytes()
+    assert aside == (folder / "consolidated.safetensors").read_bytes()
+
+
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     folder = models.write(tmp_path / "model")
     spare = Place(320, appended=False)
@@ -143,7 +155,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.parametrize("name", ["final_logit_softcapping", "logit_scale", "logits_scaling"])
+@pytest.mark.parametrize("name", SCALED)
 def test_logits_that_are_scaled_behind_the_output_head_are_refused(name: str, tmp_path: Path) -> None:
     folder = models.write(tmp_path / "model")
     head = head_for(folder)

@@ -58,6 +58,17 @@ def test_others_are_refused(other: Fingerprint, message: str) -> None:
         MODEL.compare(other)
 
 
+def test_tight_norms_are_allowed_the_rounding_of_their_size() -> None:
+    tight = replace(MODEL, norm=(1 + 0.05 * RNG.normal(size=64)).astype(np.float32))
+    halved = replace(tight, norm=(tight.norm * (1 + RNG.uniform(-0.004, 0.004, 64))).astype(np.float32))
+    assert tight.compare(replace(halved, rounding=0.002)) == ()
+    with pytest.raises(HeadError, match="the final norm"):
+        tight.compare(halved)
+    trained = replace(tight, norm=(tight.norm + 0.02 * RNG.normal(size=64)).astype(np.float32), rounding=0.002)
+    with pytest.raises(HeadError, match="the final norm"):
+        tight.compare(trained)
+
+
 def test_another_chat_template_is_a_warning() -> None:
     assert MODEL.compare(replace(MODEL, template="")) == ()
     (warning,) = MODEL.compare(replace(MODEL, template="b"))

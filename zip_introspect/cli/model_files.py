@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from zip_introspect.backend.encoding import end_ids
 from zip_introspect.backend.exporting import exporter
 from zip_introspect.errors import BackendNotInstalledError, GridError, HeadError, ModelLoadError, ReservedTokensError
-from zip_introspect.heads.checkpoint import Checkpoint
+from zip_introspect.heads.checkpoint import Checkpoint, weight_files
 from zip_introspect.heads.spare_ids import SpareIds, find_runs
 from zip_introspect.heads.trained_rows import doubt
 from zip_introspect.introspection.grid import FILE_NAME, JointGrid
@@ -251,10 +251,11 @@ def _fitting(
 
 
 def _read_weights(folder: Path) -> Weights | None:
-    index = _read_json(folder / "model.safetensors.index.json")
-    listed = {folder / name for name in (index or {}).get("weight_map", {}).values()}
-    files = sorted(listed | set(folder.glob("*.safetensors")))
-    if not any(file.exists() for file in files):
+    try:
+        files = weight_files(folder)
+    except ModelLoadError:
+        files = sorted(folder.glob("*.safetensors"))
+    if not any(folder.glob("*.safetensors")):  # of a model on the hub, which was not downloaded
         return None
     problems: list[str] = []
     shapes: dict[str, list[int]] = {}

@@ -87,6 +87,14 @@ def in_words(found: Quality, played: list[Tried], chosen: dict[str, Tried]) -> l
     said = [
         f"Measured on {found.questions} questions that the head did not see ({found.samples} samples, "
         f"{found.right:.0%} of them right), by cross-fitting.",
+    ]
+    if np.isnan(found.end):
+        said.append(
+            "All samples that came to an end were right, or all wrong: the others were cut. So it cannot be said how "
+            "well it tells them apart; let samples be longer (--max-new-tokens)."
+        )
+        return said
+    said += [
         f"At its end, a right sample gets a higher value than a wrong one in {found.end:.0%} of the pairs (AUROC "
         f"{found.end:.2f}); the share of votes does so in {found.votes:.0%}.",
     ]
@@ -117,6 +125,9 @@ def in_words(found: Quality, played: list[Tried], chosen: dict[str, Tried]) -> l
         + (f", so it explains {gain:.0%} of that." if gain > _EDGE else ", so it does not see lengths there.")
     )
     said.append(f"Its confidence at the end of one sample is off by {found.ece:.3f} on average (ECE).")
+    said.append(
+        f"The settings below are the best of {len(played)} on these very questions; of others expect a little less."
+    )
     for price, item in chosen.items():
         said.append(
             f"At the {price} price (one sample is worth {PRICES[price]:g} of accuracy): {item.name}, right in "

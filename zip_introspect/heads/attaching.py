@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zip_introspect.errors import HeadError, ModelLoadError
-from zip_introspect.heads.checkpoint import Checkpoint, as_type, header_of, json_of
+from zip_introspect.heads.checkpoint import INDEX, Checkpoint, as_type, header_of, json_of
 from zip_introspect.heads.head import Head
 from zip_introspect.heads.spare_ids import find_runs
 from zip_introspect.introspection.grid import JointGrid
 
 _CHUNK = 1 << 24
-_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -147,11 +146,11 @@ def _append(checkpoint: Checkpoint, folder: Path, written: dict[str, bytes], cou
     sized = config["text_config"] if isinstance(config.get("text_config"), dict) else config
     sized["vocab_size"] = checkpoint.heads[0].shape[0] + count
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if (folder / _INDEX).exists():
-        index = json_of(folder / _INDEX)
+    if (folder / INDEX).exists():
+        index = json_of(folder / INDEX)
         if isinstance(total := index.get("metadata", {}).get("total_size"), int):
             index["metadata"]["total_size"] = total + sum(map(len, written.values()))
-            (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_longer(source: Path, target: Path, more: dict[str, bytes]) -> None:

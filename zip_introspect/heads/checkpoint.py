@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 from zip_introspect.errors import HeadError, ModelLoadError
 from zip_introspect.heads.fingerprint import MLP_ROWS, Fingerprint, token_ids
 
-SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+SCALED = (
+    "final_logit_softcapping", "lm_head_multiplier", "logit_scale", "logits_scaling", "logits_soft_cap",
+    "output_logit_soft_cap",
+)  # fmt: skip
 """What some architectures do to logits behind the output head, by the names of their configurations."""
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _ROUNDED = {"F32": 0.0, "F16": 0.0005, "BF16": 0.002}
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _LONGEST_HEADER = 100_000_000  # that of safetensors itself
 _EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_embeddings)\.weight")
 _OUTPUT = re.compile(r"(?:.*\.)?(?:lm_head|embed_out|output)\.weight")
@@ -47,7 +51,13 @@ class StoredTensor:
         return (self.stop - self.start) // self.shape[0]
 
     def read(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Some rows, shape (rows, width)."""
+        """Some rows, shape (rows, width).
+
+        Raises:
+            HeadError: of a number type that is not read here.
+        """
+        if self.kind not in _BYTES:
+            raise HeadError(f"{self.name} is stored as {self.kind}; expected one of {', '.join(_BYTES)}")
         with self.file.open("rb") as stream:
             parts = []
             for row in rows:
@@ -68,9 +78,7 @@ class Checkpoint:
         config = json_of(folder / "config.json")
         text = config.get("text_config")
         self.config: dict[str, Any] = text if isinstance(text, dict) else config
-        self.files = sorted(folder.glob("*.safetensors"))
-        if not self.files:
-            raise ModelLoadError(f"{folder} has no .safetensors files; save the model with save_pretrained once more")
+        self.files = weight_files(folder)
         self.tensors = {item.name: item for file in self.files for item in _tensors(file)}
         self.embedding = self._one(_EMBEDDING)
         self.output = self._one(_OUTPUT)
@@ -157,6 +165,23 @@ def from_type(data: bytes, kind: str, width: int) -> NDArray[np.float32]:
     return found.reshape(-1, width)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads: those of the index, or the one; others may lie beside them in another form.
+
+    Raises:
+        ModelLoadError: there are none, or an index that is none.
+    """
+    if (folder / INDEX).exists():
+        listed = json_of(folder / INDEX).get("weight_map")
+        names = set(map(str, listed.values())) if isinstance(listed, dict) else set()
+        if not names or any(Path(name).name != name for name in names):
+            raise ModelLoadError(f"{folder / INDEX} maps no weights to files beside it; download it again")
+        return sorted(folder / name for name in names)
+    if not (folder / SINGLE).exists():
+        raise ModelLoadError(f"{folder} has no .safetensors files; save the model with save_pretrained once more")
+    return [folder / SINGLE]
+
+
 def _tensors(file: Path) -> Iterable[StoredTensor]:
     header, begin = header_of(file)
     for name, entry in header.items():
@@ -171,8 +196,8 @@ def header_of(file: Path) -> tuple[dict[str, Any], int]:
     Raises:
         ModelLoadError: it is cut short, or no such file.
     """
-    size = file.stat().st_size
     try:
+        size = file.stat().st_size
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > min(size - 8, _LONGEST_HEADER):

@@ -113,7 +113,7 @@ def _read(kind: _Kind, path: str | Path, make: _Make[_Made]) -> _Made:
     try:
         about = {str(name): value for name, value in said["about"].items()}
         return make(about, weights, _fingerprint(said.get("fingerprint"), arrays))
-    except (HeadError, GridError) as error:
+    except (HeadError, GridError, TypeError) as error:  # a setting may be named as an argument is
         raise HeadError(f"{file}: {error}") from None
 
 

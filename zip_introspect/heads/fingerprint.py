@@ -21,7 +21,9 @@ MLP_ROWS = 4
 SLACK = 2.0
 """Of the rounding that two files may differ by: their types' typical one, twice."""
 EXACT = 0.01
-"""What a norm's weights may differ by, relative to their spread: bfloat16 rounds to 0.004."""
+"""What a norm's weights may differ by, relative to their spread."""
+HALF = 0.0025
+"""What either of them may be rounded by, relative to their size: bfloat16 rounds to 0.002."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ class Fingerprint:
             "the embeddings": (_difference(self.rows, model.rows), allowed),
             "the middle layer": (_difference(self.mlp, model.mlp), allowed),
             # Formats store some norms as their distance from 1.
-            "the final norm": (_difference(self.norm - _mean(self.norm), model.norm - _mean(model.norm)), EXACT),
+            "the final norm": (
+                _difference(self.norm - _mean(self.norm), model.norm - _mean(model.norm)),
+                EXACT + _tightness(self.norm) * sum(min(item.rounding, HALF) for item in (self, model)),
+            ),
         }
         for what, (difference, most) in measured.items():
             if difference > most:
@@ -102,6 +107,12 @@ def token_ids(vocabulary: int, count: int = ROWS) -> tuple[int, ...]:
 
 def _mean(array: NDArray[np.float32]) -> float:
     return float(array.mean()) if array.size else 0.0
+
+
+def _tightness(norm: NDArray[np.float32]) -> float:
+    """The size of weights over that of their spread."""
+    spread = float(np.linalg.norm(norm - _mean(norm)))
+    return float(np.linalg.norm(norm)) / spread if spread else 0.0
 
 
 def _difference(mine: NDArray[np.float32], other: NDArray[np.float32]) -> float:
