@@ -132,5 +132,5 @@ def test_a_grader_that_never_agrees_ends_it_after_a_few_questions(bare: Path, tm
     )
     assert done.exit_code == 1
     said = " ".join(done.stderr.split())
-    assert "all of the first 32 samples are wrong" in said
+    assert "all of the first 80 samples are wrong" in said
     assert "questions are kept in" in said

@@ -62,6 +62,8 @@ def test_a_model_is_trained_on_rollouts_of_the_command(tmp_path: Path) -> None:
     assert "nats a token" in shown
     assert f"zip-introspect ask --model {out}" in shown
     assert "48 rollouts" in errors
+    code, shown, _ = said("abacus", rollouts, "--method", "lite", "--out", tmp_path / "again", "--json", *settings)
+    assert json.loads(shown)["model"] == str(tmp_path / "again"), "the Trainer's own lines are no part of it"
     asked = CliRunner().invoke(app, ["ask", "--model", str(out), "Solve 3*x+5=35", "--json"])
     assert asked.exit_code == 0
     assert 0 <= json.loads(asked.stdout)["confidence"] <= 1

@@ -1,11 +1,14 @@
 """The order of training rows: all of them, alike within a batch, in no order of length between batches."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from accelerate.data_loader import prepare_data_loader
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from tests.training.tiny import GRID, arguments, rollouts, tiny
 from zip_introspect.errors import TrainingDataError
@@ -79,3 +82,18 @@ def test_training_by_tokens_weighs_every_token_alike(tmp_path: Path) -> None:
     assert trainer.usual_tokens == pytest.approx(trained / len(sizes))
     trainer.train()
     assert trainer.state.global_step == 2 * len(sizes)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_another_epoch_is_another_order_under_accelerate_too(processes: int) -> None:
+    data: Any = list(range(40))
+    batches = TokenBatches([3] * 40, 12, seed=0, processes=processes)
+    loader = prepare_data_loader(
+        DataLoader(data, batch_sampler=batches), num_processes=processes, process_index=0, even_batches=False
+    )
+    seen = []
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        seen.append([batch.tolist() for batch in loader])
+    assert len(seen[0]) == len(batches) // processes
+    assert seen[0] != seen[1]

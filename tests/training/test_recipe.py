@@ -46,6 +46,7 @@ def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
         ("a.b.c=1", "expected NAME=VALUE"),
         ("=1", "expected NAME=VALUE"),
         ("grid.length_edges=[", "which is no YAML"),
+        ("questions.limit=100", "questions is no section; expected one of sampling, grid, training, lora"),
         ("questions=[{dataset: a, limit: 0}]", r"questions\.0\.limit is 0"),
     ],
 )
@@ -62,7 +63,7 @@ def test_a_setting_that_cannot_be_is_named(change: str, said: str) -> None:
         ("!!python/object/apply:os.system [echo]", "is no YAML"),
         ("training: 3", "training is 3"),
         ("42: 1", "extra inputs"),
-        ("a: &a [*a]", "extra inputs|is no YAML"),
+        ("a: &a [*a]", "an alias is no setting"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(written: str, said: str, tmp_path: Path) -> None:
@@ -74,6 +75,12 @@ def test_a_file_that_is_no_recipe_is_refused(written: str, said: str, tmp_path: 
         recipes.load(str(tmp_path / "binary.yaml"))
     with pytest.raises(ConfigError, match="expected a YAML file, or one of abacus"):
         recipes.load("nothing")
+
+
+def test_an_empty_section_is_its_defaults(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("training:\nquestions: [{dataset: a}]\n", encoding="utf-8")
+    recipe = recipes.load(str(tmp_path / "recipe.yaml"), ["training.epochs=3"])
+    assert recipe.training.epochs == 3
 
 
 @given(st.integers(1, 100_000), st.integers(2, 12), st.integers(2, 12))

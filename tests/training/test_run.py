@@ -22,6 +22,7 @@ from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training import authors, run
 from zip_introspect.training import recipe as recipes
+from zip_introspect.training.claiming import claim
 from zip_introspect.training.dataset import JointCollator, load, row, save, shortened
 from zip_introspect.training.recipe import Recipe
 from zip_introspect.training.trainer import JointTrainer
@@ -63,6 +64,7 @@ def test_each_recipe_runs_to_the_end(name: str, architecture: str, rollouts: Pat
     )
     assert trained is not None
     assert trained.policy_kl is not None
+    assert trained.joint_loss is not None
     assert 0 < trained.joint_loss < 10
     grid = JointGrid.load(tmp_path / "out")
     assert grid.first_reserved == 320
@@ -84,7 +86,8 @@ def test_the_embedded_model_is_trained_on_from_its_questions(tmp_path: Path) -> 
     assert set(labelled["right"]) == {0.0, 1.0}
     assert len(set(labelled["reward"])) > 2, "values, not rewards"
     assert {item.name for item in (out / "training").iterdir()} == {
-        "recipe.yaml", "rollouts.parquet", "labelled.parquet", "grid.json", "training.json"
+        "recipe.yaml", "rollouts.parquet", "labelled.parquet", "grid.json", "training.json",
+        "begun_with.json",
     }  # fmt: skip
     before = (out / "model.safetensors").stat().st_mtime_ns
     said.clear()
@@ -227,11 +230,40 @@ def test_a_directory_of_something_else_and_another_recipe_are_refused(rollouts: 
         run.train(recipe(None, model), tmp_path / "full", rollouts=rollouts, say=silent)
     with pytest.raises(ConfigError, match="no questions, and no rollouts"):
         run.train(recipe(None, model), tmp_path / "out", say=silent)
-    run.train(recipe(None, model, "method=lite"), tmp_path / "out", rollouts=rollouts, say=silent)
-    with pytest.raises(ConfigError, match=r"another recipe.*differs in `epochs: 2"):
+
+
+def test_what_a_result_rests_on_may_not_change_and_all_else_may(rollouts: Path, tmp_path: Path) -> None:
+    model, out = models.write(tmp_path / "model"), tmp_path / "out"
+    run.train(recipe(None, model, "method=lite"), out, rollouts=rollouts, say=silent)
+    with pytest.raises(ConfigError, match=r"another training\.epochs\. To train anew .* delete .*labelled\.parquet"):
+        run.train(recipe(None, model, "method=lite", "training.epochs=2"), out, rollouts=rollouts, say=silent)
+    with pytest.raises(ConfigError, match="another rollouts, on which its rollouts rest"):
         run.train(
-            recipe(None, model, "method=lite", "training.epochs=2"), tmp_path / "out", rollouts=rollouts, say=silent
+            recipe(None, model, "method=lite"), out, rollouts=models.rollouts(tmp_path / "b.parquet", 20), say=silent
         )
+    assert run.train(recipe(None, model, "method=lite", "training.save_steps=9"), out, rollouts=rollouts, say=silent)
+    (out / "zip_introspect.json").unlink()
+    for name in ("labelled.parquet", "grid.json"):
+        (out / "training" / name).unlink()
+    assert run.train(recipe(None, model, "method=lite", "training.epochs=2"), out, rollouts=rollouts, say=silent)
+
+
+def test_a_misspelt_data_set_does_not_claim_the_directory(tmp_path: Path) -> None:
+    model, out = models.write(tmp_path / "model"), tmp_path / "out"
+    with pytest.raises(ZipIntrospectError, match="does not exist"):
+        run.train(recipe(None, model, "questions=[{dataset: ./nowhere.jsonl}]"), out, say=silent)
+    assert not out.exists()
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over(rollouts: Path, tmp_path: Path) -> None:
+    model, out, said = models.write(tmp_path / "model"), tmp_path / "out", list[str]()
+    broken = out / "training" / "value" / "checkpoint-7"
+    wanted = recipe(None, model, "method=lite")
+    claim(wanted, rollouts, out / "training")
+    broken.mkdir(parents=True)
+    (broken / "trainer_state.json").write_text("{", encoding="utf-8")
+    run.train(wanted, out, rollouts=rollouts, say=said.append)
+    assert not any("goes on from" in line for line in said)
 
 
 def test_rollouts_of_another_model_and_all_alike_are_refused(rollouts: Path, tmp_path: Path) -> None:

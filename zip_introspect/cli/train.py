@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,7 +78,9 @@ def train(
             return
         if out is None:
             raise ConfigError("--out is missing; expected the directory of the model to write")
-        trained = modules.run.train(wanted, out, rollouts=rollouts, say=partial(typer.echo, err=True))
+        # The Trainer prints what it logs; of JSON it is not a part.
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            trained = modules.run.train(wanted, out, rollouts=rollouts, say=partial(typer.echo, err=True))
         if trained is None:
             return
         if as_json:
@@ -84,7 +88,8 @@ def train(
             typer.echo(json.dumps({"model": str(out), **figures}, indent=2))
             return
         moved = "" if trained.policy_kl is None else f"; the policy moved by {trained.policy_kl:.4f}"
-        typer.echo(f"{out}: the joint's cross-entropy is {trained.joint_loss:.3f} nats a token{moved}")
+        known = "not known" if trained.joint_loss is None else f"{trained.joint_loss:.3f} nats a token"
+        typer.echo(f"{out}: the joint's cross-entropy is {known}{moved}")
         typer.echo(f"Try: zip-introspect ask --model {out} QUESTION")
 
 

@@ -47,7 +47,7 @@ def collect(
         grader,
         file,
         say=say,
-        watch=Watch(len(questions), say, stop=dry_run),
+        watch=Watch(len(questions), say, together=how.get("concurrency", 1) / how["samples"], stop=dry_run),
         **wanted,
     )
     if dry_run:  # all were there already, so that there was nothing to watch

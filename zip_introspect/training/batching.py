@@ -78,6 +78,11 @@ class TokenBatches(Sampler[list[int]]):
             )
 
     @property
+    def sampler(self) -> TokenBatches:
+        """Itself: accelerate tells the epoch to a batch sampler's sampler."""
+        return self
+
+    @property
     def all(self) -> int:
         """How many batches the rows make; up to `processes - 1` of them are left out of an epoch, others each time."""
         return len(self._edges) - 1
@@ -156,7 +161,8 @@ class LengthBatchingTrainer(Trainer):
     def note(self, **parts: Tensor) -> None:
         """Parts of a batch's summed loss, to be logged beside it; once a batch."""
         for name, part in parts.items():
-            self._parts[name] = self._parts.get(name, 0.0) + part.detach().item() / self.usual_tokens
+            mean = part.detach().item() * self.args.gradient_accumulation_steps / self.usual_tokens
+            self._parts[name] = self._parts.get(name, 0.0) + mean
         self._noted += 1
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -17,9 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from zip_introspect.demo.embedded import DEMO_MODEL
-from zip_introspect.errors import ConfigError
-from zip_introspect.training import chunked, opening
-from zip_introspect.training import dataset as rows
+from zip_introspect.errors import ConfigError, ModelLoadError
+from zip_introspect.training import chunked, opening, reading
 from zip_introspect.training.methods import prepare
 from zip_introspect.training.recipe import Recipe
 from zip_introspect.training.run import EMBEDDED
@@ -29,6 +28,7 @@ DEVICES = {"RTX 4090": (165e12, 24), "A100 80GB": (312e12, 80), "H100": (989e12,
 """Dense bfloat16 operations a second, and gigabytes, as their makers state them."""
 SHARE = 0.4
 """Of a GPU's peak that a training of this kind reaches; on this machine's processors, of a bare matrix product."""
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _COUNTED = 200
 """Questions whose tokens are counted, where there are no rollouts yet."""
 
@@ -125,7 +125,10 @@ def estimated(recipe: Recipe, rollouts: Path | None = None) -> Estimate:
     name = str(DEMO_MODEL) if recipe.model == EMBEDDED else recipe.model
     config = opening.config_of(name)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        try:
+            model = AutoModelForCausalLM.from_config(config)
+        except ValueError as error:
+            raise ModelLoadError(f"{name} is no causal language model: {' '.join(str(error).split())[:200]}") from error
         first = recipe.grid.first_reserved or 0
         grid = recipe.grid.over(1, first)
         opening.grow(model, grid.reserved.stop)
@@ -145,8 +148,8 @@ def estimated(recipe: Recipe, rollouts: Path | None = None) -> Estimate:
         tokens=float(lengths.sum()),
         assumed=assumed,
         generated=generated,
-        memory=_memory(recipe, config, parameters, trained, int(lengths.max())),
-        operations=_operations(recipe, config, parameters - _looked_up(model), lengths),
+        memory=_memory(recipe, config, model, parameters, trained, int(lengths.max())),
+        operations=_operations(recipe, config, parameters - _idle(model, config), lengths),
         here=SHARE * _measured(torch.bfloat16 if half else torch.float32),
     )
 
@@ -154,7 +157,7 @@ def estimated(recipe: Recipe, rollouts: Path | None = None) -> Estimate:
 def _lengths(recipe: Recipe, name: str, rollouts: Path | None) -> tuple[np.ndarray, float, bool]:
     """Tokens of each rollout, how many are to be sampled, and whether that is a guess."""
     if rollouts is not None:
-        return np.asarray(rows.load(rollouts)["length"]), 0.0, False
+        return np.asarray(reading.load(rollouts)["length"]), 0.0, False
     if not recipe.questions:
         raise ConfigError("the recipe has no questions, and no rollouts are given; expected one of them")
     expected = recipe.sampling.expected_tokens or recipe.sampling.max_new_tokens
@@ -164,16 +167,18 @@ def _lengths(recipe: Recipe, name: str, rollouts: Path | None) -> tuple[np.ndarr
     return np.full(count, round(prompt) + expected), float(count * expected), True
 
 
-def _memory(recipe: Recipe, config: Any, parameters: int, trained: int, longest: int) -> Memory:
+def _memory(recipe: Recipe, config: Any, model: PreTrainedModel, parameters: int, trained: int, longest: int) -> Memory:
     full, text = recipe.method == "full", config.get_text_config()
-    stored = 4 if full or config.dtype in (None, torch.float32) else 2
-    read = 2 if config.dtype == torch.bfloat16 or full else 4
+    precision = recipe.training.precision
+    stored = 2 if opening.kept_in_half(config.dtype, recipe.method, precision) else 4
+    read = 2 if opening.in_bfloat16(precision) else 4
     batch = max(recipe.training.tokens_per_batch, longest)
     layers, hidden = text.num_hidden_layers, text.hidden_size
     # Of each token and layer: its input alone where the rest is made anew, or else some 34 bytes a dimension in half
     # precision (Korthikanti et al., 2022), and no scores of attention, which are never kept.
     kept = 0 if recipe.method == "lite" else 2 * hidden if recipe.training.gradient_checkpointing else 34 * hidden
-    logits = 8 * 4 * chunked.CHUNK * text.vocab_size
+    # Where something is done to logits behind the output head, those of all positions are there at once.
+    logits = 8 * 4 * (batch if chunked.output_head(model) is None else chunked.CHUNK) * text.vocab_size
     return Memory(
         weights=stored * parameters,
         gradients=4 * trained,
@@ -183,12 +188,19 @@ def _memory(recipe: Recipe, config: Any, parameters: int, trained: int, longest:
     )
 
 
-def _looked_up(model: PreTrainedModel) -> int:
-    """Parameters that take no operations: of input embeddings that are not the output head too."""
+def _idle(model: PreTrainedModel, config: Any) -> int:
+    """Parameters that take no operations: input embeddings that are not the output head too, and experts that rest."""
     table, output = (
         getattr(item, "weight", None) for item in (model.get_input_embeddings(), model.get_output_embeddings())
     )
-    return 0 if table is None or table is output else int(table.numel())
+    looked_up = 0 if table is None or table is output else int(table.numel())
+    text = config.get_text_config()
+    experts = next((getattr(text, name) for name in _EXPERTS if getattr(text, name, None)), 0)
+    if not experts:
+        return looked_up
+    active = getattr(text, "num_experts_per_tok", experts) or experts
+    theirs = sum(item.numel() for name, item in model.named_parameters() if ".experts." in name)
+    return looked_up + round(theirs * (1 - active / experts))
 
 
 def _operations(recipe: Recipe, config: Any, parameters: int, lengths: np.ndarray) -> float:

@@ -45,6 +45,11 @@ def in_bfloat16(precision: Precision) -> bool:
     return computes_in_bfloat16() if precision == "auto" else precision == "bfloat16"
 
 
+def kept_in_half(saved: torch.dtype, method: Method, precision: Precision) -> bool:
+    """Whether weights are trained with in the number type in which they are stored."""
+    return saved == torch.bfloat16 and in_bfloat16(precision) and method != "full"
+
+
 def config_of(name: str) -> Any:
     """A checkpoint's configuration.
 
@@ -81,7 +86,7 @@ def opened(name: str, method: Method, precision: Precision, attention: str | Non
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelLoadError(f"{name} cannot be opened as a checkpoint: {_short(error)}") from error
     saved = model.dtype
-    if not (saved == torch.bfloat16 and in_bfloat16(precision) and method != "full"):
+    if not kept_in_half(saved, method, precision):
         model.float()
     return Opened(model, tokenizer, saved)
 

@@ -24,7 +24,7 @@ def read(recipe: Recipe, found: opening.Opened, file: Path, say: Callable[[str],
             that the grid does not tell apart.
         ReservedTokensError: the recipe's rows are not there to be had.
     """
-    data, model = (authors if authors.wrote(file) else rows).load(file), found.model
+    data, model = load(file), found.model
     count, ends, first = opening.rows_of(model), opening.end_ids_of(model), recipe.grid.first_reserved
     if first is None:
         first = opening.first_spare(found.tokenizer.get_vocab(), count, ends, recipe.grid.cells)
@@ -53,6 +53,11 @@ def read(recipe: Recipe, found: opening.Opened, file: Path, say: Callable[[str],
     where = "appended to the output head" if grid.reserved.stop > count else "that stand for nothing"
     say(f"the joint has the rows {grid.reserved.start} to {grid.reserved.stop - 1}, {where}")
     return kept, grid
+
+
+def load(file: Path) -> Dataset:
+    """Rollouts of ours or the authors', or training rows; raises as `dataset.load` and `authors.load`."""
+    return (authors if authors.wrote(file) else rows).load(file)
 
 
 def finished(data: Dataset) -> NDArray[np.bool_]:

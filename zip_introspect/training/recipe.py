@@ -215,7 +215,12 @@ def load(recipe: str | None, changes: Sequence[str] = ()) -> Recipe:
             raise ConfigError(f"--set is {change!r}; expected NAME=VALUE, such as training.learning_rate=1e-5")
         inner = content
         for section in sections:
-            inner = inner.setdefault(section, {}) if isinstance(inner.get(section, {}), dict) else {}
+            if section not in (known := _sections()) or not isinstance(inner.setdefault(section, {}), dict):
+                raise ConfigError(
+                    f"--set {change}: {section} is no section; expected one of {', '.join(known)}, or all of a list, "
+                    f"such as questions=[{{dataset: questions.jsonl}}]"
+                )
+            inner = inner[section]
         inner[last] = _value(value)
     return Recipe(**{str(name): value for name, value in content.items()})
 
@@ -226,14 +231,27 @@ def dump(recipe: Recipe) -> str:
     return written
 
 
+class _Loader(yaml.SafeLoader):
+    """Without aliases: a few lines of them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias is no setting")
+        return super().compose_node(parent, index)
+
+
 def _parsed(written: str, name: str) -> dict[Any, Any]:
     try:
-        content = yaml.safe_load(written)
+        content = yaml.load(written, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{name} is no YAML: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{name} holds {type(content).__name__}; expected sections and settings by their names")
-    return content
+    return {key: {} if value is None and key in _sections() else value for key, value in content.items()}
+
+
+def _sections() -> tuple[str, ...]:
+    return tuple(name for name, field in Recipe.model_fields.items() if field.default_factory is not None)
 
 
 def _value(written: str) -> Any:

@@ -1,6 +1,6 @@
 """A training from a recipe to a model: rollouts, an intermediate head, denoised values, and the joint (A.1).
 
-Beside the model, the folder `training` keeps what each stage made: `recipe.yaml`, `rollouts.parquet`,
+Beside the model, the folder `training` keeps the recipe and what each stage made: `rollouts.parquet`,
 `labelled.parquet`, `grid.json`, and what was logged. A stage whose result is there is passed over, and one that was
 interrupted goes on from its newest checkpoint. Under `accelerate launch` every process runs this; the first one samples
 and writes, and all share the training and the values.
@@ -26,6 +26,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
     PreTrainedModel,
     TrainerCallback,
     TrainerControl,
@@ -39,10 +40,11 @@ from zip_introspect.errors import ConfigError
 from zip_introspect.introspection.grid import FILE_NAME, JointGrid
 from zip_introspect.training import dataset as rows
 from zip_introspect.training import opening, reading
+from zip_introspect.training.claiming import RECORD, claim, newest_checkpoint
 from zip_introspect.training.dataset import JointCollator
 from zip_introspect.training.methods import Prepared, prepare
-from zip_introspect.training.recipe import Recipe, dump
-from zip_introspect.training.sampling import sample
+from zip_introspect.training.recipe import Recipe
+from zip_introspect.training.sampling import check_questions, sample
 from zip_introspect.training.trainer import JointTrainer
 from zip_introspect.training.values import calibrated, denoised_values, fit_representatives
 
@@ -59,8 +61,8 @@ class Trained:
     """A model that was trained, and how well it fits its rollouts at last."""
 
     out: Path
-    joint_loss: float
-    """Nats a token, of the last steps that were logged."""
+    joint_loss: float | None
+    """Nats a token, of the last steps that were logged; None where none were."""
     policy_kl: float | None
     """How far its policy moved, nats a token; None where nothing could move it."""
 
@@ -96,8 +98,8 @@ def train(
     run.learn()
     if not state.is_main_process:
         return None
-    last = json.loads(run.log.read_text(encoding="utf-8"))[-1]
-    return Trained(out, last["joint_loss"], last.get("policy_kl"))
+    last = (json.loads(run.log.read_text(encoding="utf-8")) or [{}])[-1]
+    return Trained(out, last.get("joint_loss"), last.get("policy_kl"))
 
 
 def _silent(line: str) -> None:
@@ -164,29 +166,18 @@ class Run:
         """Make the folder this run's, or see that it is.
 
         Raises:
-            ConfigError: it is not.
+            ConfigError, EvaluationDataError: it is not, or the recipe cannot be sampled or opened.
         """
-        opening.config_of(self.model)
-        record, written = self.folder / "recipe.yaml", dump(self.recipe)
-        if not record.exists():
-            if self.out.exists() and any(self.out.iterdir()):
-                raise ConfigError(f"{self.out} holds other files; expected a directory that is empty, or none yet")
-            if not self.recipe.questions and self.given is None:
-                raise ConfigError("the recipe has no questions, and no rollouts are given; expected one of them")
-            if PartialState().is_main_process:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                if self.labels is not None:
-                    for file in (self.labelled, self.grid):
-                        shutil.copy2(self.labels / FOLDER / file.name, file)
-                record.write_text(written, encoding="utf-8")
-        elif (before := record.read_text(encoding="utf-8")) != written:
-            kept, asked = before.splitlines(), written.splitlines()
-            other = next((line for line in asked if line not in kept), "fewer settings").strip()
-            raise ConfigError(
-                f"{self.out} holds a training by another recipe: {record} differs in `{other}`. Choose another "
-                f"directory, or delete this one"
-            )
-        PartialState().wait_for_everyone()
+        state = PartialState()
+        if state.is_main_process:
+            opening.config_of(self.model)
+            if self.given is None and not (self.folder / RECORD).exists():
+                check_questions(self.recipe)
+            claim(self.recipe, self.given, self.folder)
+            if self.labels is not None:
+                for file in (self.labelled, self.grid):
+                    shutil.copy2(self.labels / FOLDER / file.name, file)
+        state.wait_for_everyone()
 
     def label(self) -> None:
         """Rollouts, and their denoised values by an intermediate head (eq. 4, A.1)."""
@@ -194,10 +185,9 @@ class Run:
             self.say(f"{self.labelled} is there: its values are taken over")
             return
         state = PartialState()
-        if not self.rollouts.exists():
-            if state.is_main_process:
-                sample(self.recipe, self.model, self.rollouts, self.say)
-            state.wait_for_everyone()
+        if state.is_main_process and not self.rollouts.exists():
+            sample(self.recipe, self.model, self.rollouts, self.say)
+        state.wait_for_everyone()
         found = self._opened()
         data, grid = reading.read(self.recipe, found, self.rollouts, self.say)
         self.say(f"the intermediate head learns from {len(data):,} rollouts")
@@ -266,6 +256,9 @@ class Run:
         if training.max_length is not None:
             data = rows.shortened(data, training.max_length)
         arguments = self._arguments(self.folder / name, epochs)
+        if arguments.n_gpu > 1:  # batches of one process cannot be shared by devices
+            self.say("one GPU is used; for all of them begin with: accelerate launch -m zip_introspect train ...")
+            arguments._n_gpu = 1
         if arguments.distributed_state.distributed_type == DistributedType.FSDP and method != "full":
             raise ConfigError(f"the method {method} trains little enough for every device; expected it without FSDP")
         trainer = JointTrainer(
@@ -283,7 +276,10 @@ class Run:
             data_collator=JointCollator(grid, found.pad_token_id),
             callbacks=[_LogAtTheEnd()],
         )
-        trainer.train(resume_from_checkpoint=any((self.folder / name).glob("checkpoint-*")))
+        newest = newest_checkpoint(self.folder / name)
+        if newest is not None:
+            self.say(f"it goes on from {newest}")
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
         return trainer, prepared
 
     def _arguments(self, folder: Path, epochs: float) -> TrainingArguments:
@@ -324,10 +320,12 @@ class Run:
         """The trained model on this device, whole."""
         model = prepared.finish()
         if trainer.args.distributed_state.distributed_type == DistributedType.FSDP:
-            weights = trainer.accelerator.get_state_dict(trainer.model)
-            model = self._opened().model
-            opening.grow(model, prepared.grid.reserved.stop)
-            model.load_state_dict(weights)
+            # Gathered by the first process alone, and by way of the disk in all.
+            weights, whole = trainer.accelerator.get_state_dict(trainer.model), self.folder / "value" / "whole"
+            if PartialState().is_main_process:
+                model.save_pretrained(whole, state_dict=weights)
+            PartialState().wait_for_everyone()
+            model = AutoModelForCausalLM.from_pretrained(whole)
             nn.Module.to(model, trainer.args.device)
         found: PreTrainedModel = model
         gc.collect()

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from zip_introspect.errors import ConfigError
 from zip_introspect.evaluation.measures import graders
 from zip_introspect.evaluation.store import datasets
-from zip_introspect.evaluation.store.collecting import collect_to_file
+from zip_introspect.evaluation.store.collecting import Grader, collect_to_file
 from zip_introspect.evaluation.store.rollout_file import Question
 from zip_introspect.evaluation.store.watching import Watch, check
 from zip_introspect.llm import IntrospectiveLLM
@@ -36,6 +37,21 @@ def questions_of(recipe: Recipe) -> list[Question]:
     return list(found.values())
 
 
+def check_questions(recipe: Recipe) -> tuple[list[Question], Grader]:
+    """The questions and their grader, if they can be learnt from; nothing is sampled.
+
+    Raises:
+        TrainingDataError: too few questions, or a grader that takes everything.
+        EvaluationDataError, ConfigError: as `questions_of`, or there are none.
+    """
+    if not recipe.questions:
+        raise ConfigError("the recipe has no questions, and no rollouts are given; expected one of them")
+    sys.path.append(os.getcwd())  # where a grader of one's own lies
+    grade, questions = graders.get(recipe.grader), questions_of(recipe)
+    check(questions, grade)
+    return questions, grade
+
+
 def sample(recipe: Recipe, model: str, file: Path, say: Callable[[str], None]) -> None:
     """Write graded rollouts; an interrupted run goes on with the questions that are left.
 
@@ -43,9 +59,7 @@ def sample(recipe: Recipe, model: str, file: Path, say: Callable[[str], None]) -
         TrainingDataError: hardly any right or wrong samples among the first.
         EvaluationDataError, ConfigError, BackendError: of questions, grader and model.
     """
-    sys.path.append(os.getcwd())  # where a grader of one's own lies
-    grade, questions, how = graders.get(recipe.grader), questions_of(recipe), recipe.sampling
-    check(questions, grade)
+    (questions, grade), how = check_questions(recipe), recipe.sampling
     say(f"{len(questions):,} questions are sampled {how.samples} times each")
     with IntrospectiveLLM.from_pretrained(model, backend=recipe.backend) as llm:
         collect_to_file(
@@ -54,7 +68,7 @@ def sample(recipe: Recipe, model: str, file: Path, say: Callable[[str], None]) -
             grade,
             file,
             say=say,
-            watch=Watch(len(questions), say),
+            watch=Watch(len(questions), say, together=how.concurrency / how.samples),
             samples=how.samples,
             sampling=how.params(recipe.training.seed),
             max_new_tokens=how.max_new_tokens,

@@ -13,8 +13,9 @@ FEWEST = 20
 """Questions from which anything can be learnt."""
 _LOOK_AFTER, _SAMPLES = 8, 32
 """Questions and samples after which time and grades are judged."""
-_FEWEST_OF_A_KIND = 0.02
-"""Of the samples, right and wrong ones."""
+_ONE_KIND = 40
+"""Questions whose samples are all right or all wrong, after which it is in vain. Of a model that is right in 95%, a row
+of 8 is likely, and short answers come first."""
 _NONSENSE = ("", "I do not know.", "The answer is none of these.")
 
 
@@ -45,47 +46,52 @@ class Watch:
 
     Args:
         say: is told.
-        stop: end the run then.
+        together: questions that are sampled at once.
+        stop: end the run after the first look.
 
     Raises, when it is called:
         Stopped: `stop`.
-        TrainingDataError: hardly any right or wrong samples, so that going on would be in vain.
+        TrainingDataError: no right samples or no wrong ones among many, so that going on would be in vain.
     """
 
-    def __init__(self, total: int, say: Callable[[str], None], *, stop: bool = False) -> None:
-        self._total, self._say, self._stop = total, say, stop
+    def __init__(self, total: int, say: Callable[[str], None], *, together: float = 1.0, stop: bool = False) -> None:
+        self._total, self._say, self._together, self._stop = total, say, together, stop
         self._begun, self._before = time.perf_counter(), 0
         self._grades: list[bool] = []
         self._tokens = 0
         self._looked = False
 
     def __call__(self, done: int, problem: QuestionRollouts) -> None:
-        if self._looked:
-            return
         if not self._grades:
             self._before = done - 1
         self._grades += [item.right for item in problem.rollouts]
         self._tokens += sum(len(item.tokens) for item in problem.rollouts)
-        fresh = done - self._before
-        if done < self._total and (fresh < _LOOK_AFTER or len(self._grades) < _SAMPLES):
-            return
-        self._looked = True
-        seconds = time.perf_counter() - self._begun
-        share, samples = sum(self._grades) / len(self._grades), len(self._grades)
-        self._say(
-            f"{fresh} questions took {seconds:.0f} s ({self._tokens / seconds:.0f} tokens/s, "
-            f"{self._tokens / samples:.0f} tokens a sample, {share:.0%} right): some "
-            f"{_span(seconds / fresh * (self._total - done))} for the {self._total - done} that are left"
-        )
-        if not _FEWEST_OF_A_KIND <= share <= 1 - _FEWEST_OF_A_KIND:
-            what, other = ("right", "harder") if share > 0.5 else ("wrong", "easier")
+        fresh, last = done - self._before, done == self._total
+        right = sum(self._grades)
+        if not self._looked and (last or (fresh >= _LOOK_AFTER and len(self._grades) >= _SAMPLES)):
+            self._looked = True
+            self._tell(fresh, self._total - done, right)
+            if self._stop:
+                raise Stopped
+        if right in (0, len(self._grades)) and fresh >= min(_ONE_KIND, self._total - self._before):
+            what, other = ("right", "harder") if right else ("wrong", "easier")
             raise TrainingDataError(
-                f"all of the first {samples} samples are {what}, and there is nothing to learn without some of both. "
-                f"Take {other} questions, look at what the grader takes, or show the model the form of an answer by a "
-                f"system message and worked examples"
+                f"all of the first {len(self._grades)} samples are {what}, and there is nothing to learn without some "
+                f"of both. Take {other} questions, look at what the grader takes, or show the model the form of an "
+                f"answer by a system message and worked examples"
             )
-        if self._stop:
-            raise Stopped
+
+    def _tell(self, fresh: int, left: int, right: int) -> None:
+        """How long it will take: those that are under way are half done on average."""
+        seconds, samples = time.perf_counter() - self._begun, len(self._grades)
+        under_way = min(self._together, left) / 2
+        worked = (fresh + under_way) / fresh
+        rest = seconds / (fresh + under_way) * (left - under_way)
+        self._say(
+            f"{fresh} questions took {seconds:.0f} s (some {self._tokens * worked / seconds:.0f} tokens/s, "
+            f"{self._tokens / samples:.0f} tokens a sample, {right / samples:.0%} right): some {_span(rest)} for the "
+            f"{left} that are left"
+        )
 
 
 def _span(seconds: float) -> str:
