@@ -127,7 +127,7 @@ def _is_taken_over_only_where_it_is_the_same(bare: Path, out: Path, how: list[st
 def test_a_grader_that_never_agrees_ends_it_after_a_few_questions(bare: Path, tmp_path: Path) -> None:
     (tmp_path / "head.safetensors").unlink(missing_ok=True)
     done = run(
-        *("fit", bare, "abacus", "--limit", "30", "--samples", "2", "--max-new-tokens", "40"),
+        *("fit", bare, "abacus", "--limit", "50", "--samples", "2", "--max-new-tokens", "40"),
         *("--grader", "regex:never (.*)", "--out", tmp_path / "head.safetensors"),
     )
     assert done.exit_code == 1
