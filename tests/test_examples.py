@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from zip_introspect.demo.problems import held_out, training_mix
+from zip_introspect.evaluation.store import datasets
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -115,3 +116,14 @@ def test_the_solver_is_exact(solve: Any) -> None:
 def test_the_solver_reads_nothing_but_equations(text: str, solve: Any) -> None:
     with pytest.raises(ValueError, match="equation"):
         solve(text)
+
+
+def test_sums_are_questions_for_a_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run) -> None:
+    monkeypatch.setattr("sys.argv", ["sums.py", "25"])
+    lines = [" ".join(parts) for parts in run("sums")]
+    (tmp_path / "sums.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    questions = datasets.load(tmp_path / "sums.jsonl")
+    assert len({question.text for question in questions}) == 25
+    for question in questions:
+        first, second = map(int, re.findall(r"\d+", question.text))
+        assert question.expected == str(first + second)
