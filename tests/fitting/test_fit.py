@@ -12,6 +12,7 @@ from tests.fitting.made_up import EVERY, LONGEST, rollouts
 from zip_introspect import GenerationConfig, TrainingDataError
 from zip_introspect.evaluation.store.rollout_file import Rollouts
 from zip_introspect.fitting import labels, laying, pictures, report
+from zip_introspect.fitting.choosing import Tried, promised
 from zip_introspect.fitting.fit import Fitted, fit
 from zip_introspect.fitting.states import States, check_enough
 from zip_introspect.fitting.training import FOLDS, HeadShape, folds_of
@@ -156,3 +157,18 @@ def test_rollouts_from_which_nothing_can_be_learnt_are_refused(stored: Rollouts)
     )
     with pytest.raises(TrainingDataError, match="hidden states of 0 samples of 240"):
         States.of(replace(stored, problems=bare))
+
+
+def test_what_is_promised_is_judged_by_questions_that_did_not_choose() -> None:
+    """Among many settings that are all alike, the luckiest does no better on other questions."""
+    config, ones = GenerationConfig(), np.ones((400, 2))
+    best, right = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        tried = [Tried(config, (rng.random((400, 2)) < 0.5).astype(float), ones, ones) for _ in range(50)]
+        best.append(max(item.right.mean() for item in tried))
+        right.append(promised(tried, 0.1)[0])
+    assert np.mean(best) > 0.53
+    assert np.mean(right) == pytest.approx(0.5, abs=0.02)
+    clear = [*tried, Tried(config, ones, ones, 2 * ones)]
+    assert promised(clear, 0.1) == (1, 2)

@@ -152,6 +152,22 @@ def recommended(found: list[Tried]) -> dict[str, Tried]:
     return {name: max(found, key=lambda item: item.worth(price)) for name, price in PRICES.items()}
 
 
+def promised(found: list[Tried], price: float, folds: int = 10) -> tuple[float, float]:
+    """Accuracy and cost of the best setting at a price, each question judged by the one that the others choose.
+
+    The best of many on some questions does less well on others: by how much is seen so.
+    """
+    right, cost = (np.stack([getattr(item, name).mean(1) for item in found]) for name in ("right", "cost"))
+    fold = np.arange(right.shape[1]) % folds
+    got = np.zeros((2, right.shape[1]))
+    for number in np.unique(fold):
+        held_out = fold == number
+        others = held_out if held_out.all() else ~held_out
+        best = int((right[:, others].mean(1) - price * cost[:, others].mean(1)).argmax())
+        got[:, held_out] = right[best, held_out], cost[best, held_out]
+    return float(got[0].mean()), float(got[1].mean())
+
+
 def searched(found: list[Tried]) -> tuple[Searched, ...]:
     """What confidence means after each kind of search: of every strategy, selection and number of samples that is told
     apart, the point nearest to the middle of its prices.

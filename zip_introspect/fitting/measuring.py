@@ -12,7 +12,7 @@ from zip_introspect.answers.agreement import agreement
 from zip_introspect.answers.extraction import key
 from zip_introspect.evaluation.measures.metrics import auroc, auroc_within, expected_calibration_error
 from zip_introspect.evaluation.store.rollout_file import Rollouts
-from zip_introspect.fitting.choosing import PRICES, Tried
+from zip_introspect.fitting.choosing import PRICES, Tried, promised
 from zip_introspect.fitting.states import States
 from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import JointGrid
@@ -125,30 +125,29 @@ def in_words(found: Quality, played: list[Tried], chosen: dict[str, Tried]) -> l
         + (f", so it explains {gain:.0%} of that." if gain > _EDGE else ", so it does not see lengths there.")
     )
     said.append(f"Its confidence at the end of one sample is off by {found.ece:.3f} on average (ECE).")
-    said.append(
-        f"The settings below are the best of {len(played)} on these very questions; of others expect a little less."
-    )
     for price, item in chosen.items():
+        right, cost = promised(played, PRICES[price])
         said.append(
-            f"At the {price} price (one sample is worth {PRICES[price]:g} of accuracy): {item.name}, right in "
-            f"{item.right.mean():.1%} at {item.cost.mean():.2f} samples' tokens. {_against_votes(item, played)}"
+            f"At the {price} price (one sample is worth {PRICES[price]:g} of accuracy): {item.name}. What is best by "
+            f"other questions is right in {right:.1%} at {cost:.2f} samples' tokens. "
+            f"{_against_votes(item, right, cost, played)}"
         )
     return said
 
 
-def _against_votes(item: Tried, played: list[Tried]) -> str:
+def _against_votes(item: Tried, right: float, cost: float, played: list[Tried]) -> str:
     """What a setting saves beside majority voting of about the same accuracy."""
     votes = sorted(
         (other for other in played if other.config.strategy in ("single", "majority_vote")),
         key=lambda other: other.config.max_samples,
     )
-    reached = next((other for other in votes if other.right.mean() >= item.right.mean() - 1e-9), None)
+    reached = next((other for other in votes if other.right.mean() >= right - 1e-9), None)
     if item.config.strategy in ("single", "majority_vote"):
         return "The head adds nothing to votes here."
     if reached is None:
         most = votes[-1]
-        name, right, cost = f"Majority voting of {most.config.max_samples}", most.right.mean(), most.cost.mean()
-        return f"{name} is right in {right:.1%} at {cost:.2f}."
-    saved = 1 - item.cost.mean() / reached.cost.mean()
+        name = f"Majority voting of {most.config.max_samples}"
+        return f"{name} is right in {most.right.mean():.1%} at {most.cost.mean():.2f}."
+    saved = 1 - cost / reached.cost.mean()
     name = "one sample" if reached.config.max_samples == 1 else f"majority voting of {reached.config.max_samples}"
     return f"{name[0].upper()}{name[1:]} takes {reached.cost.mean():.2f} for that: {saved:+.0%} saved."
