@@ -97,3 +97,23 @@ def test_another_epoch_is_another_order_under_accelerate_too(processes: int) -> 
         seen.append([batch.tolist() for batch in loader])
     assert len(seen[0]) == len(batches) // processes
     assert seen[0] != seen[1]
+
+
+def test_a_resumed_run_draws_the_order_of_its_epoch(tmp_path: Path) -> None:
+    """Accelerate tells batches nothing where it skips what was seen; the Trainer's callback does."""
+    trainer = JointTrainer(
+        tiny(),
+        arguments(tmp_path),
+        grid=GRID,
+        tokens_per_batch=60,
+        train_dataset=rollouts(40),
+        data_collator=JointCollator(GRID, 0),
+    )
+    batches: Any = trainer.get_train_dataloader().batch_sampler
+    orders = {}
+    for epoch in (0.0, 1.0, 1.5, 2.0):
+        trainer.state.epoch = epoch
+        trainer.callback_handler.on_epoch_begin(trainer.args, trainer.state, trainer.control)
+        orders[epoch] = list(batches)
+    assert orders[1.5] == orders[1.0]
+    assert orders[0.0] != orders[1.0] != orders[2.0]

@@ -259,7 +259,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(rollouts: Path, tmp_path
     model, out, said = models.write(tmp_path / "model"), tmp_path / "out", list[str]()
     broken = out / "training" / "value" / "checkpoint-7"
     wanted = recipe(None, model, "method=lite")
-    claim(wanted, rollouts, out / "training")
+    claim(wanted, rollouts, out / "training", model=model)
     broken.mkdir(parents=True)
     (broken / "trainer_state.json").write_text("{", encoding="utf-8")
     run.train(wanted, out, rollouts=rollouts, say=said.append)

@@ -156,9 +156,11 @@ def trained_otherwise(model: Path, facts: ModelFacts, grid: JointGrid) -> str | 
             return Checkpoint(model).heads[0].read(ids)
         return exporter("gguf").output_rows(model, ids)
 
+    if not model.exists():
+        return None  # a hub id, of which no weights are here
     try:
         return doubt(grid, facts.runs, rows)
-    except (ModelLoadError, HeadError):
+    except (ModelLoadError, HeadError, BackendNotInstalledError):
         return None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from zip_introspect.errors import TrainingDataError
 
@@ -101,6 +101,18 @@ class TokenBatches(Sampler[list[int]]):
             yield order[self._edges[place] : self._edges[place + 1]].tolist()
 
 
+class _Epochs(TrainerCallback):
+    """Tells batches their epoch: accelerate does not reach them where a resumed run skips what it has seen."""
+
+    def __init__(self, batches: TokenBatches) -> None:
+        self._batches = batches
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._batches.set_epoch(int((state.epoch or 0.0) + 1e-6))
+
+
 class LengthBatchingTrainer(Trainer):
     """A Trainer that batches rows of similar lengths in random order and weighs every trained token alike.
 
@@ -138,6 +150,8 @@ class LengthBatchingTrainer(Trainer):
         trained = (self._lengths - np.asarray(rows["prompt_length"])).mean()
         self.usual_tokens = float(trained) * rows_per_batch * self.args.gradient_accumulation_steps
         """Trained tokens of an average update on one device: what a batch's summed loss is divided by."""
+        if self._batches is not None:
+            self.add_callback(_Epochs(self._batches))
         self._parts: dict[str, float] = {}
         self._noted = 0
 

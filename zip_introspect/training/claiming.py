@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zip_introspect.errors import ConfigError, TrainingDataError
+from zip_introspect.paths import expanded
 from zip_introspect.training.recipe import Recipe, dump
 
 RECIPE, RECORD = "recipe.yaml", "begun_with.json"
@@ -17,21 +18,28 @@ _FREE = frozenset(
 ) | {"sampling.concurrency", "sampling.expected_tokens"}
 """Settings that no result depends on."""
 _OF_ROLLOUTS = ("model", "backend", "questions", "grader", "sampling", "rollouts", "training.seed")
+"""What the names of settings begin with that rollouts depend on; so do those of files."""
 _HEAD = 1 << 20
 
 
-def claim(recipe: Recipe, given: Path | None, folder: Path) -> None:
+def claim(recipe: Recipe, given: Path | None, folder: Path, *, model: Path) -> None:
     """Keep beside a training what it was begun with, or see that it is the same.
 
     Args:
         given: the rollouts, where they are not sampled.
         folder: where the stages keep their results.
+        model: the checkpoint's directory, if it is one.
 
     Raises:
         ConfigError: the directory holds something else, or results that depend on a setting which is another now.
     """
     record = folder / RECORD
-    now = {"recipe": recipe.model_dump(mode="json"), "rollouts": None if given is None else _stamp(given)}
+    now = {
+        "recipe": recipe.model_dump(mode="json"),
+        "rollouts": None if given is None else _stamp(given),
+        "questions in files": [_stamp(file) for file in _files(recipe)],
+        "model's weights": [_stamp(file) for file in sorted(model.glob("*.safetensors"))] if model.is_dir() else [],
+    }
     if record.exists():
         before = json.loads(record.read_text(encoding="utf-8"))
         _check(sorted(_differing(before, now)), folder)
@@ -82,8 +90,15 @@ def _differing(before: Any, now: Any, name: str = "") -> Iterator[str]:
         yield name
 
 
+def _files(recipe: Recipe) -> list[Path]:
+    """Local files that the rollouts come from."""
+    named = [source.dataset for source in recipe.questions]
+    named += [recipe.sampling.examples] if recipe.sampling.examples else []
+    return [file for name in named if (file := expanded(Path(name))).is_file()]
+
+
 def _stamp(file: Path) -> str:
-    """A file of rollouts by its size and its beginning and end; Parquet's own description of itself is there."""
+    """A file by its size, its beginning and its end: where a description of all is, or what training changes."""
     try:
         with file.open("rb") as stream:
             begins = stream.read(_HEAD)

@@ -15,6 +15,8 @@ from zip_introspect.training import authors, opening
 from zip_introspect.training import dataset as rows
 from zip_introspect.training.recipe import Recipe
 
+_READ = ("input_ids", "prompt_length", "length", "reward", "finished", "beyond")
+
 
 def read(recipe: Recipe, found: opening.Opened, file: Path, say: Callable[[str], None]) -> tuple[Dataset, JointGrid]:
     """The rollouts, and the grid at rows that the model has or is given.
@@ -50,6 +52,9 @@ def read(recipe: Recipe, found: opening.Opened, file: Path, say: Callable[[str],
         raise TrainingDataError(f"no rollout in {file} came to its end, so that none has a value; expected longer ones")
     _check_context(kept, found, file, recipe.training.max_length)
     _check_bins(kept, grid, file, say)
+    kept = kept.select_columns([name for name in _READ if name in kept.column_names])
+    if recipe.training.max_length is not None:
+        kept = rows.shortened(kept, recipe.training.max_length)
     where = "appended to the output head" if grid.reserved.stop > count else "that stand for nothing"
     say(f"the joint has the rows {grid.reserved.start} to {grid.reserved.stop - 1}, {where}")
     return kept, grid

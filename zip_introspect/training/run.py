@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,9 +172,13 @@ class Run:
         state = PartialState()
         if state.is_main_process:
             opening.config_of(self.model)
+            if self.recipe.method != "full" and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+                raise ConfigError(
+                    f"the method {self.recipe.method} trains little enough for every device; expected it without FSDP"
+                )
             if self.given is None and not (self.folder / RECORD).exists():
                 check_questions(self.recipe)
-            claim(self.recipe, self.given, self.folder)
+            claim(self.recipe, self.given, self.folder, model=Path(self.model))
             if self.labels is not None:
                 for file in (self.labelled, self.grid):
                     shutil.copy2(self.labels / FOLDER / file.name, file)
@@ -212,7 +217,7 @@ class Run:
             self._write(data, grid, values)
         state.wait_for_everyone()
         if state.is_main_process:
-            shutil.rmtree(self.folder / "value")
+            _tidied(self.folder / "value")
 
     def learn(self) -> None:
         """The joint of value and remaining length, under the divergence from the policy (eq. 3)."""
@@ -233,7 +238,7 @@ class Run:
             history = [record for record in trainer.state.log_history if "loss" in record]
             self.log.write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
             grid.save(self.out)  # the last one, by which a finished training is known
-            shutil.rmtree(self.folder / "joint")
+            _tidied(self.folder / "joint")
         state.wait_for_everyone()
 
     def _opened(self) -> opening.Opened:
@@ -253,14 +258,10 @@ class Run:
         elif held and method == "full":
             wanted = opening.rows_of(found.model)
             reference = opening.reference_of(self.model, wanted, training.precision, training.attention)
-        if training.max_length is not None:
-            data = rows.shortened(data, training.max_length)
         arguments = self._arguments(self.folder / name, epochs)
         if arguments.n_gpu > 1:  # batches of one process cannot be shared by devices
             self.say("one GPU is used; for all of them begin with: accelerate launch -m zip_introspect train ...")
             arguments._n_gpu = 1
-        if arguments.distributed_state.distributed_type == DistributedType.FSDP and method != "full":
-            raise ConfigError(f"the method {method} trains little enough for every device; expected it without FSDP")
         trainer = JointTrainer(
             found.model,
             arguments,
@@ -338,6 +339,8 @@ class Run:
         rewards = np.asarray(data["reward"], dtype=np.float64)
         values = calibrated(values, reading.finished(data), rewards)
         lengths = np.asarray(data["length"]) - np.asarray(data["prompt_length"])
+        if "beyond" in data.column_names:
+            lengths = lengths + np.asarray(data["beyond"])
         fit_representatives(grid, values, rewards, lengths).save(self.grid)
         partial = self.labelled.with_suffix(".part")
         data.rename_column("reward", "right").add_column("reward", values).to_parquet(partial)
@@ -346,9 +349,24 @@ class Run:
     def _save(self, found: opening.Opened, model: PreTrainedModel, weights: dict[str, Any] | None) -> None:
         """Write the model in its checkpoint's number type."""
         weights = model.state_dict() if weights is None else weights
-        model.save_pretrained(self.out, state_dict={name: item.to(found.saved) for name, item in weights.items()})
+        cast: dict[int, torch.Tensor] = {}
+        for item in weights.values():  # tied weights stay one, so that they are written once
+            if item.data_ptr() not in cast:
+                cast[item.data_ptr()] = item.to(found.saved)
+        state = {name: cast[item.data_ptr()] for name, item in weights.items()}
+        model.save_pretrained(self.out, state_dict=state)
         config = self.out / "config.json"
         content = json.loads(config.read_text(encoding="utf-8"))
         content["dtype"] = str(found.saved).removeprefix("torch.")
         config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         found.tokenizer.save_pretrained(self.out)
+
+
+def _tidied(folder: Path) -> None:
+    """Remove what a stage is done with; what it logged stays."""
+    for item in (*folder.glob("checkpoint-*"), *folder.glob("whole")):
+        shutil.rmtree(item)
+    for item in folder.glob("values-*.npy"):
+        item.unlink()
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()

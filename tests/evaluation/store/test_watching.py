@@ -57,3 +57,9 @@ def test_a_dry_run_ends_with_the_first_look() -> None:
         watch(done, problem([True, False, True, False]))
     with pytest.raises(Stopped):
         watch(8, problem([True, False, True, False]))
+
+
+def test_the_last_questions_of_a_resumed_run_are_no_verdict() -> None:
+    watch = Watch(300, lambda line: None)
+    watch(299, problem([False]))
+    watch(300, problem([False]))

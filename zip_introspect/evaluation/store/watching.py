@@ -73,7 +73,7 @@ class Watch:
             self._tell(fresh, self._total - done, right)
             if self._stop:
                 raise Stopped
-        if right in (0, len(self._grades)) and fresh >= min(_ONE_KIND, self._total - self._before):
+        if right in (0, len(self._grades)) and fresh >= (_ONE_KIND if self._before else min(_ONE_KIND, self._total)):
             what, other = ("right", "harder") if right else ("wrong", "easier")
             raise TrainingDataError(
                 f"all of the first {len(self._grades)} samples are {what}, and there is nothing to learn without some "
