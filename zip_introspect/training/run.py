@@ -224,6 +224,9 @@ class Run:
         if (self.out / FILE_NAME).exists():
             self.say(f"{self.out} is trained already")
             return
+        gc.collect()  # the intermediate model, which trainers hold in circles
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         grid, data, found = JointGrid.load(self.grid), rows.load(self.labelled), self._opened()
         opening.grow(found.model, grid.reserved.stop)
         self.say(f"the joint is learnt from {len(data):,} rollouts, by the method {self.recipe.method}")
@@ -329,7 +332,6 @@ class Run:
             model = AutoModelForCausalLM.from_pretrained(whole)
             nn.Module.to(model, trainer.args.device)
         found: PreTrainedModel = model
-        gc.collect()
         return found
 
     def _share(self, index: int) -> Path:
