@@ -112,7 +112,7 @@ def rivals(
     for name, changes in others.items():
         if not _done(runs, name, f"{name}/{FILE_NAME}", seed=seed):
             train_head(base, graded, runs / name, seed=seed, labels=runs / "final", changes=changes)
-    for name in ("reward_model", "judge", "lite"):
+    for name in ("base", "reward_model", "judge", "lite"):
         shutil.copytree(runs / name, out / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns(FOLDER))
     for name, model in (("with_kl", "final"), ("without_kl", "without_kl")):
         shutil.copy2(runs / model / FOLDER / LOG_FILE, out / f"{name}.json")
