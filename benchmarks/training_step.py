@@ -26,7 +26,7 @@ from benchmarks.reporting import processor, table, write
 from zip_introspect.heads.targets import IGNORED
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training import chunked
-from zip_introspect.training.trainer import joint_loss, policy_kl
+from zip_introspect.training.trainer import barred, divergence, joint_loss, policy_kl
 
 VOCABULARY = 151_936
 GRID = JointGrid.paper(151_669)
@@ -147,8 +147,9 @@ def _loss(way: str, model: Any, reference: Any, ids: torch.Tensor, labels: torch
         logits = functional.linear(hidden, model.lm_head.weight)
         with torch.no_grad():
             other = functional.linear(held, reference.lm_head.weight)
-        cells = logits[:, GRID.reserved.start : GRID.reserved.stop]
-        return joint_loss(cells, targets) + 10 * policy_kl(logits, other, GRID, top).sum()
+        cells = logits[:, GRID.reserved.start : GRID.reserved.stop].clone()
+        current, original = (barred(item.float(), GRID) for item in (logits, other))
+        return joint_loss(cells, targets) + 10 * divergence(current, original, top).sum()
 
     with chunked.in_place_of(model.lm_head, lambda h: chunked.summed(losses, h[labelled], states, labels[labelled])):
         total: torch.Tensor = model(input_ids=ids, use_cache=False).logits

@@ -20,6 +20,7 @@ from zip_introspect.training import chunked
 from zip_introspect.training.batching import LengthBatchingTrainer
 
 TRAINED_FILE = "trained.safetensors"
+_NEVER = -1e30  # finite, so that differences are; far below any logit, in bfloat16 too
 
 
 def joint_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -43,17 +44,28 @@ def policy_kl(logits: Tensor, reference: Tensor, grid: JointGrid, top_k: int | N
     Returns:
         shape (...), nats.
     """
-    current, original = (_sampled(item, grid) for item in (logits, reference))
+    current, original = (barred(item.float().clone(), grid) for item in (logits, reference))
+    return divergence(current, original, top_k)
+
+
+def barred(logits: Tensor, grid: JointGrid) -> Tensor:
+    """Logits whose reserved ones were changed, in place, to what is never drawn (eq. 2)."""
+    logits[..., grid.reserved.start : grid.reserved.stop] = _NEVER
+    return logits
+
+
+def divergence(current: Tensor, original: Tensor, top_k: int | None) -> Tensor:
+    """KL at each position from barred logits, shape (..., V), float32; of what is never drawn they hold alike.
+
+    Args:
+        top_k: as `policy_kl` has it.
+    """
     if top_k is None or top_k >= current.shape[-1]:
         current, original = (functional.log_softmax(item, dim=-1) for item in (current, original))
     else:
         kept = original.topk(top_k, dim=-1).indices
         current, original = (_coarser(item, kept) for item in (current, original))
     return (current.exp() * (current - original)).sum(-1)
-
-
-def _sampled(logits: Tensor, grid: JointGrid) -> Tensor:
-    return torch.cat((logits[..., : grid.reserved.start], logits[..., grid.reserved.stop :]), dim=-1).float()
 
 
 def _coarser(logits: Tensor, kept: Tensor) -> Tensor:
@@ -199,10 +211,13 @@ class JointTrainer(LengthBatchingTrainer):
         loss = joint_loss(joint, targets)
         if logits is None or reference is None:
             return torch.stack([loss, torch.zeros_like(loss)])
-        return torch.stack([loss, policy_kl(logits, reference, self.grid, self.kl_top_k).sum()])
+        # These are no one else's, so that they need not be copied.
+        current, original = (barred(item.float(), self.grid) for item in (logits, reference))
+        return torch.stack([loss, divergence(current, original, self.kl_top_k).sum()])
 
     def _reserved(self, logits: Tensor) -> Tensor:
-        return logits[:, self.grid.reserved.start : self.grid.reserved.stop]
+        """A copy: what it is of is barred."""
+        return logits[:, self.grid.reserved.start : self.grid.reserved.stop].clone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A checkpoint holds what is trained: beside frozen weights that is little."""
