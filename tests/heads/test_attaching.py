@@ -20,6 +20,7 @@ from zip_introspect.errors import HeadError, ModelLoadError
 from zip_introspect.heads.attaching import Place, attach, placed, rows_of
 from zip_introspect.heads.checkpoint import SCALED, Checkpoint, as_type, from_type
 from zip_introspect.heads.head import Head
+from zip_introspect.heads.network import Input
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect_transformers import TransformersBackend
 
@@ -27,7 +28,7 @@ GRID = JointGrid(reward_edges=np.linspace(0, 1, 9), length_edges=[0, *(2**n for 
 SHAPES = [("qwen3", False), ("qwen3", True), ("lfm2", True)]
 
 
-def head_for(folder: Path, *, bias: float = 0.0, hidden: int = 32, inputs: tuple[str, ...] = ("last",)) -> Head:
+def head_for(folder: Path, *, bias: float = 0.0, hidden: int = 32, inputs: tuple[Input, ...] = ("last",)) -> Head:
     rng = np.random.default_rng(3)
     weights = {
         "0.weight": rng.normal(size=(64, hidden * len(inputs))).astype(np.float32),
@@ -35,9 +36,7 @@ def head_for(folder: Path, *, bias: float = 0.0, hidden: int = 32, inputs: tuple
     }
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     backend = TransformersBackend.from_model(model, AutoTokenizer.from_pretrained(folder))
-    return Head.of(
-        GRID, weights, hidden_size=hidden, inputs=inputs, fingerprint=backend.fingerprint()  # type: ignore[arg-type]
-    )  # fmt: skip
+    return Head.of(GRID, weights, hidden_size=hidden, inputs=inputs, fingerprint=backend.fingerprint())
 
 
 def sharded(folder: Path) -> Path:
