@@ -128,7 +128,7 @@ def _as_stored(tensor: ReaderTensor, rows: NDArray[np.float32]) -> NDArray[Any]:
     """Rows in a tensor's own type."""
     try:
         data = quantize(rows, tensor.tensor_type)
-    except (NotImplementedError, ValueError) as error:
+    except NotImplementedError as error:
         raise HeadError(
             f"{tensor.name} is stored as {tensor.tensor_type.name}, which the gguf package does not write; expected "
             f"this model's file in Q8_0, F16, BF16 or F32, or one by `zip-introspect export gguf`. Laid over the file "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from zip_introspect.backend.encoding import end_ids
 from zip_introspect.backend.exporting import exporter
 from zip_introspect.errors import BackendNotInstalledError, GridError, HeadError, ModelLoadError, ReservedTokensError
-from zip_introspect.heads.checkpoint import Checkpoint, weight_files
+from zip_introspect.heads.checkpoint import EMBEDDING, OUTPUT, Checkpoint, json_of, weight_files
 from zip_introspect.heads.spare_ids import SpareIds, find_runs
 from zip_introspect.heads.trained_rows import doubt
 from zip_introspect.introspection.grid import FILE_NAME, JointGrid
@@ -26,8 +25,6 @@ from zip_introspect.paths import expanded
 MIN_BINS, MAX_BINS = 2, 8  # on each axis of a proposed grid; 8 x 8 is the paper's (A.1)
 
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
-_HEAD_TENSORS = re.compile(r"(?:.*\.)?(?:lm_head|embed_out|output)\.weight")
-_EMBEDDING_TENSORS = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_embeddings)\.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +267,8 @@ def _read_weights(folder: Path) -> Weights | None:
             continue
         shapes.update({name: shape for name, (shape, _) in header.items()})
         dtypes.update(kind for _, kind in header.values())
-    heads = [shape for name, shape in shapes.items() if _HEAD_TENSORS.fullmatch(name) and shape]
-    embeddings = [shape for name, shape in shapes.items() if _EMBEDDING_TENSORS.fullmatch(name) and shape]
+    heads = [shape for name, shape in shapes.items() if OUTPUT.fullmatch(name) and shape]
+    embeddings = [shape for name, shape in shapes.items() if EMBEDDING.fullmatch(name) and shape]
     return Weights(
         files=len(files),
         bytes=sum(file.stat().st_size for file in files if file.exists()),
@@ -295,15 +292,7 @@ def _read_header(file: Path) -> dict[str, tuple[list[int], str]]:
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelLoadError(f"{file} holds {type(content).__name__}; expected an object")
-    return content
+    return json_of(file) if file.exists() else None
 
 
 def _whole(value: Any) -> int | None:

@@ -14,7 +14,7 @@ from zip_introspect.fitting.states import States
 from zip_introspect.fitting.training import FOLDS, folds_of
 from zip_introspect.heads.targets import RewardCost
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.training.values import fit_representatives
+from zip_introspect.training.values import fit_representatives, startup_for
 
 _STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
 """Inverse regularisation of the value head, tried from strong to weak."""
@@ -109,9 +109,7 @@ def _rotated(features: NDArray[np.float32]) -> NDArray[np.float32]:
 def _grid(states: States) -> JointGrid:
     """Equal reward bins, and length bins that double from a start-up bin and reach the longest rollout (A.1)."""
     longest = int(states.length.max())
-    startup = 1
-    while startup * 2 ** (LENGTH_BINS - 1) < longest:
-        startup *= 2
+    startup = startup_for(longest, LENGTH_BINS)
     edges = [0, *(startup * 2**place for place in range(LENGTH_BINS))]
     while len(edges) > 3 and edges[-2] >= longest:
         edges.pop()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from zip_introspect.errors import HeadError, ModelLoadError
 from zip_introspect.heads.checkpoint import INDEX, Checkpoint, as_type, header_of, json_of
 from zip_introspect.heads.head import Head
-from zip_introspect.heads.spare_ids import find_runs
+from zip_introspect.heads.spare_ids import first_of
 from zip_introspect.introspection.grid import JointGrid
 
 _CHUNK = 1 << 24
@@ -45,9 +45,8 @@ def placed(names: dict[int, str], rows: int, eos_token_ids: Iterable[int], cells
     Raises:
         HeadError: the tokenizer has ids behind the last row.
     """
-    runs = find_runs(names, rows, tuple(eos_token_ids))
-    if runs and runs[0].count >= cells:
-        return Place(runs[0].first, appended=False)
+    if (first := first_of(names, rows, eos_token_ids, cells)) is not None:
+        return Place(first, appended=False)
     if (last := max(names, default=-1)) >= rows:
         raise HeadError(
             f"the tokenizer has ids up to {last}, and the output head has {rows} rows: appended ones would be those of "
@@ -116,11 +115,14 @@ def attach(checkpoint: Checkpoint, head: Head, place: Place, out: Path) -> Joint
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        shutil.copytree(checkpoint.folder, partial)
         if place.appended:
-            assert checkpoint.embedding is not None
             # Both tables have a row a token; that of a reserved token is never looked up.
             written.setdefault(checkpoint.embedding.name, as_type(np.zeros_like(rows), checkpoint.embedding.kind))
+        anew = {checkpoint.tensors[name].file.name for name in written} if place.appended else set()
+        shutil.copytree(
+            checkpoint.folder, partial, ignore=lambda where, _: anew if Path(where) == checkpoint.folder else ()
+        )
+        if place.appended:
             _append(checkpoint, partial, written, len(rows))
         else:
             for name, data in written.items():

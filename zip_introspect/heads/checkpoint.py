@@ -25,9 +25,9 @@ _BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _ROUNDED = {"F32": 0.0, "F16": 0.0005, "BF16": 0.002}
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _LONGEST_HEADER = 100_000_000  # that of safetensors itself
-_EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_embeddings)\.weight")
-_OUTPUT = re.compile(r"(?:.*\.)?(?:lm_head|embed_out|output)\.weight")
-_BIAS = re.compile(_OUTPUT.pattern.replace("weight", "bias"))
+EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_embeddings)\.weight")
+OUTPUT = re.compile(r"(?:.*\.)?(?:lm_head|embed_out|output)\.weight")
+_BIAS = re.compile(OUTPUT.pattern.replace("weight", "bias"))
 _DOWN = r"(?:.*\.)?layers\.{layer}\.(?:mlp\.down_proj|feed_forward\.w2)\.weight"
 _NORM = re.compile(r"(?:.*\.)?(?:norm|embedding_norm|final_layernorm|ln_f)\.weight")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.\d+\.")
@@ -78,17 +78,15 @@ class Checkpoint:
         config = json_of(folder / "config.json")
         text = config.get("text_config")
         self.config: dict[str, Any] = text if isinstance(text, dict) else config
-        self.files = weight_files(folder)
-        self.tensors = {item.name: item for file in self.files for item in _tensors(file)}
-        self.embedding = self._one(_EMBEDDING)
-        self.output = self._one(_OUTPUT)
-        if self.embedding is None:
-            raise ModelLoadError(f"{folder} has no embeddings among its tensors; expected a causal language model's")
+        self.tensors = {item.name: item for file in weight_files(folder) for item in _tensors(file)}
+        embedding, self.output = self._one(EMBEDDING), self._one(OUTPUT)
+        if embedding is None or any(len(item.shape) != 2 for item in (embedding, self.output) if item is not None):
+            raise ModelLoadError(f"{folder} has no table of embeddings; expected a causal language model's checkpoint")
+        self.embedding = embedding
 
     @property
     def heads(self) -> tuple[StoredTensor, ...]:
         """The tensors that give the logits: of tied embeddings the one table, in both places if it is stored twice."""
-        assert self.embedding is not None
         if self.output is None:
             return (self.embedding,)
         return (self.output, self.embedding) if self.config.get("tie_word_embeddings") else (self.output,)
@@ -108,7 +106,6 @@ class Checkpoint:
     def fingerprint(self, ids: Sequence[int] | None = None) -> Fingerprint:
         """As `Backend.fingerprint`, from the files."""
         table, layers = self.embedding, int(self.config.get("num_hidden_layers") or 0)
-        assert table is not None
         chosen = token_ids(table.shape[0]) if ids is None else tuple(ids)
         if chosen and not 0 <= min(chosen) <= max(chosen) < table.shape[0]:
             raise HeadError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # Llama's <|reserved_special_token_7|>, Gemma's <unused7>, BERT's [unused7], Phi's <|placeholder7|>,
@@ -20,6 +21,12 @@ class SpareIds:
     count: int
     named: int
     """How many have a reserved token's name; the others are rows of the output head without a token."""
+
+
+def first_of(names: dict[int, str], head_rows: int, eos_token_ids: Iterable[int], count: int) -> int | None:
+    """The first of `count` consecutive spare ids, of the longest run; None where no run has as many."""
+    runs = find_runs(names, head_rows, tuple(eos_token_ids))
+    return runs[0].first if runs and runs[0].count >= count else None
 
 
 def find_runs(names: dict[int, str], head_rows: int, eos_token_ids: tuple[int, ...] = ()) -> tuple[SpareIds, ...]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from zip_introspect.errors import ConfigError, TrainingDataError
-from zip_introspect.paths import expanded
+from zip_introspect.paths import digest, expanded
 from zip_introspect.training.recipe import Recipe, dump
 
 RECIPE, RECORD = "recipe.yaml", "begun_with.json"
@@ -19,7 +18,6 @@ _FREE = frozenset(
 """Settings that no result depends on."""
 _OF_ROLLOUTS = ("model", "backend", "questions", "grader", "sampling", "rollouts", "training.seed")
 """What the names of settings begin with that rollouts depend on; so do those of files."""
-_HEAD = 1 << 20
 
 
 def claim(recipe: Recipe, given: Path | None, folder: Path, *, model: Path) -> None:
@@ -98,13 +96,7 @@ def _files(recipe: Recipe) -> list[Path]:
 
 
 def _stamp(file: Path) -> str:
-    """A file by its size, its beginning and its end: where a description of all is, or what training changes."""
     try:
-        with file.open("rb") as stream:
-            begins = stream.read(_HEAD)
-            size = stream.seek(0, 2)
-            stream.seek(max(size - _HEAD, 0))
-            ends = stream.read()
+        return digest(file)
     except OSError as error:
         raise TrainingDataError(f"{file} cannot be read: {error.strerror}") from error
-    return f"{size} {hashlib.sha256(begins + ends).hexdigest()}"

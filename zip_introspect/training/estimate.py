@@ -16,12 +16,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.errors import ConfigError, ModelLoadError
 from zip_introspect.training import chunked, opening, reading
 from zip_introspect.training.methods import prepare
 from zip_introspect.training.recipe import Recipe
-from zip_introspect.training.run import EMBEDDED
 from zip_introspect.training.sampling import questions_of
 
 DEVICES = {"RTX 4090": (165e12, 24), "A100 80GB": (312e12, 80), "H100": (989e12, 80)}
@@ -120,9 +118,7 @@ def estimated(recipe: Recipe, rollouts: Path | None = None) -> Estimate:
     Raises:
         ConfigError, ModelLoadError, EvaluationDataError, TrainingDataError: as `training.run.train`.
     """
-    if recipe.model is None:
-        raise ConfigError("the recipe names no model; expected one: zip-introspect train MODEL, or model: in it")
-    name = str(DEMO_MODEL) if recipe.model == EMBEDDED else recipe.model
+    name = opening.located(recipe.model)
     config = opening.config_of(name)
     with torch.device("meta"):
         try:
@@ -140,7 +136,7 @@ def estimated(recipe: Recipe, rollouts: Path | None = None) -> Estimate:
     lengths = np.minimum(lengths, limit)
     half = opening.in_bfloat16(recipe.training.precision)
     return Estimate(
-        model=recipe.model,
+        model=str(recipe.model),
         method=recipe.method,
         parameters=parameters,
         trained=trained,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,10 +9,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from zip_introspect.backend.encoding import end_ids
+from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.errors import ConfigError, ModelLoadError, TrainingDataError
-from zip_introspect.heads.spare_ids import find_runs
 from zip_introspect.training.methods import Method
 
+EMBEDDED = "abacus"
+"""Names the embedded model in a recipe."""
 Precision = Literal["auto", "bfloat16", "float32"]
 
 
@@ -48,6 +50,17 @@ def in_bfloat16(precision: Precision) -> bool:
 def kept_in_half(saved: torch.dtype, method: Method, precision: Precision) -> bool:
     """Whether weights are trained with in the number type in which they are stored."""
     return saved == torch.bfloat16 and in_bfloat16(precision) and method != "full"
+
+
+def located(model: str | None) -> str:
+    """The checkpoint that a recipe names.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    if model is None:
+        raise ConfigError("the recipe names no model; expected one: zip-introspect train MODEL, or model: in it")
+    return str(DEMO_MODEL) if model == EMBEDDED else model
 
 
 def config_of(name: str) -> Any:
@@ -112,23 +125,15 @@ def rows_of(model: PreTrainedModel) -> int:
     return len(weight)
 
 
-def first_spare(vocabulary: dict[str, int], rows: int, eos_token_ids: Iterable[int], cells: int) -> int:
-    """The first of enough consecutive ids without a token, of the longest run; behind the last one if none has enough.
-
-    Args:
-        vocabulary: the tokenizer's ids by token.
-        rows: of the output head.
-    """
-    runs = find_runs({number: token for token, number in vocabulary.items()}, rows, tuple(eos_token_ids))
-    if runs and runs[0].count >= cells:
-        return runs[0].first
-    return max(rows, 1 + max(vocabulary.values(), default=-1))
-
-
-def end_ids_of(model: PreTrainedModel) -> tuple[int, ...]:
-    """The ids that end a text."""
-    said = getattr(model.generation_config, "eos_token_id", None) or model.config.eos_token_id
-    return tuple(said) if isinstance(said, list) else () if said is None else (int(said),)
+def end_ids_of(found: Opened) -> tuple[int, ...]:
+    """The ids that end a text, of all that name some; raises `ModelLoadError` where none does."""
+    generation = found.model.generation_config
+    named = {
+        "generation_config.json": None if generation is None else generation.eos_token_id,
+        "config.json": found.model.config.get_text_config().eos_token_id,
+        "the tokenizer": found.tokenizer.eos_token_id,
+    }
+    return end_ids(named, rows_of(found.model))
 
 
 def grow(model: PreTrainedModel, rows: int) -> None:

@@ -10,6 +10,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from zip_introspect.errors import TrainingDataError
+from zip_introspect.heads.spare_ids import first_of
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.training import authors, opening
 from zip_introspect.training import dataset as rows
@@ -27,9 +28,12 @@ def read(recipe: Recipe, found: opening.Opened, file: Path, say: Callable[[str],
         ReservedTokensError: the recipe's rows are not there to be had.
     """
     data, model = load(file), found.model
-    count, ends, first = opening.rows_of(model), opening.end_ids_of(model), recipe.grid.first_reserved
+    count, ends, first = opening.rows_of(model), opening.end_ids_of(found), recipe.grid.first_reserved
     if first is None:
-        first = opening.first_spare(found.tokenizer.get_vocab(), count, ends, recipe.grid.cells)
+        names = {number: token for token, number in found.tokenizer.get_vocab().items()}
+        first = first_of(names, count, ends, recipe.grid.cells)
+    if first is None:
+        first = max(count, 1 + max(names, default=-1))  # appended, behind what the tokenizer has
     lengths = np.asarray(data["length"]) - np.asarray(data["prompt_length"])
     grid = recipe.grid.over(int(lengths.max()), first)
     if (largest := rows.largest_id(data)) >= count:

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import yaml
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +17,7 @@ from zip_introspect.framing import Framing
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.paths import expanded
 from zip_introspect.training.methods import Method
+from zip_introspect.training.values import startup_for
 
 _LONGEST_FILE = 1 << 20
 _SUFFIX = ".yaml"
@@ -93,17 +95,13 @@ class Grid(Settings):
         Args:
             longest: tokens of a rollout, at most.
         """
-        edges = self.length_edges
-        if edges is None:
-            startup = self.startup or 1
-            while self.startup is None and startup * 2 ** (self.length_bins - 1) < longest:
-                startup *= 2
-            edges = (0.0, *(float(startup * 2**place) for place in range(self.length_bins)))
-        return JointGrid(
-            reward_edges=[place / self.reward_bins for place in range(self.reward_bins + 1)],
-            length_edges=edges,
-            first_reserved=first_reserved,
-        )
+        if self.length_edges is None:
+            startup = self.startup or startup_for(longest, self.length_bins)
+            return JointGrid.paper(
+                first_reserved, num_reward_bins=self.reward_bins, num_length_bins=self.length_bins, startup=startup
+            )
+        rewards = np.linspace(0.0, 1.0, self.reward_bins + 1)
+        return JointGrid(reward_edges=rewards, length_edges=self.length_edges, first_reserved=first_reserved)
 
     @property
     def cells(self) -> int:

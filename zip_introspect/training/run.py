@@ -36,7 +36,6 @@ from transformers import (
     set_seed,
 )
 
-from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.errors import ConfigError
 from zip_introspect.introspection.grid import FILE_NAME, JointGrid
 from zip_introspect.training import dataset as rows
@@ -50,8 +49,6 @@ from zip_introspect.training.trainer import JointTrainer
 from zip_introspect.training.values import calibrated, denoised_values, fit_representatives
 
 FOLDER, LOG_FILE = "training", "training.json"
-EMBEDDED = "abacus"
-"""Names the embedded model in a recipe."""
 _REPORTERS = ("tensorboard", "wandb")
 _PATIENCE = timedelta(days=7)
 """For which processes wait for the one that samples."""
@@ -134,9 +131,7 @@ class Run:
         Raises:
             ConfigError: the recipe names none.
         """
-        if self.recipe.model is None:
-            raise ConfigError("the recipe names no model; expected one: zip-introspect train MODEL, or model: in it")
-        return str(DEMO_MODEL) if self.recipe.model == EMBEDDED else self.recipe.model
+        return opening.located(self.recipe.model)
 
     @property
     def folder(self) -> Path:
@@ -329,10 +324,8 @@ class Run:
             if PartialState().is_main_process:
                 model.save_pretrained(whole, state_dict=weights)
             PartialState().wait_for_everyone()
-            model = AutoModelForCausalLM.from_pretrained(whole)
-            nn.Module.to(model, trainer.args.device)
-        found: PreTrainedModel = model
-        return found
+            model = nn.Module.to(AutoModelForCausalLM.from_pretrained(whole), trainer.args.device)
+        return model
 
     def _share(self, index: int) -> Path:
         return self.folder / "value" / f"values-{index}.npy"

@@ -75,6 +75,14 @@ def calibrated(
     return found
 
 
+def startup_for(longest: int, length_bins: int) -> int:
+    """Tokens of a start-up bin, a power of two, from which so many bins that double reach the longest rollout (A.1)."""
+    startup = 1
+    while startup * 2 ** (length_bins - 1) < longest:
+        startup *= 2
+    return startup
+
+
 def fit_representatives(
     grid: JointGrid, values: NDArray[np.float64], rewards: NDArray[np.float64], lengths: NDArray[np.int64]
 ) -> JointGrid:

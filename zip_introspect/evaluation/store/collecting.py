@@ -22,7 +22,7 @@ from zip_introspect.evaluation.store.unfinished import Parts, seed_of
 from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.introspection import joint
 from zip_introspect.llm import IntrospectiveLLM
-from zip_introspect.paths import expanded
+from zip_introspect.paths import digest, expanded
 from zip_introspect.training.on_policy import Rollout, collect
 
 Grader = Callable[[str, str], bool]
@@ -30,7 +30,6 @@ Grader = Callable[[str, str], bool]
 
 _log = logging.getLogger(__name__)
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
-_READ = 1 << 20
 
 
 class Collecting(TypedDict, total=False):
@@ -194,7 +193,7 @@ def taken_over(
 def _of_any_machine(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without what differs between machines that sample one model: rollouts travel."""
     kept = {name: value for name, value in settings.items() if name not in ("backend", "dtype", "max_context")}
-    return {**kept, "weights": [(size, ends) for _, size, _, ends in kept.get("weights", [])]}
+    return {**kept, "weights": [known for *_, known in kept.get("weights", [])]}
 
 
 class _Run:
@@ -293,16 +292,8 @@ class _Run:
         )
 
 
-def _stamp(model: Path) -> list[tuple[str, int, int, str]]:
+def _stamp(model: Path) -> list[tuple[str, int, str]]:
     """Which weights lie there: training writes others under the same names. Empty for a model from the hub."""
     files = sorted(model.iterdir()) if model.is_dir() else [model]
     found = [file for file in files if file.suffix in _WEIGHTS and file.is_file()]
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns, _ends(file)) for file in found]
-
-
-def _ends(file: Path) -> str:
-    """A digest of a file's beginning and end: of weights there is some of what training changes."""
-    with file.open("rb") as stream:
-        begins, size = stream.read(_READ), stream.seek(0, 2)
-        stream.seek(max(size - _READ, 0))
-        return hashlib.sha256(begins + stream.read()).hexdigest()[:16]
+    return [(file.name, file.stat().st_mtime_ns, digest(file)) for file in found]
