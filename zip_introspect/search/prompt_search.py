@@ -10,14 +10,12 @@ from zip_introspect.backend.contract import Advanced, Backend, Prefilled, Sequen
 from zip_introspect.backend.streams import prompt_seed
 from zip_introspect.errors import BackendError, NonFiniteLogitsError, ZipIntrospectError
 from zip_introspect.events import Event
-from zip_introspect.introspection.grid import lowest_reward
-from zip_introspect.result import Decision, FinishReason, GenerationResult, Outlook, StopReason, Usage
-from zip_introspect.search.confidence import calibration_of, confidence
+from zip_introspect.result import Decision, GenerationResult, Outlook, StopReason
+from zip_introspect.search.outcome import outcome
 from zip_introspect.search.request import Checked, HandOn
 from zip_introspect.search.samples import UNKNOWN, Reading, Samples, known, outlook
 from zip_introspect.search.stopping import sound
 from zip_introspect.strategies import Leaf, MetaAction, MetaState
-from zip_introspect.strategies.selection import Candidate, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,50 +155,13 @@ class PromptSearch:
 
     def result(self) -> GenerationResult:
         """The outcome, once `decide` has ended the search, or of what there is when it was broken off."""
-        stop_reason, detail = self._stop or ("error", "the search was interrupted")
-        samples = self.samples.results()
-        # Without values, texts vote where there is no answer to vote for.
-        silent = not self._grid and all(sample.answer is None for sample in samples)
-        candidates = [
-            Candidate(sample.number, sample.value, sample.complete, sample.text if silent else sample.answer)
-            for sample in samples
-            if sample.tokens
-        ]
-        selection = self._config.selection or self._strategy.selection
-        chosen = select(candidates, selection, self._sampling.seed)
-        best = samples[chosen.number] if chosen else None
-        complete = best is not None and best.complete
-        sure = confidence(best, samples) if best and complete else lowest_reward(self._grid)
-        meaning = calibration_of(self._backend, self._config)
-        finish: FinishReason = "stop" if complete else "length"
-        if stop_reason in ("error", "budget", "handed_on"):
-            finish = stop_reason
-        return GenerationResult(
-            text=best.text if best else "",
-            answer=best.answer if best else None,
-            confidence=sure,
-            finish_reason=finish,
-            usage=Usage(
-                prompt_tokens=self._prompt_tokens,
-                generated_tokens=self.ledger.tokens,
-                chosen_tokens=best.tokens if best else 0,
-                depth=self.ledger.depth,
-                seconds=self.ledger.seconds,
-                cost=self.ledger.cost,
-                cached_tokens=self._cached,
-            ),
-            decisions=tuple(self._decisions),
-            samples=samples,
-            chosen=best.number if best else None,
-            stop_reason=stop_reason,
-            stop_detail=detail,
-            expected=self.samples.expected,
-            strategy=self._strategy.name,
-            selection=selection,
-            seed=self._config.sampling.seed,
-            warnings=tuple(self._warnings(complete)),
-            confidence_source="head" if self._grid else "agreement",
-            calibrated_confidence=float(meaning.apply(sure)) if meaning else None,
+        return outcome(
+            self._checked,
+            self.samples,
+            self._stop or ("error", "the search was interrupted"),
+            self._decisions,
+            self._backend,
+            self._cached,
         )
 
     def broken_off(self, detail: str) -> GenerationResult:
@@ -370,19 +331,6 @@ class PromptSearch:
         self.samples.just_finished = []
         self._decisions.append(decision)
         return decision
-
-    def _warnings(self, complete: bool) -> list[str]:
-        warnings = list(self._checked.warnings)
-        if not complete:
-            warnings.append("no sample finished: the text is incomplete and its confidence is the lowest reward")
-        cut = any(ending.finish == "length" for ending in self.samples.endings.values())
-        if cut and self.samples.longest < self._config.max_new_tokens:
-            context = self._backend.info.max_context
-            warnings.append(
-                f"samples were cut at {self.samples.longest} tokens, where the context of {context} ends, before "
-                f"max_new_tokens={self._config.max_new_tokens}"
-            )
-        return warnings
 
     def _non_finite(self, broken: list[int]) -> NonFiniteLogitsError:
         kept = [f"{number} ({self.samples.trie.length(number)} tokens)" for number in self.samples.trie.leaves()]

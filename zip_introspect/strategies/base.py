@@ -7,6 +7,7 @@ budget, moves the samples and asks again. Strategies keep no backend state and n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from zip_introspect.config import GenerationConfig, Settings
 from zip_introspect.errors import ConfigError, HeadError
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.result import StopReason, UtilityReport
+from zip_introspect.result import ConfidenceSource, StopReason, UtilityReport
 from zip_introspect.strategies.selection import Selection
 
 
@@ -111,6 +112,15 @@ class MetaAction:
     """With stop "handed_on": the tokens that going on was expected to take."""
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A finished sample that a strategy chooses by its own rule."""
+
+    number: int
+    confidence: float
+    source: ConfidenceSource
+
+
 class NoOptions(Settings):
     """Nothing but the config's own fields."""
 
@@ -136,6 +146,10 @@ class Strategy(ABC):
     @abstractmethod
     def decide(self, state: MetaState) -> MetaAction:
         """The next meta-action."""
+
+    def verdict(self, finished: Sequence[Finished]) -> Verdict | None:
+        """Its own choice among the samples that ended; None leaves it to `selection`, as one in the config does."""
+        return None
 
     def samples_at_most(self) -> int:
         """How many samples it may ever start, branches included."""
