@@ -1,6 +1,7 @@
 """Meta-policies, one a file. Importing this package registers ours; `register` adds a third party's."""
 
 from zip_introspect.strategies.adaptive_consistency import AdaptiveConsistency
+from zip_introspect.strategies.answer_posterior import AnswerPosterior
 from zip_introspect.strategies.base import (
     Finished,
     Leaf,
@@ -26,6 +27,7 @@ from zip_introspect.strategies.zip_rc_reward_pruning import ZipRCRewardPruning
 
 __all__ = [
     "AdaptiveConsistency",
+    "AnswerPosterior",
     "BeamSearch",
     "BestOfN",
     "DeepConf",

@@ -45,7 +45,7 @@ class ZipRC(Strategy):
 
     def decide(self, state: MetaState) -> MetaAction:
         """The best meta-action, or a stop."""
-        answers = [sample.value for sample in state.finished if sample.complete]
+        answers = self._answers(state)
         if state.hand_on is not None and answers and state.hand_on <= max(answers):
             state = replace(state, hand_on=None)
         hand_on = state.hand_on is not None
@@ -79,16 +79,23 @@ class ZipRC(Strategy):
             utility=_report(best, answered or state.hand_on is not None),
         )
 
+    def _answers(self, state: MetaState) -> list[float]:
+        """What is worth how much of what has been answered: at best one of these; none while nothing is complete."""
+        return [sample.value for sample in state.finished if sample.complete]
+
     def _debt(self, state: MetaState, reachable: NDArray[np.float64]) -> float | None:
-        """What one sample's way to its end is worth, the best there is; None where that is above the lowest reward."""
+        """What the best way to an answer is worth, where that is no more than the lowest reward; None where it is."""
+        worth = self._way(state, reachable)
+        # Utilities are rounded: what is hardly above the lowest reward may not seem worth running.
+        return worth if -np.inf < worth <= state.grid.reward_values[0] + 1e-9 else None
+
+    def _way(self, state: MetaState, reachable: NDArray[np.float64]) -> float:
+        """What one sample's way to its end is worth, the best there is; uncapped, that is its utility (eq. 27)."""
         if not state.room:
             reachable = reachable[:-1]
         price = self.config.beta / self._typical_length(state)
-        # Of one sample, uncapped, the utility (eq. 27) is its expected reward less the price of its expected length.
         worths = joint.expected_value(reachable, state.grid) - price * joint.expected_length(reachable, state.grid)
-        worth = float(worths.max(initial=-np.inf))
-        # Utilities are rounded: what is hardly above the lowest reward may not seem worth running.
-        return worth if -np.inf < worth <= state.grid.reward_values[0] + 1e-9 else None
+        return float(worths.max(initial=-np.inf))
 
     def _best(self, state: MetaState, reachable: NDArray[np.float64], debt: float | None = None) -> plans.Plan:
         """The best meta-action that the tokens left can carry, shared evenly by those that run.
@@ -170,6 +177,8 @@ def _within(joints: NDArray[np.float64], limits: NDArray[np.int64], grid: JointG
 
     Lengths are taken as even within the bin that a limit divides.
     """
+    if (limits >= grid.length_edges[-1]).all():
+        return joints
     last, each = grid.length_bin(limits), np.arange(len(limits))
     low, high = np.ceil(grid.length_edges[last]), np.ceil(grid.length_edges[last + 1])
     reached = np.clip((limits + 1 - low) / np.maximum(high - low, 1.0), 0.0, 1.0)
