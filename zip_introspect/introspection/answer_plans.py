@@ -127,7 +127,7 @@ class Prospects:
         return np.asarray(self._kept_after(self._says, self._evidence).mean(axis=1, dtype=np.float64))
 
     def by_horizon(self, size: int) -> Floats:
-        """The same of the first `size` samples, pruned where they end beyond a bin: shape (B_T,), for each length bin."""
+        """The same of the first `size` samples, pruned where they end beyond a length bin: for each, shape (B_T,)."""
         n, _, horizons = self._joints.shape
         over_lengths = self._joints.astype(np.float32).cumsum(axis=2).reshape(-1, horizons).T
         over_lengths = over_lengths.take(self._bins + np.arange(n)[:, None] * self._joints.shape[1], axis=1)
