@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -20,12 +20,15 @@ from zip_introspect.evaluation.replay.backend import ReplayBackend
 from zip_introspect.evaluation.replay.trials import replayed, single
 from zip_introspect.evaluation.store.rollout_file import QuestionRollouts, Rollouts
 from zip_introspect.heads.head import Searched
+from zip_introspect.introspection.posterior import AnswerModel
 from zip_introspect.result import GenerationResult
 from zip_introspect.strategies.selection import Candidate, Selection, select
 
 PRICES: Mapping[str, float] = {"cheap": 0.1, "balanced": 0.03, "dear": 0.005}
 """Accuracy that the tokens of one sample have to be worth: where each is counted, usually, and where none is."""
 _ALPHAS, _BETAS = (0.1, 1.0), (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+_PRICED = ("zip_rc", "answer_posterior")
+"""Strategies that weigh what they gain against beta."""
 _ISOTONIC_FROM = 200
 """Results, below which one number is fitted."""
 
@@ -45,8 +48,9 @@ class Tried:
     def name(self) -> str:
         """Of the strategy, with its samples or its beta."""
         config = self.config
-        if config.strategy == "zip_rc":
-            return f"zip_rc, alpha {config.alpha:g}, beta {config.beta:g}, by {config.selection}"
+        if config.strategy in _PRICED:
+            how = f", by {config.selection}" if config.selection else ""
+            return f"{config.strategy}, alpha {config.alpha:g}, beta {config.beta:g}{how}"
         return f"{config.strategy} of {config.max_samples}"
 
     def worth(self, price: float) -> float:
@@ -64,12 +68,14 @@ def candidates(config: GenerationConfig, stored: int) -> Iterator[GenerationConf
         yield from (config.replace(strategy=name, max_samples=size) for size in range(2, stored + 1))
     for alpha in _ALPHAS:
         for beta in _BETAS:
-            yield config.replace(strategy="zip_rc", max_samples=stored, alpha=alpha, beta=beta)
+            for name in _PRICED:
+                yield config.replace(strategy=name, max_samples=stored, alpha=alpha, beta=beta)
 
 
 def play(
     rollouts: Rollouts,
     config: GenerationConfig,
+    beliefs: Sequence[AnswerModel],
     *,
     processes: int | None = None,
     say: Callable[[int, int], None] = lambda done, of: None,
@@ -78,6 +84,7 @@ def play(
 
     Args:
         rollouts: with joints of questions that the head did not see.
+        beliefs: what is believed of answers, in turn for one question after another.
         processes: how many candidates at once; None is one for each core.
         say: is told how many are done.
     """
@@ -85,7 +92,7 @@ def play(
     settings = list(candidates(config.replace(max_new_tokens=rollouts.max_new_tokens), stored))
     found: list[Tried] = []
     with ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_share, initargs=(rollouts,)
+        processes, mp_context=get_context("spawn"), initializer=_share, initargs=(rollouts, beliefs)
     ) as pool:
         for number, some in enumerate(pool.map(_play_shared, settings), 1):
             found += some
@@ -93,29 +100,29 @@ def play(
     return found
 
 
-_shared: Rollouts
+_shared: tuple[Rollouts, Sequence[AnswerModel]]
 
 
-def _share(rollouts: Rollouts) -> None:
+def _share(rollouts: Rollouts, beliefs: Sequence[AnswerModel]) -> None:
     global _shared
-    _shared = rollouts
+    _shared = rollouts, beliefs
 
 
 def _play_shared(config: GenerationConfig) -> list[Tried]:
-    return _play(_shared, config)
+    return _play(*_shared, config)
 
 
-def _play(rollouts: Rollouts, config: GenerationConfig) -> list[Tried]:
+def _play(rollouts: Rollouts, beliefs: Sequence[AnswerModel], config: GenerationConfig) -> list[Tried]:
     """One search, and what each way of choosing among its samples makes of it."""
     stored = min(len(problem.rollouts) for problem in rollouts.problems)
     _, one, _ = single(rollouts)
     selections: tuple[Selection | None, ...] = _SELECTIONS if config.strategy == "zip_rc" else (None,)
     rows: dict[Selection | None, list[list[tuple[float, float, float]]]] = {name: [] for name in selections}
     for first in range(stored):
-        backend, results = replayed(rollouts, config, first=first)
+        results = _results(rollouts, beliefs, config, first)
         for selection, windows in rows.items():
             windows.append([])
-            for problem, result in zip(rollouts.problems, results, strict=True):
+            for problem, (backend, result) in zip(rollouts.problems, results, strict=True):
                 right, confidence = _chosen(backend, problem, result, selection)
                 prompt, usage = result.usage.prompt_tokens, result.usage
                 cost = generation_cost(prompt + usage.generated_tokens, usage.depth, 1.0, 1.0, 1.0)
@@ -128,20 +135,37 @@ def _play(rollouts: Rollouts, config: GenerationConfig) -> list[Tried]:
     return found
 
 
+def _results(
+    rollouts: Rollouts, beliefs: Sequence[AnswerModel], config: GenerationConfig, first: int
+) -> list[tuple[ReplayBackend, GenerationResult]]:
+    """One search of each question, in their order."""
+    if config.strategy != "answer_posterior":
+        backend, results = replayed(rollouts, config, first=first)
+        return [(backend, result) for result in results]
+    found: list[list[tuple[ReplayBackend, GenerationResult]]] = []
+    for turn, answers in enumerate(beliefs):
+        own = config.replace(strategy_options={"answers": answers.model_dump()})
+        some = replace(rollouts, problems=rollouts.problems[turn :: len(beliefs)])
+        backend, results = replayed(some, own, first=first)
+        found.append([(backend, result) for result in results])
+    return [found[place % len(beliefs)][place // len(beliefs)] for place in range(len(rollouts.problems))]
+
+
 def _chosen(
     backend: ReplayBackend, problem: QuestionRollouts, result: GenerationResult, selection: Selection | None
 ) -> tuple[bool, float]:
     """Whether the chosen sample is right, and how sure the model is of it."""
-    number = result.chosen
+    number, confidence = result.chosen, result.confidence
     if selection is not None:
         samples = [
             Candidate(item.number, item.value, item.complete, item.answer) for item in result.samples if item.tokens
         ]
         chosen = select(samples, selection, result.seed)
         number = chosen.number if chosen else None
+        confidence = (result.samples[number].value or 0.0) if number is not None else 0.0
     if number is None or not result.samples[number].complete:
         return False, 0.0
-    return backend.rollout_of(problem, number).right, result.samples[number].value or 0.0
+    return backend.rollout_of(problem, number).right, confidence
 
 
 _SELECTIONS: tuple[Selection, ...] = ("value", "weighted_majority", "majority")

@@ -11,7 +11,7 @@ import numpy as np
 
 from zip_introspect.config import GenerationConfig
 from zip_introspect.evaluation.store.rollout_file import Rollouts
-from zip_introspect.fitting import choosing, labels, laying, measuring, training
+from zip_introspect.fitting import believing, choosing, labels, laying, measuring, training
 from zip_introspect.fitting.choosing import Tried
 from zip_introspect.fitting.measuring import Quality
 from zip_introspect.fitting.states import States, check_enough
@@ -84,7 +84,10 @@ def fit(
     found = measuring.quality(rollouts, states, grid, trained.probabilities)
     laid = laying.with_joints(rollouts, grid, trained.probabilities)
     say("replays of every strategy on the questions that each fold held out")
-    played = choosing.play(laid, config.replace(max_new_tokens=rollouts.max_new_tokens))
+    # What is believed of a question's answers rests on the other half of the questions, as a new one's would.
+    half, other = believing.halves(laid)
+    beliefs = believing.fit(other), believing.fit(half)
+    played = choosing.play(laid, config.replace(max_new_tokens=rollouts.max_new_tokens), beliefs)
     recommended = choosing.recommended(played)
     said = measuring.in_words(found, played, recommended)
     weights = training.train(
@@ -105,6 +108,7 @@ def fit(
         framing=rollouts.framing,
         recommended={name: _settings(item.config, config) for name, item in recommended.items()},
         searched=choosing.searched(played),
+        answers=believing.fit(laid),
         card={
             "model": rollouts.model,
             "kind": trained.candidate.kind,

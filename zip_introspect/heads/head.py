@@ -17,6 +17,7 @@ from zip_introspect.heads.network import AboutNetwork, Input, Network
 from zip_introspect.heads.targets import RewardCost
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.posterior import AnswerModel
 
 BALANCED = "balanced"
 
@@ -48,6 +49,7 @@ class About(AboutNetwork):
         default_factory=dict, description="Settings at each price, by the names of GenerationConfig's fields."
     )
     searched: tuple[Searched, ...] = ()
+    answers: AnswerModel | None = Field(None, description="What is believed of answers, by `answer_posterior`.")
 
     @model_validator(mode="after")
     def _consistent(self) -> About:

@@ -183,6 +183,9 @@ def check(request: Request, backend: Backend, called: float | None = None) -> Ch
         )
     config = request.config.seeded()
     make = strategies.chosen(config, joints=backend.grid is not None)
+    answers = backend.head.about.answers if backend.head else None
+    if answers is not None and "answers" in make.Options.model_fields:
+        config = config.replace(strategy_options={"answers": answers.model_dump(), **config.strategy_options})
     strategy, warnings = make(config), (*backend.warnings, *request.warnings)
     limit = request.budget.max_samples or math.inf
     most = strategy.samples_at_most()
