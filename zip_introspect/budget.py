@@ -45,6 +45,13 @@ class Budget(Settings):
     max_cost: float | None = Field(None, gt=0, description="Money, in the currency of the prices.")
     price_per_token: float | None = Field(None, gt=0, description="Price of a generated token.")
     price_per_prompt_token: float = Field(0.0, ge=0, description="Price of a token of the prompt.")
+    max_expected_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Of these tokens, or of max_new_tokens where there is no limit on them: a question of which one "
+        "sample is expected, at the prompt, to take more is handed on, or not begun. Needs a head.",
+    )
 
     @classmethod
     def of(cls, value: Budget | int | None) -> Budget:
@@ -64,7 +71,7 @@ class Budget(Settings):
         """The tighter of both on every limit, at these prices or, where there are none, at the other's."""
         limits = {
             name: min((item for item in (getattr(self, name), getattr(other, name)) if item is not None), default=None)
-            for name in ("max_tokens", "max_samples", "max_depth", "max_seconds", "max_cost")
+            for name in ("max_tokens", "max_samples", "max_depth", "max_seconds", "max_cost", "max_expected_share")
         }
         priced = other if self.price_per_token is None else self
         return priced.replace(**limits)

@@ -137,7 +137,7 @@ class Decision(Record):
     forked: tuple[tuple[int, int], ...] = ()
     """(parent, sample) of each sample that was branched off an unfinished one."""
     tokens_saved: float | None = None
-    """Where the question is handed on: the tokens that going on was expected to take."""
+    """Where the question is handed on, or not begun: the tokens that going on was expected to take."""
 
 
 @dataclass(frozen=True, slots=True)

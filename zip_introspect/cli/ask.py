@@ -33,6 +33,14 @@ def ask(
     budget: Annotated[
         int | None, typer.Option(help="Generated tokens of all samples together, at most.", rich_help_panel=_SEARCH)
     ] = None,
+    max_expected_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Do not begin where one sample is expected to take more than this share of the budget, or of "
+            "--max-new-tokens without one.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
     strategy: Annotated[
         str | None, typer.Option(help=f"One of {', '.join(strategies.names())}.", rich_help_panel=_SEARCH)
     ] = None,
@@ -75,7 +83,7 @@ def ask(
             given["chat_template_kwargs"] = options
         question = sys.stdin.read().strip() if prompt == "-" else prompt
         console = None if as_json else Console()
-        limits = Budget.of(budget)
+        limits = Budget.of(budget).replace(max_expected_share=max_expected_share)
         config = GenerationConfig(**given)  # settings are refused before a model is loaded for them
         strategies.chosen(config, joints=True)
         framing = Framing.of(system, examples, instruction)

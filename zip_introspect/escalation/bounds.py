@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zip_introspect.budget import Budget
-from zip_introspect.errors import BudgetError
+from zip_introspect.errors import BudgetError, HeadError
 from zip_introspect.result import Usage
+from zip_introspect.search.request import TO_GET_ONE
 
 if TYPE_CHECKING:
     from zip_introspect.escalation.rung import Rung
@@ -52,6 +53,8 @@ class HeldByItself:
     def granted(self, rung: Rung, left: Budget, timeout: float | None) -> Budget:
         own = Budget(max_tokens=rung.max_tokens, max_cost=rung.max_cost, price_per_token=left.price_per_token)
         left = left.within(own)
+        if not _expects(rung):  # only a head could hold it to that
+            left = left.replace(max_expected_share=None)
         return left if timeout is None else left.replace(max_seconds=timeout)
 
     def told(self, rung: Rung, usage: Usage, budget: Budget) -> Usage:
@@ -103,3 +106,22 @@ class HeldByItsRungs(HeldByItself):
         granted = budget.within(Budget(max_tokens=rung.max_tokens, max_cost=rung.max_cost, price_per_token=price))
         for inner in self.rungs:
             inner.adapter.bounds.check(inner, granted)
+
+
+def check_guard(first: Rung, budget: Budget) -> None:
+    """Refuse a share to be held at the prompt, where the model that is asked first expects nothing there.
+
+    Raises:
+        HeadError: it has no head.
+    """
+    if budget.max_expected_share is not None and not _expects(first):
+        raise HeadError(
+            f"max_expected_share={budget.max_expected_share:g} needs what a head expects at the prompt, and "
+            f"{first.name} has none; {TO_GET_ONE}, or leave it out of the budget"
+        )
+
+
+def _expects(rung: Rung) -> bool:
+    """Whether a model, or the first of a ladder's, expects anything at a prompt."""
+    bounds = rung.adapter.bounds
+    return _expects(bounds.rungs[0]) if isinstance(bounds, HeldByItsRungs) else rung.adapter.expects

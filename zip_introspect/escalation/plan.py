@@ -21,6 +21,7 @@ from zip_introspect.errors import (
     NonFiniteLogitsError,
     PromptError,
 )
+from zip_introspect.escalation.bounds import check_guard
 from zip_introspect.escalation.models import HandedOut, Model
 from zip_introspect.escalation.policy import EscalationPolicy
 from zip_introspect.escalation.reply import NOTHING_USED, Reply
@@ -89,6 +90,7 @@ class EscalationPlan:
 
     Raises:
         BudgetError: a limit that one of the rungs could not be held to.
+        HeadError: `max_expected_share`, where the first model has no head.
         ConfigError: an `expected_reward` that is no finite number.
     """
 
@@ -103,6 +105,7 @@ class EscalationPlan:
     ) -> None:
         for rung in rungs:
             rung.adapter.bounds.check(rung, budget)
+        check_guard(rungs[0], budget)
         self._rungs, self._policy, self._thresholds, self._budget = rungs, policy, thresholds, budget
         self._rewards = [rung.reward(prompt) for rung in rungs]
         self._clock = clock

@@ -95,9 +95,8 @@ class PromptSearch:
             for sample in self.samples.just_finished:
                 self.samples.trace(place, sample, known(self.samples.endings[sample].value), 0.0)
         action = self._strategy.decide(state)
-        below = self._hand_on.below
-        if below is not None and not self._decisions and state.root_value < below:
-            action = self._leave(action, state)
+        if not self._decisions:
+            action = self._begun(action, state)
         limit = self.ledger.exhausted()
         # Where no step is left, what a strategy says of going on is not a choice.
         if limit is not None and action.stop in (None, "utility"):
@@ -197,15 +196,27 @@ class PromptSearch:
             hand_on=self._hand_on.worth,
         )
 
-    def _leave(self, action: MetaAction, state: MetaState) -> MetaAction:
-        """Hand on at the prompt, in place of what the strategy would have begun with."""
+    def _begun(self, action: MetaAction, state: MetaState) -> MetaAction:
+        """What a strategy begins with, unless the joint at the prompt says to leave before a token is paid for."""
+        below, share = self._hand_on.below, self.ledger.budget.max_expected_share
+        if below is not None and state.root_value < below:
+            reason = f"{state.root_value:.3f} is expected at the prompt, below {below:g}"
+            return self._leave("handed_on", reason, action, state)
+        whole = self.samples.longest if state.tokens_left is None else state.tokens_left
+        if share is not None and state.root_remaining > share * whole:
+            reason = (
+                f"one sample is expected to take {state.root_remaining:.0f} tokens, more than a share of {share:g} of "
+                f"{'a sample' if state.tokens_left is None else 'the budget'}'s {whole}"
+            )
+            stronger = self._checked.request.hand_on is not None
+            return self._leave("handed_on" if stronger else "budget", reason, action, state)
+        return action
+
+    def _leave(self, stop: StopReason, reason: str, action: MetaAction, state: MetaState) -> MetaAction:
+        """End at the prompt, in place of what the strategy would have begun with."""
         one_each = state.root_remaining * action.new
-        return MetaAction(
-            stop="handed_on",
-            reason=f"{state.root_value:.3f} is expected at the prompt, below {self._hand_on.below:g}",
-            utility=action.utility,
-            tokens_saved=action.utility.expected_compute if action.utility else one_each,
-        )
+        saved = action.utility.expected_compute if action.utility else one_each
+        return MetaAction(stop=stop, reason=reason, utility=action.utility, tokens_saved=saved)
 
     def _room_for_new(self) -> int:
         rooms = [self._checked.samples_at_most - len(self.samples.trie)]

@@ -190,7 +190,7 @@ def check(request: Request, backend: Backend, called: float | None = None) -> Ch
     limit = request.budget.max_samples or math.inf
     most = strategy.samples_at_most()
     if backend.grid is None:
-        _check_without_head(strategy, config.selection if most > 1 else None, request.hand_on, info)
+        _check_without_head(strategy, config.selection if most > 1 else None, request, info)
     if config.greedy and min(most, limit) > 1:
         cause = f"top_k is {config.top_k}" if config.top_k == 1 else f"the temperature is {config.temperature:g}"
         warnings = (*warnings, f"{cause}, so all samples are the same, and one was taken")
@@ -213,12 +213,14 @@ def _framed(prompt: Prompt, framing: Framing | None, chat: bool, backend: Backen
     )
 
 
-def _check_without_head(strategy: Strategy, selection: str | None, hand_on: HandOn | None, info: BackendInfo) -> None:
+def _check_without_head(strategy: Strategy, selection: str | None, request: Request, info: BackendInfo) -> None:
     """Refuse what reads joints, of a model that gives none."""
+    hand_on = request.hand_on
     wanted = {
         f"strategy {strategy.name}": strategy.needs_joints,
         f"selection {selection}": selection in ("value", "weighted_majority"),
         "handing on at the prompt": hand_on is not None and hand_on.below is not None,
+        "max_expected_share of the budget": request.budget.max_expected_share is not None,
     }
     if needing := ", ".join(name for name, needs in wanted.items() if needs):
         others = ", ".join(name for name in strategies.names() if not strategies.get(name).needs_joints)

@@ -109,7 +109,7 @@ class MetaAction:
     stop: StopReason | None = None
     """Why the search should end, or None. With a reason to stop, nothing is run."""
     tokens_saved: float | None = None
-    """With stop "handed_on": the tokens that going on was expected to take."""
+    """Where it stops with the question handed on, or not begun: the tokens that going on was expected to take."""
 
 
 @dataclass(frozen=True, slots=True)
