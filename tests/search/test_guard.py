@@ -8,7 +8,16 @@ from collections.abc import Iterator
 import pytest
 from typer.testing import CliRunner
 
-from zip_introspect import Budget, BudgetError, EscalationPolicy, HandOn, HeadError, IntrospectiveLLM, Ladder, strategies
+from zip_introspect import (
+    Budget,
+    BudgetError,
+    EscalationPolicy,
+    HandOn,
+    HeadError,
+    IntrospectiveLLM,
+    Ladder,
+    strategies,
+)
 from zip_introspect.cli.app import app
 from zip_introspect.demo.problems import held_out
 from zip_introspect.testing.simulator import SimulatedBackend
@@ -61,7 +70,10 @@ def test_no_strategy_begins_what_is_expected_to_run_on(strategy: str, demo: Intr
 def test_a_ladder_hands_it_on(demo: IntrospectiveLLM) -> None:
     budget = Budget(max_expected_share=0.01)
     ladder = Ladder(demo, lambda prompt: "ans 42", policy=UNSURE)
-    for result in (ladder.generate(PROMPTS[0], budget=budget), asyncio.run(ladder.agenerate(PROMPTS[0], budget=budget))):
+    for result in (
+        ladder.generate(PROMPTS[0], budget=budget),
+        asyncio.run(ladder.agenerate(PROMPTS[0], budget=budget)),
+    ):
         assert (result.answer, result.usage.generated_tokens) == ("42", 0)
         assert result.escalation is not None
         assert result.escalation.attempts[0].outcome == "handed_on"

@@ -26,6 +26,40 @@ Training = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=FILE", help="A training.json whose divergence is drawn; again for more."),
 ]
+_PRICES = "Prices"
+Price = Annotated[
+    float | None,
+    typer.Option(
+        "--price-per-token", help="Money for a generated token: costs are in money too.", rich_help_panel=_PRICES
+    ),
+]
+PromptPrice = Annotated[
+    float,
+    typer.Option("--price-per-prompt-token", help="Money for a token of the prompt.", min=0.0, rich_help_panel=_PRICES),
+]
+Joules = Annotated[
+    float | None,
+    typer.Option(
+        "--joules-per-token", help="As zip-introspect rollouts measured it: costs too.", rich_help_panel=_PRICES
+    ),
+]
+Other = Annotated[
+    Path | None,
+    typer.Option(
+        "--other",
+        parser=path,
+        help="Another model's rollouts of the same questions: price reversal, and ladders from this one to it.",
+        rich_help_panel=_PRICES,
+    ),
+]
+OtherPrice = Annotated[
+    float | None,
+    typer.Option("--other-price-per-token", help="Of --other; needs --price-per-token.", rich_help_panel=_PRICES),
+]
+OtherPromptPrice = Annotated[
+    float,
+    typer.Option("--other-price-per-prompt-token", help="Of --other.", min=0.0, rich_help_panel=_PRICES),
+]
 RolloutsFile = Annotated[
     Path, typer.Argument(parser=path, help="Stored rollouts, as zip-introspect rollouts writes them.")
 ]
@@ -47,6 +81,12 @@ def evaluate(
     processes: Annotated[int | None, typer.Option(help="(default: one for each core)", min=1)] = None,
     lite: Lite = None,
     training: Training = None,
+    price_per_token: Price = None,
+    price_per_prompt_token: PromptPrice = 0.0,
+    joules_per_token: Joules = None,
+    other: Other = None,
+    other_price_per_token: OtherPrice = None,
+    other_price_per_prompt_token: OtherPromptPrice = 0.0,
     debug: Debug = False,
 ) -> None:
     """Replay every strategy over stored rollouts, and write what came of it: no model is needed."""
@@ -57,6 +97,14 @@ def evaluate(
                 raise ConfigError(f"--alpha is {value:g}; expected 0 to 1")
         trainings = _trainings(training or [], modules)
         stored, head = _load(rollouts, lite, modules)
+        prices = _prices(
+            modules,
+            stored,
+            (price_per_token, price_per_prompt_token),
+            joules_per_token,
+            other,
+            (other_price_per_token, other_price_per_prompt_token),
+        )
         baselines, saved = modules.baselines, modules.outcomes
         config = GenerationConfig(interval=interval)
         curves = {"alphas": alpha or baselines.ALPHAS, "betas": beta or baselines.BETAS}
@@ -67,7 +115,7 @@ def evaluate(
         if head is not None:
             settings = baselines.lite_settings_for(head, config, **curves)
             outcomes += saved.evaluate_missing(lite, head, out, settings, **how, file_name=saved.LITE_FILE_NAME)
-        typer.echo(modules.report.write(stored, outcomes, out, lite=head, trainings=trainings))
+        typer.echo(modules.report.write(stored, outcomes, out, lite=head, trainings=trainings, **prices))
 
 
 def report(
@@ -75,6 +123,12 @@ def report(
     rollouts: RolloutsFile,
     lite: Lite = None,
     training: Training = None,
+    price_per_token: Price = None,
+    price_per_prompt_token: PromptPrice = 0.0,
+    joules_per_token: Joules = None,
+    other: Other = None,
+    other_price_per_token: OtherPrice = None,
+    other_price_per_prompt_token: OtherPromptPrice = 0.0,
     debug: Debug = False,
 ) -> None:
     """Write tables and figures anew from saved outcomes."""
@@ -82,10 +136,18 @@ def report(
         modules = _modules()
         trainings = _trainings(training or [], modules)
         stored, head = _load(rollouts, lite, modules)
+        prices = _prices(
+            modules,
+            stored,
+            (price_per_token, price_per_prompt_token),
+            joules_per_token,
+            other,
+            (other_price_per_token, other_price_per_prompt_token),
+        )
         outcomes = modules.outcomes.load_outcomes(rollouts, folder)
         if lite is not None:
             outcomes += modules.outcomes.load_outcomes(lite, folder, modules.outcomes.LITE_FILE_NAME)
-        typer.echo(modules.report.write(stored, outcomes, folder, lite=head, trainings=trainings))
+        typer.echo(modules.report.write(stored, outcomes, folder, lite=head, trainings=trainings, **prices))
 
 
 def _load(file: Path, lite: Path | None, modules: SimpleNamespace) -> tuple[Rollouts, Rollouts | None]:
@@ -95,6 +157,39 @@ def _load(file: Path, lite: Path | None, modules: SimpleNamespace) -> tuple[Roll
     head = modules.rollout_file.Rollouts.load(lite)
     stored.check_same_samples(head)
     return stored, head
+
+
+def _prices(
+    modules: SimpleNamespace,
+    stored: Rollouts,
+    price: tuple[float | None, float],
+    joules: float | None,
+    other: Path | None,
+    other_price: tuple[float | None, float],
+) -> dict[str, Any]:
+    """What tokens cost, as `report.write` takes it."""
+    spending, tariff = modules.spending, modules.cost_of_pass.Tariff
+    if (price[0] is None) and (price[1] or other_price[0] is not None or other_price[1]):
+        raise ConfigError("a price was given, and --price-per-token was not; expected the price of a generated token")
+    if other is None and (other_price[0] is not None or other_price[1]):
+        raise ConfigError("--other-price-per-token is that of --other; expected its rollouts too")
+    tariffs = [] if price[0] is None else [tariff("money", price[0], price[1])]
+    if joules is not None:
+        tariffs.append(tariff("joules", joules))
+    if other is None:
+        return {"tariffs": tariffs}
+    theirs = modules.rollout_file.Rollouts.load(other)
+    if price[0] is None:
+        known = None not in (stored.parameters, theirs.parameters)
+        ours = tariff.flops(stored.parameters) if known else tariff("tokens", 1.0, 1.0)
+        beside = tariff.flops(theirs.parameters) if known else tariff("tokens", 1.0, 1.0)
+    elif other_price[0] is None:
+        raise ConfigError("--price-per-token was given, and --other-price-per-token was not; expected both")
+    else:
+        ours, beside = tariffs[0], tariff("money", other_price[0], other_price[1])
+    found = spending.Other(theirs, ours, beside)
+    found.check_same_questions(stored)
+    return {"tariffs": tariffs, "other": found}
 
 
 def _trainings(given: list[str], modules: SimpleNamespace) -> dict[str, Any]:
@@ -109,8 +204,9 @@ def _trainings(given: list[str], modules: SimpleNamespace) -> dict[str, Any]:
 
 def _modules() -> SimpleNamespace:
     try:
+        from zip_introspect.evaluation.measures import cost_of_pass
         from zip_introspect.evaluation.replay import baselines
-        from zip_introspect.evaluation.reporting import report, training_log
+        from zip_introspect.evaluation.reporting import report, spending, training_log
         from zip_introspect.evaluation.store import outcomes, rollout_file
     except ModuleNotFoundError as error:
         raise BackendNotInstalledError(
@@ -118,5 +214,11 @@ def _modules() -> SimpleNamespace:
             'Install it with: pip install "zip-introspect[eval]"'
         ) from error
     return SimpleNamespace(
-        baselines=baselines, outcomes=outcomes, report=report, rollout_file=rollout_file, training_log=training_log
+        baselines=baselines,
+        cost_of_pass=cost_of_pass,
+        outcomes=outcomes,
+        report=report,
+        rollout_file=rollout_file,
+        spending=spending,
+        training_log=training_log,
     )

@@ -25,10 +25,11 @@ from zip_introspect.evaluation.measures.comparing import (
     groups,
     predictions,
 )
+from zip_introspect.evaluation.measures.cost_of_pass import Tariff
 from zip_introspect.evaluation.replay.backend import ReplayBackend
 from zip_introspect.evaluation.replay.baselines import BOUND, MATCHED_BETA, ZIP_RC, title
 from zip_introspect.evaluation.replay.trials import Outcomes
-from zip_introspect.evaluation.reporting import figures, tables
+from zip_introspect.evaluation.reporting import figures, spending, tables
 from zip_introspect.evaluation.reporting.drawing import save
 from zip_introspect.evaluation.reporting.timeline import timeline
 from zip_introspect.evaluation.reporting.training_log import LoggedUpdates
@@ -48,6 +49,8 @@ def write(
     *,
     lite: Rollouts | None = None,
     trainings: Mapping[str, Sequence[LoggedUpdates]] | None = None,
+    tariffs: Sequence[Tariff] = (),
+    other: spending.Other | None = None,
 ) -> Path:
     """Write the report.
 
@@ -55,6 +58,8 @@ def write(
         outcomes: of settings of `baselines`; those of zip_rc say which alphas are compared.
         lite: the same samples with the joints of ZIP-RC-Lite, which is then set beside the model's own.
         trainings: by name, what was logged of the policy's divergence.
+        tariffs: what a token costs; where there are none, FLOPs, or tokens where the model's size is not known.
+        other: another model's rollouts of the same questions.
 
     Returns:
         its page, `report.md`.
@@ -86,11 +91,15 @@ def write(
         "intervals": {name: {key: asdict(item) for key, item in found.items()} for name, found in intervals.items()},
         "alphas": [asdict(comparison) for comparison in comparisons],
     }
+    spent = spending.write(
+        rollouts, outcomes, comparisons, tables.reference(comparisons[0]), folder, tariffs=tariffs, other=other
+    )
+    results["spending"] = spent.results
     (folder / "results.json").write_text(json.dumps(_finite(results), indent=1) + "\n", encoding="utf-8")
     made = [tables.prediction_table(name, quality[name], intervals[name]) for name in heads]
     for comparison in comparisons:
         made += tables.of_comparison(comparison, list(inside))
-    for table in made:
+    for table in (*made, *spent.tables):
         table.save(folder)
     config = next(outcome.setting.config for outcome in outcomes if outcome.setting.name == ZIP_RC)
     search = _search(rollouts, config.replace(alpha=alphas[0], beta=MATCHED_BETA))
@@ -100,7 +109,8 @@ def write(
     if trainings:
         save(figures.training_kl(trainings), folder / "training_kl")
     page = folder / "report.md"
-    text = _page(results, comparisons, {table.name: table.markdown() for table in made}, bool(trainings))
+    shown = {table.name: table.markdown() for table in made}
+    text = "\n".join([_page(results, comparisons, shown, bool(trainings)), *spent.text])
     page.write_text(text, encoding="utf-8")
     return page
 
@@ -267,9 +277,9 @@ def _frontier(comparison: Comparison) -> str:
 
 
 def _finite(item: Any) -> Any:
-    """The same with null for what JSON does not know."""
+    """The same with null for what JSON does not know: what is infinite, too."""
     if isinstance(item, dict):
         return {key: _finite(value) for key, value in item.items()}
     if isinstance(item, list | tuple):
         return [_finite(value) for value in item]
-    return None if isinstance(item, float) and math.isnan(item) else item
+    return None if isinstance(item, float) and not math.isfinite(item) else item

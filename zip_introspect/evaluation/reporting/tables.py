@@ -69,7 +69,7 @@ def _matched(comparison: Comparison, names: list[str]) -> Table:
     rows = []
     for point in comparison.matched(reference(comparison)):
         of_group = comparison.at(point.curve, point.setting)
-        cells = (_share(of_group[group].accuracy) for group in names)
+        cells = (share(of_group[group].accuracy) for group in names)
         rows.append((title(point.curve), point.setting, f"{point.cost.value:.2f}", *cells))
     return Table(f"matched_alpha_{comparison.alpha:g}", ("strategy", "setting", "cost", *names), tuple(rows))
 
@@ -126,7 +126,10 @@ def _beta(setting: str) -> float:
     return float(setting.removeprefix("beta "))
 
 
-def _share(accuracy: Interval) -> str:
+def share(accuracy: Interval) -> str:
+    """In percent, with its interval; "none" where there is nothing to count."""
+    if math.isnan(accuracy.value):
+        return "none"
     return f"{100 * accuracy.value:.1f} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
 
 
