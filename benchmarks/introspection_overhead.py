@@ -3,6 +3,7 @@
 The same backend decodes with the reserved logits read and masked at every token (with `--head`: a head computed from
 the hidden state), and with nothing read or masked: what is drawn differs then, though not how long it takes. Rounds
 take turns, and so does which of the two goes first; the ratio is the median of each round's ratio.
+Where the machine tells its energy (RAPL, NVML), joules a token are given too, of both ways together.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from zip_introspect import IntrospectiveLLM, SamplingParams
 from zip_introspect.backend.contract import Backend
 from zip_introspect.demo.embedded import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.demo.problems import held_out
+from zip_introspect.evaluation.measures.energy import EnergyMeter
 from zip_introspect.heads.head import Head
 from zip_introspect.heads.readout import Readout
 from zip_introspect.testing.heads import random_head
@@ -58,17 +60,23 @@ def main() -> None:
                 "device": device_name(llm.info),
             }
             for samples in options.samples:
-                speeds = measure(llm.backend, samples, options.steps, options.rounds)
+                with EnergyMeter() as meter:
+                    speeds = measure(llm.backend, samples, options.steps, options.rounds)
+                if meter.energy is not None:
+                    tokens = 2 * (options.rounds + 1) * samples * options.steps
+                    speeds["joules_per_token"] = meter.energy.joules / tokens
                 rows.append({**told, "samples": samples, **speeds})
+    energy = ["joules a token"] if all("joules_per_token" in row for row in rows) else []
     print(
         table(
-            ["backend", "model", "device", "samples", "read, tokens/s", "not read, tokens/s", "ratio"],
+            ["backend", "model", "device", "samples", "read, tokens/s", "not read, tokens/s", "ratio", *energy],
             [
                 [
                     *(row[key] for key in ("backend", "model", "device", "samples")),
                     f"{row['read']:,.0f}",
                     f"{row['blind']:,.0f}",
                     f"{row['ratio']:.3f}",
+                    *([f"{row['joules_per_token']:.3g}"] if energy else []),
                 ]
                 for row in rows
             ],

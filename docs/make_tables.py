@@ -65,6 +65,13 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "errors.md": {"errors": errors_table},
     "evaluation.md": {"strategies": strategies_table},
     "escalation.md": {"EscalationPolicy": lambda: settings_table(EscalationPolicy)},
+    "measures.md": {
+        "cost_of_pass": partial(results_tables.whole, "cost_of_pass_flops"),
+        **{
+            name: partial(results_tables.whole, name)
+            for name in ("predicted_cost", "price_reversal", "resampling", "guard")
+        },
+    },
     "results.md": {
         "differences": results_tables.differences,
         "matched": results_tables.matched,

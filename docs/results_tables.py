@@ -41,6 +41,12 @@ def read(name: str) -> list[list[str]]:
         return list(csv.reader(stream))
 
 
+def whole(name: str) -> str:
+    """A table of the report as it is."""
+    headings, *rows = read(name)
+    return table(headings, rows)
+
+
 def differences() -> str:
     """ZIP-RC less each strategy at equal cost, at some settings."""
     headings, columns = [], []

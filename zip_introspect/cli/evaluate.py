@@ -180,9 +180,7 @@ def _prices(
         return {"tariffs": tariffs}
     theirs = modules.rollout_file.Rollouts.load(other)
     if price[0] is None:
-        known = None not in (stored.parameters, theirs.parameters)
-        ours = tariff.flops(stored.parameters) if known else tariff("tokens", 1.0, 1.0)
-        beside = tariff.flops(theirs.parameters) if known else tariff("tokens", 1.0, 1.0)
+        ours, beside = modules.cost_of_pass.by_size(stored, theirs)
     elif other_price[0] is None:
         raise ConfigError("--price-per-token was given, and --other-price-per-token was not; expected both")
     else:

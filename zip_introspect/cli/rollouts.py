@@ -23,8 +23,9 @@ from zip_introspect.errors import BackendNotInstalledError, ConfigError, Evaluat
 from zip_introspect.framing import Framing
 
 if TYPE_CHECKING:
+    from zip_introspect.evaluation.measures.energy import Energy
     from zip_introspect.evaluation.store.collecting import Collected
-    from zip_introspect.evaluation.store.rollout_file import Question
+    from zip_introspect.evaluation.store.rollout_file import Question, QuestionRollouts
     from zip_introspect.llm import IntrospectiveLLM
 
 _DATA, _SAMPLING = "Questions", "Sampling"
@@ -86,7 +87,7 @@ def rollouts(
     An interrupted run keeps the questions that are done; the same command goes on from there.
     """
     with reporting(debug):
-        collecting, datasets, graders = _evaluation()
+        collecting, datasets, graders, energy = _evaluation()
         check_writable(out)
         sys.path.append(os.getcwd())  # where a grader of one's own lies
         grade = graders.get(grader or ("abacus" if dataset.partition(":")[0] == "abacus" else "exact"))
@@ -106,37 +107,48 @@ def rollouts(
         kept = {} if hidden_every is None else {"hidden_states": True}
         with open_llm(model, backend, **kept) as llm:
             _check_fits(llm, questions, options, framing)
-            found = collecting.collect_to_file(
-                llm,
-                questions,
-                grade,
-                out,
-                samples=samples,
-                sampling=llm.config.sampling.replace(**given),
-                max_new_tokens=max_new_tokens,
-                concurrency=concurrency,
-                chat_template_kwargs=options,
-                framing=framing,
-                hidden_every=hidden_every,
-                say=partial(typer.echo, err=True),
-            )
-        summary = _summary(found)
+            sampled = 0
+            meter = energy.EnergyMeter()
+
+            def watch(done: int, problem: QuestionRollouts) -> None:
+                nonlocal sampled
+                meter.update()
+                once = {id(item): len(item.tokens) for item in problem.rollouts}  # greedy ones are stored many times
+                sampled += sum(once.values())
+
+            with meter:
+                found = collecting.collect_to_file(
+                    llm,
+                    questions,
+                    grade,
+                    out,
+                    samples=samples,
+                    sampling=llm.config.sampling.replace(**given),
+                    max_new_tokens=max_new_tokens,
+                    concurrency=concurrency,
+                    chat_template_kwargs=options,
+                    framing=framing,
+                    hidden_every=hidden_every,
+                    say=partial(typer.echo, err=True),
+                    watch=watch,
+                )
+        summary = _summary(found, _energy(meter.energy, sampled))
         if as_json:
             typer.echo(json.dumps(summary, indent=2))
         else:
             _print(Console(), summary)
 
 
-def _evaluation() -> tuple[Any, Any, Any]:
+def _evaluation() -> tuple[Any, Any, Any, Any]:
     try:
-        from zip_introspect.evaluation.measures import graders
+        from zip_introspect.evaluation.measures import energy, graders
         from zip_introspect.evaluation.store import collecting, datasets
     except ModuleNotFoundError as error:
         raise BackendNotInstalledError(
             f"rollouts need the module {error.name!r}, which is not installed. "
             'Install it with: pip install "zip-introspect[eval]"'
         ) from error
-    return collecting, datasets, graders
+    return collecting, datasets, graders, energy
 
 
 def check_writable(out: Path) -> None:
@@ -164,13 +176,21 @@ def _check_fits(llm: IntrospectiveLLM, questions: list[Question], options: dict[
             )
 
 
-def _summary(found: Collected) -> dict[str, Any]:
+def _energy(taken: Energy | None, tokens: int) -> dict[str, Any]:
+    """What the tokens of this run took, where the machine tells it."""
+    if taken is None or not tokens:
+        return {}
+    return {"energy": {**asdict(taken), "tokens": tokens, "joules_per_token": taken.joules / tokens}}
+
+
+def _summary(found: Collected, energy: dict[str, Any]) -> dict[str, Any]:
     return {
         "file": str(found.file),
         "bytes": found.file.stat().st_size,
         "model": found.model,
         "max_new_tokens": found.max_new_tokens,
         "groups": {group: asdict(counts) for group, counts in sorted(found.groups.items())},
+        **energy,
     }
 
 
@@ -189,5 +209,8 @@ def _print(console: Console, summary: dict[str, Any]) -> None:
             f"{counts['tokens'] / samples:.1f}",
         )
     console.print(table)
+    if (taken := summary.get("energy")) is not None:
+        counted = " and ".join(taken["sources"])
+        console.print(f"{taken['joules_per_token']:.3g} J a token by {counted}, whatever else the machine did included")
     size = filesize.decimal(summary["bytes"])
     console.print(f"{size} written to {summary['file']}", soft_wrap=True, markup=False)

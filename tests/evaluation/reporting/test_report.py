@@ -19,8 +19,14 @@ from zip_introspect.evaluation.reporting.figures import frontier
 from zip_introspect.evaluation.store.outcomes import evaluate_missing
 from zip_introspect.evaluation.store.rollout_file import Rollouts
 
-PICTURES = ("frontier_alpha_0.1", "frontier_alpha_1", "joints", "reliability", "risk_coverage", "samples", "timeline")
-TABLES = ("predictions", "matched_alpha_1", "verdict_alpha_1", "differences_alpha_0.1", "points_alpha_0.1")
+PICTURES = (
+    *("frontier_alpha_0.1", "frontier_alpha_1", "joints", "reliability", "risk_coverage", "samples", "timeline"),
+    *("cost_of_pass_tokens", "predicted_cost", "resampling"),
+)
+TABLES = (
+    *("predictions", "matched_alpha_1", "verdict_alpha_1", "differences_alpha_0.1", "points_alpha_0.1"),
+    *("cost_of_pass_tokens", "predicted_cost", "price_reversal", "resampling", "guard"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -38,11 +38,6 @@ class Tariff:
                 "expected a finite number above 0, and one of 0 or more"
             )
 
-    @classmethod
-    def flops(cls, parameters: int) -> Tariff:
-        """2 FLOPs a parameter for every token that is processed, the prompt's once (the 2N rule of section 6.1)."""
-        return cls("FLOPs", 2.0 * parameters, 2.0 * parameters)
-
     def paid(self, compute: ArrayLike, tokens: ArrayLike) -> NDArray[np.float64]:
         """What questions cost.
 
@@ -53,6 +48,15 @@ class Tariff:
         generated = np.asarray(tokens, dtype=np.float64)
         read = np.asarray(compute, dtype=np.float64) - generated
         return np.asarray(self.per_token * generated + self.per_prompt_token * read)
+
+
+def by_size(*models: Rollouts) -> list[Tariff]:
+    """Of each model: 2 FLOPs a parameter for every token processed, the prompt's once (the 2N rule of section 6.1);
+    a token each, where the size of one is not known."""
+    if not all(model.parameters for model in models):
+        return [Tariff("tokens", 1.0, 1.0)] * len(models)
+    flops = (2.0 * float(model.parameters or 0) for model in models)
+    return [Tariff("FLOPs", price, price) for price in flops]
 
 
 def cost_of_pass(right: ArrayLike, paid: ArrayLike) -> Interval:

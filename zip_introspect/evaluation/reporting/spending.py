@@ -15,6 +15,7 @@ from zip_introspect.evaluation.measures.cost import Interval
 from zip_introspect.evaluation.measures.cost_of_pass import (
     Attempts,
     Tariff,
+    by_size,
     cost_of_pass,
     cost_of_pass_each,
     ladder,
@@ -113,9 +114,8 @@ def write(
     """
     if other is not None:
         other.check_same_questions(rollouts)
-    counted = Tariff("tokens", 1.0, 1.0) if rollouts.parameters is None else Tariff.flops(rollouts.parameters)
     spent = Spending()
-    for tariff in tariffs or (counted,):
+    for tariff in tariffs or by_size(rollouts):
         _cost_of_pass(spent, rollouts, outcomes, tariff, folder)
     if other is not None:
         _two_models(spent, rollouts, other)
