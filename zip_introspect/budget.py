@@ -49,8 +49,8 @@ class Budget(Settings):
         None,
         gt=0,
         le=1,
-        description="Of the budget's tokens, or of max_new_tokens where it limits neither them nor money. Where one sample "
-        "is expected to take more, at the prompt, the question is handed on, or not begun. Needs a head.",
+        description="Of the budget's tokens, or of max_new_tokens where it limits neither them nor money. Where one "
+        "sample is expected to take more, at the prompt, the question is handed on, or not begun. Needs a head.",
     )
 
     @classmethod

@@ -91,9 +91,7 @@ def write(
         "intervals": {name: {key: asdict(item) for key, item in found.items()} for name, found in intervals.items()},
         "alphas": [asdict(comparison) for comparison in comparisons],
     }
-    spent = spending.write(
-        rollouts, outcomes, comparisons, tables.reference(comparisons[0]), folder, tariffs=tariffs, other=other
-    )
+    spent = spending.write(rollouts, outcomes, comparisons, folder, tariffs=tariffs, other=other)
     results["spending"] = spent.results
     (folder / "results.json").write_text(json.dumps(_finite(results), indent=1) + "\n", encoding="utf-8")
     made = [tables.prediction_table(name, quality[name], intervals[name]) for name in heads]

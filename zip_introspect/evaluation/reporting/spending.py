@@ -28,7 +28,7 @@ from zip_introspect.evaluation.replay.baselines import BOUND, LITE, ZIP_RC, labe
 from zip_introspect.evaluation.replay.trials import Outcomes
 from zip_introspect.evaluation.reporting import spending_figures as pictures
 from zip_introspect.evaluation.reporting.drawing import save
-from zip_introspect.evaluation.reporting.tables import Table, share
+from zip_introspect.evaluation.reporting.tables import Table, reference, share
 from zip_introspect.evaluation.store.rollout_file import Rollouts
 
 PENALTIES = (1.0, 4.0)
@@ -96,7 +96,6 @@ def write(
     rollouts: Rollouts,
     outcomes: Sequence[Outcomes],
     comparisons: Sequence[Comparison],
-    reference: str,
     folder: Path,
     *,
     tariffs: Sequence[Tariff] = (),
@@ -105,7 +104,6 @@ def write(
     """Measure what answers cost, and draw it; the tables are given back, to be saved with the others.
 
     Args:
-        reference: the setting of zip_rc whose searches are foretold, as its points are labelled.
         tariffs: what a token costs; where there are none, FLOPs, or tokens where the model's size is not known.
         other: is set beside it.
 
@@ -119,7 +117,7 @@ def write(
         _cost_of_pass(spent, rollouts, outcomes, tariff, folder)
     if other is not None:
         _two_models(spent, rollouts, other)
-    _foretold(spent, rollouts, outcomes, comparisons, reference, folder)
+    _foretold(spent, rollouts, outcomes, comparisons, folder)
     _resampled(spent, verifiers(rollouts, THRESHOLDS), rollouts, folder)
     _guarded(spent, guarded(rollouts), rollouts)
     return spent
@@ -226,19 +224,19 @@ def _foretold(
     rollouts: Rollouts,
     outcomes: Sequence[Outcomes],
     comparisons: Sequence[Comparison],
-    reference: str,
     folder: Path,
 ) -> None:
     """What the joint at the prompt expects against what is paid."""
     samples, searches = of_samples(rollouts), []
     for comparison in comparisons:
+        setting = reference(comparison)
         config = next(
             item.setting.config
             for item in outcomes
-            if (item.setting.name, label(item.setting)) == (ZIP_RC, reference)
+            if (item.setting.name, label(item.setting)) == (ZIP_RC, setting)
             and item.setting.config.alpha == comparison.alpha
         )
-        name = f"a search, alpha {comparison.alpha:g}, {reference}"
+        name = f"a search, alpha {comparison.alpha:g}, {setting}"
         searches.append(of_searches(name, rollouts, config))
     save(pictures.predicted_against_paid([samples[0], *searches], rollouts), folder / "predicted_cost")
     rows = tuple(_foretold_row(item) for item in (*samples, *searches))
