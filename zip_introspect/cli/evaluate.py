@@ -43,7 +43,7 @@ Joules = Annotated[
         "--joules-per-token", help="As zip-introspect rollouts measured it: costs too.", rich_help_panel=_PRICES
     ),
 ]
-Other = Annotated[
+OtherFile = Annotated[
     Path | None,
     typer.Option(
         "--other",
@@ -84,7 +84,7 @@ def evaluate(
     price_per_token: Price = None,
     price_per_prompt_token: PromptPrice = 0.0,
     joules_per_token: Joules = None,
-    other: Other = None,
+    other: OtherFile = None,
     other_price_per_token: OtherPrice = None,
     other_price_per_prompt_token: OtherPromptPrice = 0.0,
     debug: Debug = False,
@@ -126,7 +126,7 @@ def report(
     price_per_token: Price = None,
     price_per_prompt_token: PromptPrice = 0.0,
     joules_per_token: Joules = None,
-    other: Other = None,
+    other: OtherFile = None,
     other_price_per_token: OtherPrice = None,
     other_price_per_prompt_token: OtherPromptPrice = 0.0,
     debug: Debug = False,
@@ -185,7 +185,7 @@ def _prices(
         raise ConfigError("--price-per-token was given, and --other-price-per-token was not; expected both")
     else:
         ours, beside = tariffs[0], tariff("money", other_price[0], other_price[1])
-    found = spending.Other(theirs, ours, beside)
+    found = spending.OtherModel(theirs, ours, beside)
     found.check_same_questions(stored)
     return {"tariffs": tariffs, "other": found}
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from tests.evaluation.stored import CONFIG, simulated
 from zip_introspect import Budget
-from zip_introspect.evaluation.measures.foretelling import Foretold, at_prompt, of_samples, of_searches, reversals
+from zip_introspect.evaluation.measures.foretelling import Forecast, at_prompt, of_samples, of_searches, reversals
 from zip_introspect.evaluation.measures.guarding import guarded
 
 COSTS = st.lists(st.integers(1, 5), min_size=4, max_size=4)
@@ -18,7 +18,7 @@ COSTS = st.lists(st.integers(1, 5), min_size=4, max_size=4)
 
 @given(COSTS, COSTS)
 def test_the_rank_correlation_is_spearmans(expected: list[int], paid: list[int]) -> None:
-    found = Foretold("any", np.array(expected, float), np.array(paid, float)).rank_correlation
+    found = Forecast("any", np.array(expected, float), np.array(paid, float)).rank_correlation
     if len(set(expected)) == 1 or len(set(paid)) == 1:
         assert np.isnan(found.value)
     else:
@@ -27,7 +27,7 @@ def test_the_rank_correlation_is_spearmans(expected: list[int], paid: list[int])
 
 
 def test_the_ratio_is_that_of_the_sums() -> None:
-    found = Foretold("any", np.array([1.0, 3.0]), np.array([2.0, 4.0]))
+    found = Forecast("any", np.array([1.0, 3.0]), np.array([2.0, 4.0]))
     assert found.ratio.value == pytest.approx(6 / 4)
     assert found.quantiles[1] == pytest.approx(np.median([2.0, 4 / 3]))
 

@@ -23,7 +23,7 @@ QUANTILES = (0.1, 0.5, 0.9)
 
 
 @dataclass(frozen=True)
-class Foretold:
+class Forecast:
     """Tokens that were expected, and those that were paid for: shape (questions,) each."""
 
     name: str
@@ -70,7 +70,7 @@ def at_prompt(rollouts: Rollouts) -> NDArray[np.float64]:
     return joint.expected_length(roots / roots.sum((-2, -1), keepdims=True), grid)
 
 
-def of_samples(rollouts: Rollouts) -> list[Foretold]:
+def of_samples(rollouts: Rollouts) -> list[Forecast]:
     """Of one sample: the mean of those stored, the first one, and the first one from its fellows.
 
     The last is what a prediction could hardly better: how long a question's other samples are.
@@ -81,14 +81,14 @@ def of_samples(rollouts: Rollouts) -> list[Foretold]:
     expected = at_prompt(rollouts)
     lengths = [np.array([len(item.tokens) for item in problem.rollouts]) for problem in rollouts.problems]
     mean, first = np.array([(row.mean(), row[0]) for row in lengths], dtype=np.float64).T
-    found = [Foretold("the mean of its samples", expected, mean), Foretold("one sample", expected, first)]
+    found = [Forecast("the mean of its samples", expected, mean), Forecast("one sample", expected, first)]
     if min(map(len, lengths)) > 1:
         fellows = np.array([row[1:].mean() for row in lengths])
-        found.append(Foretold("one sample, from the mean of its fellows", fellows, first))
+        found.append(Forecast("one sample, from the mean of its fellows", fellows, first))
     return found
 
 
-def of_searches(name: str, rollouts: Rollouts, config: GenerationConfig) -> Foretold:
+def of_searches(name: str, rollouts: Rollouts, config: GenerationConfig) -> Forecast:
     """Of whole searches, replayed: what their first decision expects to take, and what they took to their end.
 
     That is the compute of its plan (eq. 17), or of a strategy that states none, a sample's for each that it starts.
@@ -99,7 +99,7 @@ def of_searches(name: str, rollouts: Rollouts, config: GenerationConfig) -> Fore
         first = result.decisions[0]
         one = result.expected.remaining if result.expected else np.nan
         expected.append(first.utility.expected_compute if first.utility else one * len(first.started))
-    return Foretold(name, np.array(expected), np.array([item.usage.generated_tokens for item in results], np.float64))
+    return Forecast(name, np.array(expected), np.array([item.usage.generated_tokens for item in results], np.float64))
 
 
 def reversals(quoted: ArrayLike, paid: ArrayLike, rival_quoted: ArrayLike, rival_paid: ArrayLike) -> Interval:

@@ -50,7 +50,7 @@ def write(
     lite: Rollouts | None = None,
     trainings: Mapping[str, Sequence[LoggedUpdates]] | None = None,
     tariffs: Sequence[Tariff] = (),
-    other: spending.Other | None = None,
+    other: spending.OtherModel | None = None,
 ) -> Path:
     """Write the report.
 

@@ -21,7 +21,7 @@ from zip_introspect.evaluation.measures.cost_of_pass import (
     ladder,
     one_sample,
 )
-from zip_introspect.evaluation.measures.foretelling import Foretold, of_samples, of_searches, reversals
+from zip_introspect.evaluation.measures.foretelling import Forecast, of_samples, of_searches, reversals
 from zip_introspect.evaluation.measures.guarding import Guarded, guarded
 from zip_introspect.evaluation.measures.resampling import Verified, verifiers
 from zip_introspect.evaluation.replay.baselines import BOUND, LITE, ZIP_RC, label, title
@@ -38,7 +38,7 @@ THRESHOLDS = (0.5, 0.9)
 
 
 @dataclass(frozen=True)
-class Other:
+class OtherModel:
     """Another model's rollouts of the same questions, and what tokens cost of the model that is judged and of it."""
 
     rollouts: Rollouts
@@ -99,7 +99,7 @@ def write(
     folder: Path,
     *,
     tariffs: Sequence[Tariff] = (),
-    other: Other | None = None,
+    other: OtherModel | None = None,
 ) -> Spending:
     """Measure what answers cost, and draw it; the tables are given back, to be saved with the others.
 
@@ -180,7 +180,7 @@ def _cost_of_pass(
     spent.add(Table(stem, headings, tuple(rows)))
 
 
-def _two_models(spent: Spending, rollouts: Rollouts, other: Other) -> None:
+def _two_models(spent: Spending, rollouts: Rollouts, other: OtherModel) -> None:
     """The single samples of both, ladders from the one to the other, and price reversal."""
     tariff = other.tariff
     ours, theirs = one_sample(rollouts, tariff), one_sample(other.rollouts, other.own_tariff)
@@ -271,7 +271,7 @@ def _foretold(
     spent.add(Table("price_reversal", ("ZIP-RC", "against", "ZIP-RC is quoted less", "reversed"), rows))
 
 
-def _foretold_row(item: Foretold) -> tuple[str, ...]:
+def _foretold_row(item: Forecast) -> tuple[str, ...]:
     rank, ratio = (f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]" for x in (item.rank_correlation, item.ratio))
     means = (f"{column.mean():.0f}" for column in (item.expected, item.paid))
     return (item.name, *means, rank, ratio, *(f"{number:.2f}" for number in item.quantiles))

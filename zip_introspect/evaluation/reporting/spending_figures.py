@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from zip_introspect.evaluation.measures.foretelling import Foretold
+from zip_introspect.evaluation.measures.foretelling import Forecast
 from zip_introspect.evaluation.measures.resampling import Verified
 from zip_introspect.evaluation.replay.baselines import TITLES
 from zip_introspect.evaluation.reporting.drawing import bare
@@ -44,7 +44,7 @@ def cost_of_pass_curves(curves: Mapping[str, Sequence[Priced]], unit: str) -> Fi
     return figure
 
 
-def predicted_against_paid(found: Sequence[Foretold], rollouts: Rollouts) -> Figure:
+def predicted_against_paid(found: Sequence[Forecast], rollouts: Rollouts) -> Figure:
     """A dot for each question, in the colour of its group."""
     owner = np.array([problem.question.group for problem in rollouts.problems])
     names = sorted(set(owner.tolist()))
