@@ -38,6 +38,9 @@ from zip_introspect_llama_cpp.loading import LlamaModel
 from zip_introspect_llama_cpp.options import LlamaCppOptions
 from zip_introspect_llama_cpp.prompts import LlamaCppPromptEncoder
 
+Work = int | Sequence[int]
+"""What a sequence is to do: draw so many tokens at most, or go on with these. In one call all do the same."""
+
 
 class LlamaCppBackend(Backend):
     """Any GGUF text model under llama.cpp: on the CPU, and on what else llama.cpp was built for.
@@ -147,6 +150,9 @@ class LlamaCppBackend(Backend):
     def decode_stream(self) -> TextStream:
         return ByteStream(self._model.piece)
 
+    def spell(self, text: str) -> list[int]:
+        return self._prompts.spell(text)
+
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
         check_tokens(prompts, self._info)
         self._residents.check_room(len(prompts))
@@ -186,14 +192,13 @@ class LlamaCppBackend(Backend):
             for sample, asked in zip(samples, steps, strict=True)
         }
         moving = [sample for sample in samples if budgets[sample] > 0]
-        runs: dict[Held, RowAdvance] = {}
-        with self._residents.recovering(moving):
-            for group in self._residents.groups(moving, [budgets[sample] for sample in moving]):
-                limits = [budgets[sample] for sample in group]
-                for sample, run in zip(group, self._run(group, limits), strict=True):
-                    self._account(sample, run)
-                    runs[sample] = run
+        runs = self._moved(moving, [budgets[sample] for sample in moving])
         return [self._advanced(runs.get(sample)) for sample in samples]
+
+    def append(self, sequences: Sequence[SequenceId], tokens: Sequence[Sequence[int]]) -> list[Advanced]:
+        samples = self._residents.appendable(sequences, tokens, self._info, self.reserved)
+        runs = self._moved(samples, list(tokens))
+        return [self._advanced(runs[sample]) for sample in samples]
 
     def pause(self, sequences: Sequence[SequenceId]) -> None:
         for sample in [self._residents[sequence] for sequence in sequences]:
@@ -243,8 +248,18 @@ class LlamaCppBackend(Backend):
     def _kept(self, hidden: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
         return hidden if self._reading.keep else None
 
-    def _run(self, group: Sequence[Held], budgets: Sequence[int]) -> list[RowAdvance]:
-        runs = self._decode(group, budgets)
+    def _moved(self, samples: Sequence[Held], work: Sequence[Work]) -> dict[Held, RowAdvance]:
+        """What samples did, in groups that fit; entered into them."""
+        of, runs = dict(zip(samples, work, strict=True)), dict[Held, RowAdvance]()
+        with self._residents.recovering(samples):
+            for group in self._residents.groups(samples, [_growth(item) for item in work]):
+                for sample, run in zip(group, self._run(group, [of[sample] for sample in group]), strict=True):
+                    self._account(sample, run)
+                    runs[sample] = run
+        return runs
+
+    def _run(self, group: Sequence[Held], work: Sequence[Work]) -> list[RowAdvance]:
+        runs = self._decode(group, work)
         if not any(run.broken for run in runs):
             return runs
         self._residents.scrub()
@@ -252,14 +267,18 @@ class LlamaCppBackend(Backend):
             return runs
         # What is not finite in one sample's cells reaches the others: only alone is it known whose it is.
         runs = []
-        for sample, budget in zip(group, budgets, strict=True):
-            for alone in self._residents.groups([sample], [budget]):
-                runs += self._run(alone, [budget])
+        for sample, item in zip(group, work, strict=True):
+            for alone in self._residents.groups([sample], [_growth(item)]):
+                runs += self._run(alone, [item])
             self._residents.evict(sample)  # its cells are ahead of its tokens, so nobody may share them
         return runs
 
-    def _decode(self, group: Sequence[Held], budgets: Sequence[int]) -> list[RowAdvance]:
-        return decoding.run(self._context, group, budgets, self._reading, frozenset(self._info.eos_token_ids))
+    def _decode(self, group: Sequence[Held], work: Sequence[Work]) -> list[RowAdvance]:
+        budgets = [item for item in work if isinstance(item, int)]
+        if budgets:
+            return decoding.run(self._context, group, budgets, self._reading, frozenset(self._info.eos_token_ids))
+        given = [item for item in work if not isinstance(item, int)]
+        return decoding.read_further(self._context, group, given, self._reading)
 
     def _account(self, sample: Held, run: RowAdvance) -> None:
         """Enter what a row did into its sample, and give up its cells where it has ended."""
@@ -277,6 +296,10 @@ class LlamaCppBackend(Backend):
             return Advanced(np.zeros(0, np.int32), empty, finished=False, hidden=self._kept(none))
         hidden = None if run.hidden is None else run.hidden.astype(np.float32)
         return Advanced(run.tokens, run.joint, run.finished, run.broken, hidden)
+
+
+def _growth(item: Work) -> int:
+    return item if isinstance(item, int) else len(item)
 
 
 def _free(context: Context, model: LlamaModel) -> None:

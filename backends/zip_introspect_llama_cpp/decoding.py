@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zip_introspect.backend.sequences import draws
 from zip_introspect.heads.readout import Readout
-from zip_introspect_llama_cpp.cache.context import Context
+from zip_introspect_llama_cpp.cache.context import Context, chunks
 from zip_introspect_llama_cpp.cache.held import Held
 from zip_introspect_llama_cpp.sampling import NumpySampler
 
@@ -64,6 +64,57 @@ def run(
                 break
             logits, highest = logits[staying], highest[staying]
     return loop.runs()
+
+
+def read_further(
+    context: Context, group: Sequence[Held], given: Sequence[Sequence[int]], reading: Readout
+) -> list[RowAdvance]:
+    """Let samples that hold slots go on with given tokens; what is read is read after the last of them alone.
+
+    Returns:
+        one run a sample; the samples themselves are left as they are.
+    """
+    counts = [len(tokens) for tokens in given]
+    ends = np.cumsum(counts) - 1
+    tokens = np.concatenate([np.array(some, np.int32) for some in given])
+    positions = np.concatenate(
+        [len(sample.tokens) + np.arange(count, dtype=np.int32) for sample, count in zip(group, counts, strict=True)]
+    )
+    slots = np.repeat([sample.slot for sample in group], counts).astype(np.int32)
+    rows = np.repeat(np.arange(len(group)), counts)
+    reads_all = bool(context.hidden_size)  # llama.cpp gives no hidden state without the logits beside it
+    wanted = np.ones(len(tokens), np.bool_) if reads_all else np.isin(np.arange(len(tokens)), ends)
+    context.read_hidden(True)
+    logits = np.zeros((len(group), context.vocab_size), np.float32)
+    hidden = np.zeros((len(group), context.hidden_size), np.float32)
+    sums = np.stack([sample.hidden for sample in group if sample.hidden is not None]) if reads_all else hidden
+    size = min(context.batch_size, context.slots) if reads_all else context.batch_size
+    for part in chunks(len(tokens), size):
+        found = context.decode(tokens[part], positions[part], slots[part], wanted[part])
+        told = rows[part][wanted[part]]
+        logits[told] = found  # of several rows of a sample, the last one stays
+        if reads_all:
+            states = context.hidden(len(told))
+            np.add.at(sums, told, states)
+            hidden[told] = states
+    ids = slice(reading.reserved.start, reading.reserved.stop)
+    joint = logits[:, ids].copy()
+    if reading.head is not None:
+        heard = np.array([[sample.step + 1 + count] for sample, count in zip(group, counts, strict=True)])
+        joint = reading.head.logits(hidden, sums / heard)
+    sound: list[bool] = np.logical_and(np.isfinite(logits).all(-1), np.isfinite(joint).all(-1)).tolist()
+    logits[:, ids] = -np.inf
+    return [
+        RowAdvance(
+            np.array(some, np.int32),
+            joint[row : row + sound[row]].astype(np.float32),
+            hidden[row : row + sound[row]].astype(np.float16) if reading.keep else None,
+            sums[row] if reads_all else None,
+            logits[row] if sound[row] else None,
+            finished=False,
+        )
+        for row, some in enumerate(given)
+    ]
 
 
 class _Loop:

@@ -158,6 +158,9 @@ class TransformersBackend(Backend):
     def decode_stream(self) -> TextStream:
         return self._text.stream()
 
+    def spell(self, text: str) -> list[int]:
+        return self._prompts.spell(text)
+
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
         return self._with_room(lambda: self._prefill(prompts))
 
@@ -216,6 +219,18 @@ class TransformersBackend(Backend):
             for state, rows in self._sequences.batches([sample for sample in samples if budgets[id(sample)] > 0]):
                 drawn |= self._run(state, rows, budgets)
         advanced = [self._account(sample, drawn.get(id(sample))) for sample in samples]
+        self._sequences.evict()
+        return advanced
+
+    def append(self, sequences: Sequence[SequenceId], tokens: Sequence[Sequence[int]]) -> list[Advanced]:
+        return self._with_room(lambda: self._append(sequences, tokens))
+
+    def _append(self, sequences: Sequence[SequenceId], tokens: Sequence[Sequence[int]]) -> list[Advanced]:
+        self._follow()
+        samples = self._sequences.appendable(sequences, tokens, self._info, self.reserved)
+        with computing_with(self._threads), self._sequences.recovering(samples):
+            read = self._sequences.read_further(samples, tokens, self.num_cells)
+        advanced = [self._account(sample, read[id(sample)]) for sample in samples]
         self._sequences.evict()
         return advanced
 

@@ -92,7 +92,7 @@ class Decoder:
             if (output := model.get_output_embeddings()) is None:
                 raise HeadError(f"{type(model).__name__} has no output head of its own, whose input a head could read")
             self._watched = Watched(output)
-        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._keeps = "logits_to_keep" in parameters
         self._adopt()
         self.follow()
 
@@ -144,8 +144,12 @@ class Decoder:
             yield group, state
 
     @torch.inference_mode()
-    def extend(self, state: State, tokens: Sequence[Sequence[int]]) -> None:
-        """Let the rows of a state read as many further tokens each, shape (rows, n), in place."""
+    def extend(self, state: State, tokens: Sequence[Sequence[int]], sums: Tensor | None = None) -> None:
+        """Let the rows of a state read as many further tokens each, shape (rows, n), in place.
+
+        Args:
+            sums: (rows, hidden size), to which the hidden states after these tokens are added.
+        """
         ids = upload(np.array(tokens, dtype=np.int64), self.device)
         # A model that folds its past into a state takes several tokens at once from nothing only.
         parts = ids.split(1, dim=1) if self._exact_lengths else (ids,)
@@ -154,16 +158,42 @@ class Decoder:
             mask = state.padding_mask(count) if state.padded else None
             columns = np.array(state.lengths)[:, None] + np.arange(count)[None, :]
             state.cache.padded = mask is not None
-            state.logits, state.hidden = self._forward(part, state.cache, mask, upload(columns, self.device))
+            kept = 1 if sums is None else count
+            state.logits, state.hidden = self._forward(part, state.cache, mask, upload(columns, self.device), kept)
+            if sums is not None and self._watched is not None:
+                sums += self._watched.seen().sum(1, dtype=torch.float32)
             state.width += count
             state.lengths = [length + count for length in state.lengths]
 
     @torch.inference_mode()
     def after_prompts(self, state: State) -> Tensor:
         """(rows, cells + 1 + hidden size) float32: the joint's logits, whether all logits are finite, what is kept."""
+        return self._said(state, state.hidden.float())
+
+    @torch.inference_mode()
+    def read_further(
+        self, state: State, tokens: Sequence[Sequence[int]], sums: Tensor | None, counts: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Let the rows of a state read as many given tokens each, in place.
+
+        Args:
+            sums: (rows, hidden size) of the hidden states after the prompt and each token since, where they are read.
+            counts: of how many.
+
+        Returns:
+            what is said after the last token, as `after_prompts`, and the sums then.
+        """
+        if sums is None:
+            self.extend(state, tokens)
+            return self._said(state, state.hidden.float()), None
+        self.extend(state, tokens, sums)
+        lengths = upload(np.array(counts, np.float32) + len(tokens[0]), self.device)
+        return self._said(state, sums / lengths[:, None]), sums
+
+    def _said(self, state: State, means: Tensor) -> Tensor:
         finite = state.logits.isfinite().all(-1, keepdim=True).float()
         hidden = state.hidden.float()
-        joint = self._head(hidden, hidden) if self._head else state.logits[:, self._first : self._last]
+        joint = self._head(hidden, means) if self._head else state.logits[:, self._first : self._last]
         return torch.cat((joint, finite, hidden if self.reading.keep else hidden[:, :0]), -1)
 
     @torch.inference_mode()
@@ -253,14 +283,18 @@ class Decoder:
             yield group
 
     def _forward(
-        self, ids: Tensor, cache: PaddedCache, mask: Tensor | None, positions: Tensor
+        self, ids: Tensor, cache: PaddedCache, mask: Tensor | None, positions: Tensor, kept: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Logits (rows, V) in float32 at the last column, and the hidden states there, where they are read."""
-        places = {"position_ids": positions} if self._takes_positions else {}
+        """Logits (rows, V) in float32 at the last column, and the hidden states there, where they are read.
+
+        Args:
+            kept: columns whose hidden states are to be seen, the last ones.
+        """
+        further: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
+        if self._keeps:
+            further["logits_to_keep"] = kept
         with self._watched.watching() if self._watched else nullcontext():
-            output = self.model(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **places, **self._last_only
-            )
+            output = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **further)
         logits: Tensor = output.logits[:, -1].float()
         return logits, self._watched.last() if self._watched else logits[:, :0]
 

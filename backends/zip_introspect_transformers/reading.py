@@ -47,10 +47,14 @@ class Watched:
         finally:
             handle.remove()
 
+    def seen(self) -> Tensor:
+        """(rows, columns, hidden size), at the columns that the output head was given."""
+        assert self._seen is not None, "the model's forward did not call its output head"
+        return self._seen if self._seen.ndim == 3 else self._seen[:, None]
+
     def last(self) -> Tensor:
         """(rows, hidden size), at the last column."""
-        assert self._seen is not None, "the model's forward did not call its output head"
-        return self._seen[:, -1] if self._seen.ndim == 3 else self._seen
+        return self.seen()[:, -1]
 
     def _look(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._seen = inputs[0]

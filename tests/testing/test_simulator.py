@@ -11,14 +11,15 @@ import pytest
 
 from zip_introspect.backend.contract import joint_grid
 from zip_introspect.config import GenerationConfig, SamplingParams
-from zip_introspect.errors import BackendError
+from zip_introspect.errors import BackendError, ConfigError
 from zip_introspect.events import SearchFinished
 from zip_introspect.introspection import joint
 from zip_introspect.result import GenerationResult
 from zip_introspect.search import continuous_batch
 from zip_introspect.search.request import Request
+from zip_introspect.testing.appending import AppendConformance
 from zip_introspect.testing.room import RoomConformance
-from zip_introspect.testing.simulator import REWARDS, SYMBOLS, SimulatedBackend
+from zip_introspect.testing.simulator import HURRY, REWARDS, SYMBOLS, SimulatedBackend
 from zip_introspect.testing.texts import TextConformance
 
 PROMPTS = 2_000
@@ -99,6 +100,41 @@ class TestText(TextConformance):
     @pytest.fixture
     def backend(self) -> SimulatedBackend:
         return SimulatedBackend()
+
+
+class TestAppending(AppendConformance):
+    said = ("abca", "\nans", "d\nans 0.25", "ab\nans")
+
+    @pytest.fixture(params=[True, False], ids=["head", "headless"])
+    def backend(self, request: pytest.FixtureRequest) -> SimulatedBackend:
+        return SimulatedBackend(head=request.param)
+
+
+def test_what_is_hurried_is_what_the_joint_says() -> None:
+    """After `HURRY` comes the reveal, as likely as the posterior over rewards then, and the end."""
+    backend = SimulatedBackend(max_length=MAX_LENGTH)
+    (prompt,) = backend.prefill([backend.encode("a problem")])
+    (sequence,) = backend.fork(prompt.sequence, [0], SamplingParams(seed=1))
+    (begun,) = backend.advance([sequence], [3])
+    assert (begun.tokens < SYMBOLS).all(), "choose another seed: the sample was revealed before it could be hurried"
+    before = joint.from_logits(begun.joint_logits[-1], joint_grid(backend))
+    (hurried,) = backend.append([sequence], [[HURRY]])
+    expected = joint.from_logits(hurried.joint_logits[0], joint_grid(backend))
+    np.testing.assert_allclose(joint.value_marginal(expected), joint.value_marginal(before), atol=1e-5)
+    np.testing.assert_allclose(outcomes(backend, sequence, 20_000), expected, atol=0.015)
+
+
+def test_what_this_world_never_says_is_refused() -> None:
+    backend = SimulatedBackend()
+    (prompt,) = backend.prefill([backend.encode("a problem")])
+    (sequence,) = backend.fork(prompt.sequence, [0], SamplingParams())
+    for tokens in ([HURRY, 0], [HURRY, HURRY], [SYMBOLS, 0]):
+        with pytest.raises(BackendError, match="no sample of this world"):
+            backend.append([sequence], [tokens])
+    (given,) = backend.append([sequence], [[0, HURRY]])
+    assert given.tokens.tolist() == [0, HURRY]
+    with pytest.raises(ConfigError, match="letters a to d"):
+        backend.spell("answer")
 
 
 class TestRoom(RoomConformance):

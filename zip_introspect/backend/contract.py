@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from zip_introspect.backend.detokenization import TextStream, WindowStream
 from zip_introspect.config import SamplingParams
-from zip_introspect.errors import HeadError
+from zip_introspect.errors import BackendError, HeadError
 from zip_introspect.heads.fingerprint import Fingerprint
 from zip_introspect.heads.head import Head
 from zip_introspect.introspection.grid import JointGrid
@@ -215,6 +215,38 @@ class Backend(ABC):
         Reserved ids are masked before any filter. A sequence stops early at an end-of-sequence token or at
         non-finite logits. Paused sequences are resumed. A host synchronisation happens once a call, at its end.
         """
+
+    def spell(self, text: str) -> list[int]:
+        """Token ids with which a sample goes on to say a text; what spells a special token is that token.
+
+        Raises:
+            ConfigError: the tokenizer has no tokens for it.
+            BackendError: the backend cannot tell; the default's answer.
+        """
+        raise BackendError(
+            f"the backend {self.info.backend} cannot spell {text[:80]!r}; give its token ids, or open the model with "
+            f"another backend"
+        )
+
+    def append(self, sequences: Sequence[SequenceId], tokens: Sequence[Sequence[int]]) -> list[Advanced]:
+        """Go on with given tokens, `tokens[i]` for `sequences[i]`: computed together, in one forward pass, not drawn.
+
+        The step counter of the stream goes on by as many, so that what follows is what would follow had they been
+        drawn. Paused sequences are resumed. A backend of a server's may as well send a longer prompt.
+
+        Returns:
+            in the same order, each with the tokens given and the joint's logits (and hidden states) after the last of
+            them alone, shape (1, B_V*B_T); (0, B_V*B_T) where the logits there are not finite.
+
+        Raises:
+            BackendError: a sequence as `advance` refuses it, no tokens, reserved or end-of-sequence ids or such as the
+                vocabulary lacks, or more tokens than the context holds; then no sequence has changed. Or the backend
+                appends none; the default's answer.
+        """
+        raise BackendError(
+            f"the backend {self.info.backend} appends no tokens of others; open the model with another backend, or "
+            f"leave out what needs it, such as thinking"
+        )
 
     @abstractmethod
     def pause(self, sequences: Sequence[SequenceId]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from zip_introspect.backend.chat_template import ChatTemplate, Rendered
 from zip_introspect.backend.spellings import Spellings
 from zip_introspect.config import check_template_kwargs
-from zip_introspect.errors import ModelLoadError, PromptError
+from zip_introspect.errors import ConfigError, ModelLoadError, PromptError
 from zip_introspect.prompts import Message, check_no_template, check_prompt
 
 _RARE = "\U0010fffd\ue0b7\U00013000\U0001fae8"
@@ -53,7 +53,7 @@ class PromptEncoder(ABC):
         ends: Collection[int] = (),
         unknown: int | None = None,
     ) -> None:
-        self.opening, self.bos = tuple(opening), bos
+        self.opening, self.bos, self._unknown = tuple(opening), bos, unknown
         self._specials = {text: token for text, token in specials.items() if text}
         if template:
             self._specials |= self._markers(ChatTemplate(template, self.render, Spellings([])).written())
@@ -114,6 +114,17 @@ class PromptEncoder(ABC):
                 f"Join them into one text."
             )
         return self._begun(self.as_text(messages[0]["content"]))
+
+    def spell(self, text: str) -> list[int]:
+        """Token ids of a text that is not the beginning, in which what spells a special token is that token.
+
+        Raises:
+            ConfigError: there is none for a part of it.
+        """
+        ids = self._behind(text, self.with_specials)
+        if not ids or self._unknown in ids:
+            raise ConfigError(f"the tokenizer has no tokens for {text!r}; expected a text that the model can write")
+        return ids
 
     def closing(self) -> int | None:
         """The token that closes an assistant's turn in the chat template, as `ChatTemplate.closing`."""

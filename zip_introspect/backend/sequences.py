@@ -140,6 +140,31 @@ class Sequences(Generic[S]):
             self.touch(sample)
         return samples
 
+    def appendable(
+        self, sequences: Sequence[SequenceId], tokens: Sequence[Sequence[int]], info: BackendInfo, reserved: range
+    ) -> list[S]:
+        """The samples of sequences that are to go on with given tokens, as the last used.
+
+        Raises:
+            BackendError: as `Backend.append`.
+        """
+        for sequence, given in zip(sequences, tokens, strict=False):
+            if not len(given):
+                raise BackendError(f"no tokens were given for sequence {sequence}; expected at least one")
+            for token in given:
+                if not 0 <= token < info.vocab_size or token in reserved or token in info.eos_token_ids:
+                    raise BackendError(
+                        f"token {token} cannot be appended to sequence {sequence}; expected 0 to "
+                        f"{info.vocab_size - 1}, no reserved id and no end of sequence"
+                    )
+            held = len(self[sequence].tokens)
+            if held + len(given) > info.max_context:
+                raise BackendError(
+                    f"{len(given)} tokens after the {held} of sequence {sequence} are more than the context of "
+                    f"{info.max_context} holds; append fewer"
+                )
+        return self.advanceable(sequences, [len(given) for given in tokens])
+
 
 def draws(samples: Sequence[Sample], steps: Sequence[int]) -> NDArray[np.float64]:
     """Uniforms of shape (samples, largest number of steps): each row's from its own stream, from its own step on."""

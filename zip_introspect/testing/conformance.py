@@ -27,6 +27,7 @@ from zip_introspect.backend.contract import Advanced, Backend, Prefilled, Sequen
 from zip_introspect.config import COLDEST, SamplingParams
 from zip_introspect.errors import BackendError, ConfigError, PromptError
 from zip_introspect.testing import rounding
+from zip_introspect.testing.appending import AppendConformance
 from zip_introspect.testing.texts import TextConformance
 
 SAMPLED = SamplingParams(temperature=1.0, seed=7)
@@ -40,7 +41,7 @@ FILTERS = (
 )
 
 
-class BackendConformance(TextConformance):
+class BackendConformance(TextConformance, AppendConformance):
     """Tests of the contract in `zip_introspect.backend.contract`."""
 
     sums: int = rounding.SMALL_MODEL

@@ -86,6 +86,21 @@ class HeadConformance:
             self._check(backend, first if sequence == whole else second, run)
         backend.release([whole, cut])
 
+    def test_given_tokens_are_read_as_drawn_ones(self, backend: Backend, prefilled: list[Prefilled]) -> None:
+        first, second, twin = backend.fork(prefilled[0].sequence, [3, 4, 3], SAMPLED)
+        drawn = backend.advance([first, second], [5, 3])
+        given = backend.append([twin], [drawn[0].tokens.tolist()])
+        runs = backend.advance([first, twin], [4, 4])
+        for expected, found in ((drawn[0], given[0]), (runs[0], runs[1])):
+            assert expected.hidden is not None
+            assert found.hidden is not None
+            rows = expected.joint_logits[-len(found.joint_logits) :]
+            np.testing.assert_allclose(found.joint_logits, rows, atol=self._tolerance(rows), rtol=0)
+            states = expected.hidden[-len(found.hidden) :]
+            np.testing.assert_allclose(found.hidden, states, atol=self._tolerance(states), rtol=0)
+        assert runs[0].tokens.tolist() == runs[1].tokens.tolist()
+        backend.release([first, second, twin])
+
     def test_hidden_states_are_those_of_the_prefix(self, backend: Backend, prefilled: list[Prefilled]) -> None:
         prompt = backend.encode(PROMPTS[0])
         (sequence,) = backend.fork(prefilled[0].sequence, [0], SAMPLED)

@@ -9,6 +9,7 @@ are one token wide, so nothing is lost to the grid: what a joint says is what ha
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +22,17 @@ from numpy.typing import NDArray
 from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Prefilled, SequenceId
 from zip_introspect.backend.sequences import Sample, Sequences
 from zip_introspect.config import SamplingParams
-from zip_introspect.errors import BackendError, PromptError
+from zip_introspect.errors import BackendError, ConfigError, PromptError
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.prompts import Message, check_no_template
 
 REWARDS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 SYMBOLS = 4
 """Evidence tokens: the higher the symbol, the likelier a high reward."""
+HURRY = SYMBOLS + len(REWARDS) + 1
+"""A token that is never drawn. Given to a sample, it makes the next token its reveal."""
+_SAID = [*"abcd", *(f"\nans {reward:g}" for reward in REWARDS), "", "\nans"]
+"""What tokens say, by their ids; the end of sequence nothing."""
 
 _FLOOR = 1e-30  # stands for log 0: finite, and nothing once it is normalised
 _MAX_CONTEXT = 1 << 20
@@ -74,11 +79,13 @@ class _State(Sample):
     weights: NDArray[np.float64]
     """Shape (B_V,): likelihood of the evidence so far given each reward."""
     revealed: int | None = None
+    hurried: bool = False
+    """Whether the reveal is the next token, as after `HURRY`."""
 
     def copy(self, sampling: SamplingParams, number: int) -> _State:
         """One that goes on from here with the stream of its own number."""
         twin = _State([*self.tokens], sampling, number, self.step, problem=self.problem, weights=self.weights)
-        twin.revealed = self.revealed
+        twin.revealed, twin.hurried = self.revealed, self.hurried
         return twin
 
     def joint(self, max_length: int) -> NDArray[np.float64]:
@@ -86,6 +93,9 @@ class _State(Sample):
         exact = np.zeros((len(REWARDS), max_length))
         if self.revealed is not None:
             exact[self.revealed, 0] = 1.0
+            return exact
+        if self.hurried:
+            exact[:, 1] = self.weights / self.weights.sum()
             return exact
         # Not revealed after t tokens: the length is t + 2 at the least.
         tail = self.weights[:, None] * self.problem.prior[:, self.step + 2 :]
@@ -98,18 +108,38 @@ class _State(Sample):
         if self.revealed is not None:
             self.ended = "has finished"
             return SYMBOLS + len(REWARDS)
-        reveal = self.weights * self.problem.prior[:, self.step + 1]
-        onward = self.weights * self.problem.prior[:, self.step + 2 :].sum(axis=1)
-        chances = np.concatenate([onward @ self.problem.likelihood, reveal])
+        chances = self._chances()
         cumulative = np.cumsum(chances)
         target = min(draw * cumulative[-1], np.nextafter(cumulative[-1], 0.0))
         drawn = np.searchsorted(cumulative, target, side="right")
         token = int(chances.argmax() if greedy else drawn)
+        self._take(token)
+        return token
+
+    def read_on(self, token: int) -> bool:
+        """Take in a token that was given, as if it had been drawn; false where it never is."""
+        self.step += 1
+        if token == HURRY and self.revealed is None and not self.hurried:
+            self.hurried, self.weights = True, self.weights * self.problem.prior[:, self.step + 1 :].sum(axis=1)
+            return True
+        possible = self.revealed is None and token < len(chances := self._chances()) and bool(chances[token] > 0)
+        if possible:
+            self._take(token)
+        return possible
+
+    def _chances(self) -> NDArray[np.float64]:
+        """Shape (SYMBOLS + B_V,), up to a factor: of the symbols and the reveals at its step."""
+        if self.hurried:
+            return np.concatenate([np.zeros(SYMBOLS), self.weights])
+        reveal = self.weights * self.problem.prior[:, self.step + 1]
+        onward = self.weights * self.problem.prior[:, self.step + 2 :].sum(axis=1)
+        return np.concatenate([onward @ self.problem.likelihood, reveal])
+
+    def _take(self, token: int) -> None:
         if token < SYMBOLS:
             self.weights = self.weights * self.problem.likelihood[:, token]
         else:
             self.revealed = token - SYMBOLS
-        return token
 
 
 class SimulatedBackend(Backend):
@@ -126,7 +156,7 @@ class SimulatedBackend(Backend):
         self, seed: int = 0, max_length: int = 40, max_sequences: int | None = None, *, head: bool = True
     ) -> None:
         self.seed, self.max_length = seed, max_length
-        first = SYMBOLS + len(REWARDS) + 1
+        first = HURRY + 1
         middles = (REWARDS[:-1] + REWARDS[1:]) / 2
         grid = JointGrid(
             reward_edges=np.concatenate([[0.0], middles, [1.0]]),
@@ -141,7 +171,7 @@ class SimulatedBackend(Backend):
             model="simulated world",
             architecture="exact posterior",
             vocab_size=first + grid.num_cells,
-            eos_token_ids=(first - 1,),
+            eos_token_ids=(HURRY - 1,),
             max_context=_MAX_CONTEXT,
             device="cpu",
             dtype="float64",
@@ -186,8 +216,20 @@ class SimulatedBackend(Backend):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Evidence as letters, a reveal as `ans` and its reward; the other ids, which are never drawn, say nothing."""
-        texts = dict(enumerate([*"abcd", *(f"\nans {reward:g}" for reward in REWARDS)]))
-        return "".join(texts.get(token, "") for token in tokens)
+        return "".join(_SAID[token] if token < len(_SAID) else "" for token in tokens)
+
+    def spell(self, text: str) -> list[int]:
+        """Evidence, then `ans`, or an end of `ans` and a reward.
+
+        Raises:
+            ConfigError: another text.
+        """
+        for tail in (HURRY, *range(SYMBOLS, SYMBOLS + len(REWARDS)), None):
+            words = "" if tail is None else _SAID[tail]
+            evidence = text.removesuffix(words)
+            if text and text.endswith(words) and set(evidence) <= set("abcd"):
+                return [*map("abcd".index, evidence), *([] if tail is None else [tail])]
+        raise ConfigError(f"a simulated world says no {text!r}; expected letters a to d, and a last line ans")
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefilled]:
         """The prior of each prompt."""
@@ -210,6 +252,30 @@ class SimulatedBackend(Backend):
         """Draw tokens one after another; each sequence on its own, since its stream is its own."""
         states = self._states.advanceable(sequences, steps)
         return [self._advance(state, count) for state, count in zip(states, steps, strict=True)]
+
+    def append(self, sequences: Sequence[SequenceId], tokens: Sequence[Sequence[int]]) -> list[Advanced]:
+        """Go on with tokens that could have been drawn, and with `HURRY`.
+
+        Raises:
+            BackendError: as the contract says, or a sample never goes on so.
+        """
+        states = self._states.appendable(sequences, tokens, self.info, self.reserved)
+        twins = [copy.copy(state) for state in states]
+        for twin, given in zip(twins, tokens, strict=True):
+            if not all(map(twin.read_on, given)):
+                raise BackendError(f"no sample of this world goes on with {list(given)}; append what it may say")
+        for state, twin, given in zip(states, twins, tokens, strict=True):
+            state.step, state.weights, state.revealed, state.hurried = (
+                twin.step,
+                twin.weights,
+                twin.revealed,
+                twin.hurried,
+            )
+            state.tokens += given
+        return [
+            Advanced(np.array(given, np.int32), self._logits(state)[None], finished=False)
+            for state, given in zip(states, tokens, strict=True)
+        ]
 
     def pause(self, sequences: Sequence[SequenceId]) -> None:
         """Nothing is evicted: states are small."""

@@ -81,7 +81,7 @@ class Context:
             self.close()
             raise ModelLoadError(f"{model.path} keeps no state from token to token; expected a model that writes text")
         self._memory = llama_cpp.llama_get_memory(self._handle)
-        self._vocab_size = model.vocab_size
+        self.vocab_size = model.vocab_size
         self.cells = int(llama_cpp.llama_n_ctx(self._handle))
         self.max_context = min(longest, self.cells)
         self.slots = options.slots
@@ -194,7 +194,7 @@ class Context:
 
     def _logits(self, rows: int) -> NDArray[np.float32]:
         """The rows of llama.cpp's buffer, which stays where it is from call to call as a rule."""
-        return self._rows(_logits_address(self._handle), rows, self._vocab_size)
+        return self._rows(_logits_address(self._handle), rows, self.vocab_size)
 
     def _rows(self, address: int, rows: int, width: int) -> NDArray[np.float32]:
         if not rows:

@@ -17,7 +17,7 @@ from zip_introspect.backend.prefixes import KeptPrompts, behind, longest
 from zip_introspect.backend.sequences import Sample, Sequences
 from zip_introspect.errors import BackendError
 from zip_introspect_transformers.cache.states import State, cuttable, join, joinable
-from zip_introspect_transformers.decoding import Decoder
+from zip_introspect_transformers.decoding import Decoder, Drawn
 
 _STEP_COST = 8
 """Tokens that are read at once in the time of one that is read alone."""
@@ -155,6 +155,26 @@ class SequenceTable(Sequences[Row]):
         rows = torch.cat(parts).cpu().numpy()
         found = [rows[offsets[id(sample.state)] + sample.row] for sample in samples]
         return [(row[:cells].copy(), row[cells + 1 :].copy()) if row[cells] else None for row in found]
+
+    def read_further(self, samples: Sequence[Row], tokens: Sequence[Sequence[int]], cells: int) -> dict[int, Drawn]:
+        """Let samples go on with given tokens; by id(), what the model says after the last of them alone."""
+        given = {id(sample): some for sample, some in zip(samples, tokens, strict=True)}
+        found: dict[int, Drawn] = {}
+        for count in sorted({len(some) for some in tokens}):  # rows of a state end in the same column
+            for state, rows in self.batches([sample for sample in samples if len(given[id(sample)]) == count]):
+                sums = [sample.sums for sample in rows if sample.sums is not None]
+                after, sums_after = self._decoder.read_further(
+                    state,
+                    [given[id(sample)] for sample in rows],
+                    torch.stack(sums) if sums else None,
+                    [sample.step + 1 for sample in rows],
+                )
+                for row, (sample, said) in enumerate(zip(rows, after.cpu().numpy(), strict=True)):
+                    ids = np.array(given[id(sample)], np.int32)
+                    joint, hidden = said[None, :cells].copy(), said[None, cells + 1 :].copy()
+                    found[id(sample)] = Drawn(ids, joint, hidden, broken=not said[cells])
+                    sample.sums = None if sums_after is None else sums_after[row]
+        return found
 
     def batches(self, samples: Sequence[Row]) -> list[tuple[State, list[Row]]]:
         """States that hold these samples alone, one batch if that can be, each with its rows' samples.

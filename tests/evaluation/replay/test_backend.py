@@ -134,3 +134,18 @@ def test_scores_of_others_weigh_the_votes_and_are_paid_for() -> None:
         judgements = sum(item.finished for item in problem.rollouts)
         assert judged.compute[place] == own.compute[place] + 3 * judgements
     assert (oracle.latency == own.latency).all()
+
+
+def test_stored_tokens_can_be_appended_and_no_others() -> None:
+    _, rollouts = simulated()
+    backend, problem = ReplayBackend(rollouts), rollouts.problems[0]
+    (prompt,) = backend.prefill([problem.prompt_tokens])
+    drawn, given = (backend.fork(prompt.sequence, [0], CONFIG.sampling)[0] for _ in range(2))
+    (run,) = backend.advance([drawn], [2])
+    (appended,) = backend.append([given], [run.tokens.tolist()])
+    assert np.array_equal(appended.joint_logits, run.joint_logits[-1:])
+    assert backend.advance([given], [1])[0].tokens.tolist() == backend.advance([drawn], [1])[0].tokens.tolist()
+    with pytest.raises(BackendError, match="evaluate this with the model"):
+        backend.append([given], [[-1]])
+    with pytest.raises(BackendError, match="give its token ids"):
+        backend.spell("</think>")

@@ -7,7 +7,7 @@ joints are those of the model, as they were stored.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -127,6 +127,31 @@ class ReplayBackend(Backend):
     def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
         """Go on with rollouts."""
         return [self._advance(self._of(sequence), count) for sequence, count in zip(sequences, steps, strict=True)]
+
+    def spell(self, text: str) -> list[int]:
+        """Stored rollouts come without a tokenizer.
+
+        Raises:
+            BackendError: always.
+        """
+        raise BackendError(f"stored rollouts cannot tell how {text[:80]!r} is spelt; give its token ids")
+
+    def append(self, sequences: Sequence[SequenceId], tokens: Sequence[Sequence[int]]) -> list[Advanced]:
+        """Go on with rollouts, where these are the tokens that come next.
+
+        Raises:
+            BackendError: a rollout goes on otherwise, and what the model would have said then is not stored.
+        """
+        for sequence, given in zip(sequences, tokens, strict=True):
+            playing = self._of(sequence)
+            stored = () if playing.rollout is None else playing.rollout.tokens[playing.position :][: len(given)]
+            if not len(given) or list(stored) != list(given):
+                raise BackendError(
+                    "a stored rollout goes on with other tokens than those that are to be appended; evaluate this with "
+                    "the model, or leave thinking as it is (by='never')"
+                )
+        moved = self.advance(sequences, [len(given) for given in tokens])
+        return [replace(item, joint_logits=item.joint_logits[-1:]) for item in moved]
 
     def pause(self, sequences: Sequence[SequenceId]) -> None:
         """Nothing to be done."""
