@@ -98,6 +98,41 @@ class SamplingParams(_Filters):
     seed: int = Field(0, description="Fixes the result on one backend and device.")
 
 
+class Thinking(Settings):
+    """Where a model thinks before it answers, and what that may take of `max_new_tokens`."""
+
+    open: str | tuple[int, ...] | None = Field(
+        "<think>",
+        description="What opens a thought, as text or token ids; a prompt that ends in it has opened it. None: a "
+        "sample thinks from its first token.",
+    )
+    close: str | tuple[int, ...] = Field("</think>", description="What closes it, as text or token ids.")
+    by: Literal["count", "joint", "never"] = Field(
+        "count",
+        description="Closed at the latest when `budget` is used up or the answer's share begins (count), and before "
+        "that where going on is worth less than answering now (joint); or not by us (never).",
+    )
+    budget: int | None = Field(
+        None, ge=1, description="Tokens of a thought; None: all that `answer_budget` leaves of max_new_tokens."
+    )
+    answer_budget: int | None = Field(
+        None, ge=1, description="Tokens kept for the answer of each sample; None: a quarter of max_new_tokens."
+    )
+    forced: str | tuple[int, ...] | None = Field(
+        None, description="What is written to close a thought, `close` within it; None: `close` alone."
+    )
+    probe_interval: int = Field(
+        64, ge=1, description="Tokens of a thought between two looks at what answering now is worth (joint)."
+    )
+
+    @model_validator(mode="after")
+    def _spelt(self) -> Self:
+        for name in ("open", "close", "forced"):
+            if getattr(self, name) in ("", ()):
+                raise ValueError(f"{name} is empty; expected a text or token ids")
+        return self
+
+
 class GenerationConfig(_Filters):
     """One generation: what is sampled, how it is searched, what is chosen."""
 
@@ -131,6 +166,10 @@ class GenerationConfig(_Filters):
         default_factory=dict, description="Variables for the chat template, such as enable_thinking; JSON."
     )
 
+    thinking: Thinking | None = Field(
+        None, description="Budgets of a model that thinks before it answers; None: all that it says is its answer."
+    )
+
     @field_validator("chat_template_kwargs")
     @classmethod
     def _free_names(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -146,6 +185,11 @@ class GenerationConfig(_Filters):
     def _consistent(self) -> Self:
         if any(not text for text in self.stop):
             raise ValueError("stop holds an empty string, which would end every sample at once")
+        if self.thinking is not None and (self.thinking.answer_budget or 0) >= self.max_new_tokens:
+            raise ValueError(
+                f"thinking.answer_budget is {self.thinking.answer_budget}; expected less than "
+                f"max_new_tokens={self.max_new_tokens}, which leaves some to think"
+            )
         return self
 
     def seeded(self) -> Self:

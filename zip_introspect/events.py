@@ -46,9 +46,12 @@ class SampleAdvanced(Record):
     prompt: int
     sample: int
     text: str
-    """All of its text so far; a character whose bytes are not all there yet is left out."""
+    """All of its text so far; a character whose bytes are not all there yet is left out. Without what it thinks before
+    it answers, where that is told apart."""
     tokens: int
     outlook: Outlook | None
+    thinking: str | None = None
+    """All that it has thought so far; None where the model was not asked with `thinking`."""
     kind: str = field(default="advanced", init=False)
 
 

@@ -61,12 +61,13 @@ class Usage(Record):
 
     prompt_tokens: int
     generated_tokens: int
-    """Tokens of all samples together, as the budget counts them: end-of-sequence tokens and the few that a
-    backend generated beyond a stop string included."""
+    """Tokens of all samples together, as the budget counts them: end-of-sequence tokens, those with which thoughts were
+    closed, and the few that a backend generated beyond a stop string included, and those by which it was tried what
+    closing a thought is worth (`thinking.by="joint"`)."""
     chosen_tokens: int
     """Tokens of the chosen sample; 0 where there is none."""
     depth: int
-    """Serial steps: forward passes one after another, the latency of eq. 17."""
+    """Serial steps: forward passes one after another, the latency of eq. 17. Closing thoughts is one step."""
     seconds: float
     cost: float | None = None
     """Money, where the budget gives prices."""
@@ -151,13 +152,29 @@ class TracePoint(Record):
     remaining: float
 
 
+ThoughtClosed = Literal["itself", "count", "joint"]
+"""What closed a thought: the sample itself, its budget, or that going on was worth less than answering."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thought(Record):
+    """What a sample thought before it answered, where the model was asked with `thinking`."""
+
+    text: str
+    """Without the markers around it."""
+    tokens: int
+    """Those of the sample up to its answer, the markers among them; 0 where it did not think."""
+    closed: ThoughtClosed | None
+    """None where it was not: the sample was still thinking, and its `text` is empty, or it never began to."""
+
+
 @dataclass(frozen=True, slots=True)
 class SampleResult(Record):
     """One sample, finished or not."""
 
     number: int
     text: str
-    """Without the end-of-sequence token and without the stop string."""
+    """Without the end-of-sequence token and without the stop string; where `thought` is given, without that."""
     tokens: int
     token_ids: tuple[int, ...]
     status: SampleStatus
@@ -171,6 +188,8 @@ class SampleResult(Record):
     trace: tuple[TracePoint, ...]
     parent: int | None = None
     """The sample it was branched off; None where it began at the prompt."""
+    thought: Thought | None = None
+    """None where the model was not asked with `thinking`."""
 
     @property
     def complete(self) -> bool:
@@ -236,7 +255,7 @@ class GenerationResult(Record):
     """The outcome of one prompt."""
 
     text: str
-    """Of the chosen sample; "" where nothing was generated."""
+    """Of the chosen sample: its answer alone, where it thought before; "" where nothing was generated."""
     answer: str | None
     """Extracted from the chosen sample's text, in canonical form (`answers.canonical`); None where there is
     none, or where that sample is incomplete."""
@@ -269,7 +288,17 @@ class GenerationResult(Record):
     """How a ladder came to this answer; None where its first model was sure enough, or without a ladder."""
 
     @property
+    def thought(self) -> Thought | None:
+        """What the chosen sample thought before it answered; None where the model was not asked with `thinking`."""
+        chosen = self._chosen
+        return None if chosen is None else chosen.thought
+
+    @property
     def complete(self) -> bool:
         """Whether the text was written to its end, whatever ended the search."""
-        chosen = next((sample for sample in self.samples if sample.number == self.chosen), None)
+        chosen = self._chosen
         return self.finish_reason == "stop" if chosen is None else chosen.complete
+
+    @property
+    def _chosen(self) -> SampleResult | None:
+        return next((sample for sample in self.samples if sample.number == self.chosen), None)

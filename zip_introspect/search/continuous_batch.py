@@ -156,7 +156,8 @@ class ContinuousBatch:
 
     def _begin(self, entry: Entry, prefilled: Prefilled) -> PromptSearch:
         backend, stops = self._backend, entry.checked.request.config.stop
-        reading = Reading(backend.decode, backend.decode_stream, entry.extractor, stops, entry.live)
+        thoughts = entry.checked.thoughts
+        reading = Reading(backend.decode, backend.decode_stream, entry.extractor, stops, entry.live, thoughts)
         return PromptSearch(entry.index, entry.checked, prefilled, backend, reading)
 
     def _fits(self, joining: Sequence[Entry], entry: Entry) -> bool:

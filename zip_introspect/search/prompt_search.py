@@ -15,6 +15,7 @@ from zip_introspect.search.outcome import outcome
 from zip_introspect.search.request import Checked, HandOn
 from zip_introspect.search.samples import UNKNOWN, Reading, Samples, known, outlook
 from zip_introspect.search.stopping import sound
+from zip_introspect.search.thinking import ThoughtKeeper
 from zip_introspect.strategies import Leaf, MetaAction, MetaState
 
 
@@ -68,8 +69,13 @@ class PromptSearch:
         longest = min(request.config.max_new_tokens, backend.info.max_context - self._prompt_tokens)
         self.samples = Samples(index, self._grid, prefilled.joint_logits, request.config.smoothing, longest, reading)
         most = backend.info.max_sequences
-        self._room = None if most is None else min(checked.sequences, most) - 1
+        self._room = None if most is None else min(checked.sequences, most) - 1 - checked.spare
         self._sequences: dict[int, SequenceId] = {}
+        self._thoughts: ThoughtKeeper | None = None
+        if checked.thoughts is not None:
+            self._thoughts = ThoughtKeeper(
+                checked.thoughts, request.config, self._sampling, backend, self.samples, self.ledger, self._sequences
+            )
         self._running: tuple[int, ...] = ()
         self._rest: dict[int, int] = {}
         self._decisions: list[Decision] = []
@@ -84,9 +90,17 @@ class PromptSearch:
         """Take the next decision and prepare the backend for it; no moves means that the search has ended.
 
         Without a decision: the last one holds, as the call that followed it was cut short to be in time.
+
+        Raises:
+            NonFiniteLogitsError: after a thought was closed; the error holds what there is.
         """
         if moves := self._going_on():
             return None, moves
+        if self._thoughts is not None:
+            with _by_the_backend():
+                broken = self._thoughts.close(self._running)
+            if broken:
+                raise self._non_finite(broken)
         state = self._state()
         place = len(self._decisions)
         if self._grid:
@@ -247,6 +261,9 @@ class PromptSearch:
         room = len(copies) + action.new
         if room > state.room:
             raise ValueError(f"strategy {self._strategy.name} asked for {room} samples where {state.room} may start")
+        if self._thoughts is not None:
+            starts = [*action.run, *copies, *[None] * action.new]
+            wanted = [self._thoughts.steps(sample, count) for sample, count in zip(starts, wanted, strict=True)]
         return self.ledger.plan([min(self._config.interval, count) for count in wanted])
 
     def _run(self, action: MetaAction, steps: list[int], state: MetaState) -> tuple[Decision, list[Move]]:

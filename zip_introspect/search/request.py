@@ -11,10 +11,11 @@ from typing import Any, Literal, TypedDict
 from zip_introspect import strategies
 from zip_introspect.backend.contract import Backend, BackendInfo
 from zip_introspect.budget import Budget, Ledger
-from zip_introspect.config import GenerationConfig
+from zip_introspect.config import GenerationConfig, Thinking
 from zip_introspect.errors import BackendError, ConfigError, HeadError, PromptError
 from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.prompts import Prompt, check_prompt
+from zip_introspect.search.thought_rules import ThoughtRules, thought_rules
 from zip_introspect.strategies import Strategy
 
 
@@ -74,6 +75,7 @@ class CallSettings(TypedDict, total=False):
     selection: Literal["value", "majority", "weighted_majority"] | None
     stop: str | Sequence[str]
     chat_template_kwargs: dict[str, Any]
+    thinking: Thinking | None
 
 
 TO_GET_ONE = "make it one with: zip-introspect fit MODEL QUESTIONS, and open it with head=FILE"
@@ -108,11 +110,18 @@ class Checked:
     samples_at_once: int
     """How many of them the backend may have to hold at once."""
     warnings: tuple[str, ...] = ()
+    thoughts: ThoughtRules | None = None
+    """Of its samples, where the model thinks before it answers."""
+
+    @property
+    def spare(self) -> int:
+        """Sequences beside its samples and the prompt: copies by which it is tried what closing a thought is worth."""
+        return int(self.thoughts is not None and self.thoughts.by == "joint")
 
     @property
     def sequences(self) -> int:
         """How many sequences the backend has to hold for it: its samples, and the prompt that they start from."""
-        return self.samples_at_once + 1
+        return self.samples_at_once + 1 + self.spare
 
 
 def settled(settings: CallSettings, config: GenerationConfig) -> GenerationConfig:
@@ -163,8 +172,9 @@ def check(request: Request, backend: Backend, called: float | None = None) -> Ch
 
     Raises:
         PromptError: no tokens, or no room in the context for a single generated one.
-        ConfigError: an unknown strategy, or options that it does not take.
-        HeadError: one that reads joints, of a model that gives none.
+        ConfigError: an unknown strategy, or options that it does not take; thinking whose markers the model does not
+            know, or for which the context has no room.
+        HeadError: one that reads joints, or thinking by them, of a model that gives none.
         BudgetError: the prompt alone costs more than max_cost allows.
         BackendError: the backend never has room for it.
     """
@@ -176,12 +186,15 @@ def check(request: Request, backend: Backend, called: float | None = None) -> Ch
             f"the prompt has {len(request.tokens)} tokens, and the context of {info.model} holds {info.max_context}, "
             f"the answer included. Shorten the prompt by {len(request.tokens) - info.max_context + 1} tokens or more."
         )
-    if info.max_sequences is not None and info.max_sequences < 2:
-        raise BackendError(
-            f"the backend holds {info.max_sequences} sequences at once; a search needs 2, the prompt's and one "
-            f"sample's. Open the model with a larger max_sequences."
-        )
     config = request.config.seeded()
+    thoughts = thought_rules(config, request.tokens, backend)
+    least = 3 if thoughts is not None and thoughts.by == "joint" else 2
+    if info.max_sequences is not None and info.max_sequences < least:
+        raise BackendError(
+            f"the backend holds {info.max_sequences} sequences at once; a search needs {least}, the prompt's and one "
+            f"sample's{', and a copy of it whose thought is closed' if least > 2 else ''}. Open the model with a "
+            f"larger max_sequences."
+        )
     make = strategies.chosen(config, joints=backend.grid is not None)
     answers = backend.head.about.answers if backend.head else None
     if answers is not None and "answers" in make.Options.model_fields:
@@ -197,7 +210,7 @@ def check(request: Request, backend: Backend, called: float | None = None) -> Ch
         strategy, most = make(config.replace(max_samples=1)), 1  # what it says of itself is then right, too
     at_once = int(min(strategy.samples_at_once(), most, limit))
     ledger = Ledger(request.budget, len(request.tokens), started=called)
-    return Checked(replace(request, config=config), strategy, ledger, most, at_once, warnings)
+    return Checked(replace(request, config=config), strategy, ledger, most, at_once, warnings, thoughts)
 
 
 def _framed(prompt: Prompt, framing: Framing | None, chat: bool, backend: Backend) -> tuple[Prompt, tuple[str, ...]]:

@@ -15,8 +15,18 @@ from zip_introspect.backend.detokenization import TextStream
 from zip_introspect.events import Event, SampleAdvanced, SampleFinished
 from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import JointGrid, lowest_reward
-from zip_introspect.result import Outlook, SampleFinish, SampleResult, TracePoint, is_complete
+from zip_introspect.result import (
+    Outlook,
+    SampleFinish,
+    SampleResult,
+    Thought,
+    ThoughtClosed,
+    TracePoint,
+    is_complete,
+)
 from zip_introspect.search.stopping import SampleText
+from zip_introspect.search.thought_rules import ThoughtRules
+from zip_introspect.search.thought_text import ThinkingText
 from zip_introspect.search.trie import PrefixTrie
 from zip_introspect.strategies import Finished
 
@@ -34,6 +44,21 @@ class Reading:
     stops: tuple[str, ...] = ()
     live: bool = False
     """Whether growing samples are decoded and reported."""
+    thoughts: ThoughtRules | None = None
+    """Where the model thinks before it answers."""
+
+    def begun(self) -> SampleText | ThinkingText:
+        """The text of a sample that begins."""
+        if self.thoughts is not None:
+            return self.thoughts.text(self.decode_stream(), self.stops)
+        return SampleText(self.decode_stream(), self.stops)
+
+    def answer(self, text: str) -> str | None:
+        """The answer in a text; where a thought was taken off, that may need what closed it, such as `Answer:`."""
+        found = extract(self.extractor, text)
+        if found is None and text and self.thoughts is not None:
+            return extract(self.extractor, self.thoughts.closing.text + text)
+        return found
 
 
 @dataclass(slots=True)
@@ -44,6 +69,7 @@ class Ending:
     value: float | None
     text: str
     answer: str | None
+    thought: Thought | None = None
 
 
 class Samples:
@@ -73,24 +99,39 @@ class Samples:
         """Since they were last looked at."""
         self.expected = outlook(self.trie.root_joint, grid)
         self._index, self._grid, self._smoothing, self._reading = index, grid, smoothing, reading
-        self._texts: dict[int, SampleText] = {}
-        """Of samples that are read while they grow: all if live, or if they may end at a stop string."""
+        self._texts: dict[int, SampleText | ThinkingText] = {}
+        """Of samples that are read while they grow: all if live, or if they may end at a stop string, or think."""
         self._traces: dict[int, list[TracePoint]] = {}
 
     def branch(self, leaf: int | None, count: int) -> list[int]:
         """Begin samples at the prompt, or where another one is; their numbers."""
         numbers = [self.trie.branch(leaf) for _ in range(count)]
-        if self._reading.live or self._reading.stops:
-            begun = self._texts[leaf] if leaf is not None else None
-            begun = begun or SampleText(self._reading.decode_stream(), self._reading.stops)
+        if self._reading.live or self._reading.stops or self._reading.thoughts:
+            begun = self._reading.begun() if leaf is None else self._texts[leaf]
             self._texts |= {number: begun.fork() for number in numbers}
         return numbers
 
     def drop(self, samples: Sequence[int]) -> None:
         """End samples that nobody waits for."""
         for sample in samples:
-            self._texts.pop(sample, None)
+            if self._reading.thoughts is None:
+                self._texts.pop(sample, None)
             self.trie.set_status(sample, "dropped")
+
+    def thinking_text(self, sample: int) -> ThinkingText:
+        """The text of an unfinished sample of a model that thinks."""
+        text = self._texts[sample]
+        assert isinstance(text, ThinkingText), "the model was not asked with thinking"
+        return text
+
+    def close(self, sample: int, advanced: Advanced, by: ThoughtClosed) -> None:
+        """Append what closes a sample's thought."""
+        self.thinking_text(sample).close(advanced.tokens.tolist(), by)
+        if advanced.non_finite:
+            after = self.trie.joint(sample)
+        else:
+            after = np.asarray(_joints(advanced.joint_logits[-1:], self._grid)[0], np.float64)
+        self.trie.force(sample, advanced.tokens, after)
 
     def outlook(self, sample: int) -> Outlook | None:
         """What is expected of a sample from where it is."""
@@ -125,24 +166,26 @@ class Samples:
             return [self._end(sample, finish, length)]
         if growing is None or not self._reading.live or not len(tokens):
             return []
-        return [SampleAdvanced(self._index, sample, growing.text, length, self.outlook(sample))]
+        thinking = growing.thinking if isinstance(growing, ThinkingText) else None
+        return [SampleAdvanced(self._index, sample, growing.text, length, self.outlook(sample), thinking)]
 
     def _end(self, sample: int, finish: SampleFinish, length: int) -> SampleFinished:
         complete, seen = is_complete(finish), self.outlook(sample)
         value = seen.value if seen and complete else lowest_reward(self._grid) if seen else None
-        text = self._text(sample, finish)
-        answer = extract(self._reading.extractor, text) if complete else None
-        self.endings[sample] = Ending(finish, value, text, answer)
+        text, thought = self._text(sample, finish)
+        answer = self._reading.answer(text) if complete else None
+        self.endings[sample] = Ending(finish, value, text, answer, thought)
         self.just_finished.append(sample)
         self.trie.set_status(sample, "finished")
         return SampleFinished(self._index, sample, text, length, finish, value, answer)
 
-    def _text(self, sample: int, finish: SampleFinish) -> str:
-        """The text of a sample that has ended."""
+    def _text(self, sample: int, finish: SampleFinish) -> tuple[str, Thought | None]:
+        """The text of a sample that has ended, and what it thought."""
         grown = self._texts.pop(sample, None)
         if grown is None:
-            return self._reading.decode(self.trie.path(sample).tolist())
-        return grown.text if finish == "stop_string" else grown.end()
+            return self._reading.decode(self.trie.path(sample).tolist()), None
+        text = grown.text if finish == "stop_string" else grown.end()
+        return text, grown.thought if isinstance(grown, ThinkingText) else None
 
     def results(self) -> tuple[SampleResult, ...]:
         """Every sample, in order of its number."""
@@ -150,10 +193,16 @@ class Samples:
 
     def _result(self, number: int) -> SampleResult:
         ending, seen = self.endings.get(number), self.outlook(number)
-        ids = tuple(self.trie.path(number).tolist())
+        ids, growing = tuple(self.trie.path(number).tolist()), self._texts.get(number)
+        if ending:
+            text, thought = ending.text, ending.thought
+        elif isinstance(growing, ThinkingText):
+            text, thought = growing.text, growing.thought
+        else:
+            text, thought = self._reading.decode(ids), None
         return SampleResult(
             number=number,
-            text=ending.text if ending else self._reading.decode(ids),
+            text=text,
             tokens=len(ids),
             token_ids=ids,
             status=self.trie.status(number),
@@ -162,6 +211,7 @@ class Samples:
             answer=ending.answer if ending else None,
             trace=tuple(self._traces.get(number, ())),
             parent=self.trie.parent(number),
+            thought=thought,
         )
 
 

@@ -25,6 +25,8 @@ class SampleText:
         """Characters in which a stop string may have begun."""
         self.text = ""
         """All so far: up to the first stop string, and without a character whose bytes are not all there yet."""
+        self._rest = ""
+        """What the token that completed the stop string says beyond it."""
 
     def grow(self, tokens: Sequence[int]) -> int | None:
         """Take in new tokens; how many of them complete the first stop string, None where none occurs."""
@@ -35,6 +37,7 @@ class SampleText:
             return None
         for count, token in enumerate(tokens, 1):
             if self._append(before.step([token])):
+                self._stream = before
                 return count
         raise BackendError(
             f"decode_stream gave {piece!r} for {len(tokens)} tokens at once and another text for the same one by one; "
@@ -52,10 +55,18 @@ class SampleText:
         twin.text = self.text
         return twin
 
+    def behind(self, stops: Sequence[str] = ()) -> SampleText:
+        """The text that follows the stop string, or what there is where none came, with other strings that end it."""
+        after = SampleText(self._stream, stops)
+        after.text = self._rest
+        return after
+
     def _append(self, piece: str) -> bool:
         """Add to the text up to the first stop string; whether there was one."""
-        place = self._place(piece)
-        self.text = (self.text + piece)[:place]
+        place, whole = self._place(piece), self.text + piece
+        self.text = whole[:place]
+        if place is not None:
+            self._rest = whole[place + next(len(stop) for stop in self._stops if whole.startswith(stop, place)) :]
         return place is not None
 
     def _place(self, piece: str) -> int | None:

@@ -112,6 +112,17 @@ class PrefixTrie:
         kept = np.concatenate([run.recent[max(0, len(rows) + len(run.recent) - self.window) :], rows[-self.window :]])
         run.recent = kept[-self.window :]
 
+    def force(self, leaf: int, tokens: ArrayLike, joint: ArrayLike) -> None:
+        """Append tokens that were given to a leaf. Joints before them foretold another way, so smoothing begins anew.
+
+        Args:
+            tokens: shape (n,).
+            joint: shape (B_V, B_T), after the last of them.
+        """
+        run = self._running(leaf)
+        run.tokens.frombytes(np.asarray(tokens, dtype=np.int32).tobytes())
+        run.recent = np.asarray(joint, dtype=np.float32)[np.newaxis]
+
     def joint(self, leaf: int) -> NDArray[np.float64]:
         """The joint at a leaf's last non-terminal prefix, smoothed along its own path (eq. 27): shape (B_V, B_T)."""
         return np.asarray(joint.smooth(self._runs[leaf].recent, self.window), dtype=np.float64)
