@@ -10,7 +10,7 @@ out.answer, out.confidence, out.usage
 from zip_introspect.answers.extraction import AnswerExtractor, after_marker, boxed, default_extractor, last_number
 from zip_introspect.backend.contract import Backend, BackendInfo
 from zip_introspect.budget import Budget
-from zip_introspect.config import GenerationConfig, SamplingParams
+from zip_introspect.config import GenerationConfig, SamplingParams, Thinking
 from zip_introspect.errors import (
     BackendError,
     BackendNotInstalledError,
@@ -55,6 +55,7 @@ from zip_introspect.result import (
     IntrospectionResult,
     Outlook,
     SampleResult,
+    Thought,
     TracePoint,
     Usage,
     UtilityReport,
@@ -109,6 +110,8 @@ __all__ = [
     "SearchFailed",
     "SearchFinished",
     "SearchStarted",
+    "Thinking",
+    "Thought",
     "TracePoint",
     "TrainingDataError",
     "Usage",

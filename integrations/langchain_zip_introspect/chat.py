@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_zip_introspect.concurrency import ConcurrentBatch, run_closed
 from langchain_zip_introspect.contents import countable
 from langchain_zip_introspect.escalating import EscalatingChat
-from langchain_zip_introspect.messages import metadata, to_message, to_prompt, usage
+from langchain_zip_introspect.messages import metadata, reasoning, to_message, to_prompt, usage
 from langchain_zip_introspect.rungs import IntrospectiveModel
 from langchain_zip_introspect.streaming import Piece, Scope, aiterate, apieces, inside, iterate, kept, pieces, scoped
 from zip_introspect.errors import ConfigError
@@ -223,10 +223,15 @@ def _chunk(piece: Piece, model: str) -> ChatGenerationChunk:
     if piece.result is not None:
         message = AIMessageChunk(
             content=piece.text,
+            additional_kwargs=reasoning(piece.thinking),
             response_metadata=metadata(piece.result, model),
             usage_metadata=usage(piece.result),
             chunk_position="last",
         )
     else:
-        message = AIMessageChunk(content=piece.text, response_metadata={"introspection": {"running": [piece.running]}})
+        message = AIMessageChunk(
+            content=piece.text,
+            additional_kwargs=reasoning(piece.thinking),
+            response_metadata={"introspection": {"running": [piece.running]}},
+        )
     return ChatGenerationChunk(message=message)

@@ -167,8 +167,19 @@ def usage_of(spent: Usage) -> UsageMetadata:
 
 
 def to_message(result: GenerationResult, model: str) -> AIMessage:
-    """The answer as a message."""
-    return AIMessage(result.text, response_metadata=metadata(result, model), usage_metadata=usage(result))
+    """The answer as a message; what was thought before it lies beside it."""
+    thought = result.thought.text if result.thought else ""
+    return AIMessage(
+        result.text,
+        additional_kwargs=reasoning(thought),
+        response_metadata=metadata(result, model),
+        usage_metadata=usage(result),
+    )
+
+
+def reasoning(thought: str) -> dict[str, str]:
+    """A thought, or a piece of one, where LangChain looks for it: `message.content_blocks` shows it as reasoning."""
+    return {"reasoning_content": thought} if thought else {}
 
 
 def _sample(sample: SampleResult, chosen: bool) -> SampleSummary:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt
 from langchain_zip_introspect.shared_models import Key, Wanted, aopen_shared, open_shared
 from zip_introspect import HandOn
 from zip_introspect.budget import Budget
-from zip_introspect.config import GenerationConfig
+from zip_introspect.config import GenerationConfig, Thinking
 from zip_introspect.errors import ConfigError
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.model_source import ModelSource
@@ -113,6 +113,8 @@ class IntrospectiveSettings(BaseModel):
     stop: list[str] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     """Variables for the model's chat template, such as `{"enable_thinking": False}`."""
+    thinking: Thinking | None = None
+    """Budgets of a model that thinks before it answers; a dict of `Thinking`'s fields is taken too."""
     budget: Budget | StrictInt | None = None
     """Hard limits for each prompt, or a number of generated tokens; a dict of `Budget`'s fields is taken too."""
     timeout: float | None = None
@@ -133,6 +135,8 @@ class IntrospectiveSettings(BaseModel):
         _refuse_unknown(data, type(self).model_fields)
         if isinstance(data.get("budget"), dict):
             data["budget"] = Budget(**data["budget"])
+        if isinstance(data.get("thinking"), dict):
+            data["thinking"] = Thinking(**data["thinking"])
         super().__init__(**data)
         self._take_llm("model" in data)
         if self.llm is None and _in_loop():
@@ -163,11 +167,13 @@ class IntrospectiveSettings(BaseModel):
         return list(custom(text)) if custom else self.call(None, {}).llm.token_ids(text)
 
     def to_json(self) -> Any:
-        """What LangChain's `dumps` writes: the budget as a dict, and the settings of an `llm` that was given."""
+        """What LangChain's `dumps` writes: settings of ours as dicts, and those of an `llm` that was given."""
         data: Any = super().to_json()  # type: ignore[misc]  # of Serializable, which every user of this also is
         kwargs = data["kwargs"]
         if isinstance(self.budget, Budget):
             kwargs["budget"] = self.budget.model_dump(exclude_defaults=True)
+        if self.thinking is not None:
+            kwargs["thinking"] = self.thinking.model_dump(mode="json", exclude_defaults=True)
         if self.llm is not None:
             config = self.llm.config
             theirs = config.model_dump(mode="json", exclude_none=True, exclude={"seed"} - config.model_fields_set)

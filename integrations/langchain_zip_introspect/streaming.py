@@ -44,6 +44,8 @@ class Piece:
     text: str
     running: Running | None = None
     result: GenerationResult | None = None
+    thinking: str = ""
+    """A piece of what was thought before the answer."""
 
 
 class Pieces:
@@ -52,17 +54,21 @@ class Pieces:
     def __init__(self, call: Settled) -> None:
         self._stops = call.config.stop
         self._live = call.one_sample
-        self._sent = 0
+        self._sent = self._thought = 0
+        """Characters of the text, and of the thought before it, that were given."""
 
     def read(self, event: Event) -> Piece | None:
         """The piece that an event brings, if it does."""
         if isinstance(event, SearchFinished):
-            return Piece(event.result.text[self._sent :], result=event.result)
+            thought = event.result.thought.text if event.result.thought else ""
+            return Piece(event.result.text[self._sent :], result=event.result, thinking=thought[self._thought :])
         if not self._live or not isinstance(event, SampleAdvanced):
             return None
         end = max(self._sent, settled(event.text, self._stops))
         text, self._sent = event.text[self._sent : end], end
-        return Piece(text, running(event.tokens, event.outlook) if event.outlook else None)
+        thinking = (event.thinking or "")[self._thought :]
+        self._thought += len(thinking)
+        return Piece(text, running(event.tokens, event.outlook) if event.outlook else None, thinking=thinking)
 
 
 @dataclass(slots=True)

@@ -134,3 +134,21 @@ def test_options_that_make_no_sense_are_refused_before_a_model_is_opened(options
     assert result.exit_code == 1
     assert reason in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_thinking_is_budgeted(tiny_model: str) -> None:
+    options = ("--think-open", "", "--think-close", "a", "--seed", "3", "--max-samples", "2")
+    for sample in asked(tiny_model, "1+1", *options, "--thinking-budget", "4", "--answer-budget", "3")["samples"]:
+        assert sample["thought"]["closed"] in ("itself", "count")
+        assert sample["thought"]["tokens"] <= 5
+    shown = ask(tiny_model, "1+1", *options, "--thinking-budget", "4", "--answer-budget", "3")
+    assert "thought" in shown.stdout
+    assert "by its budget" in shown.stdout or "by itself" in shown.stdout
+    for wrong, said in (
+        (("--think-by", "luck"), "by is 'luck'"),
+        (("--thinking-budget", "0"), "budget is 0"),
+        (("--answer-budget", "12"), "less than max_new_tokens=12"),
+    ):
+        refused = ask(tiny_model, "1+1", *wrong)
+        assert refused.exit_code == 1
+        assert said in " ".join(refused.stderr.split())

@@ -52,7 +52,7 @@ def check(sample: SampleResult, most: int) -> None:
 
 
 def tried(result: GenerationResult) -> int:
-    """Tokens by which it was tried what closing a thought is worth, at most: branches share tokens, or draw the same."""
+    """Tokens by which it was tried what closing a thought is worth, at least: branches may say the same."""
     paths = {sample.token_ids[: end + 1] for sample in result.samples for end in range(sample.tokens)}
     own = len(paths) if any(sample.parent is not None for sample in result.samples) else 0
     return result.usage.generated_tokens - (own or sum(sample.tokens for sample in result.samples))

@@ -14,10 +14,10 @@ from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.seed import SEED_HELP, parse_seed
 from zip_introspect.cli.session import Examples, Instruction, System, TemplateOptions, follow, open_llm, template_kwargs
 from zip_introspect.cli.summary import print_summary
-from zip_introspect.config import GenerationConfig
+from zip_introspect.config import GenerationConfig, Thinking
 from zip_introspect.framing import NO_FRAMING, Framing
 
-_SEARCH, _SAMPLING = "Search", "Sampling"
+_SEARCH, _SAMPLING, _THINKING = "Search", "Sampling", "Thinking"
 
 
 def ask(
@@ -58,6 +58,28 @@ def ask(
         int | None,
         typer.Option(parser=parse_seed, metavar="INTEGER|random", help=SEED_HELP, rich_help_panel=_SAMPLING),
     ] = None,
+    thinking_budget: Annotated[
+        int | None,
+        typer.Option(help="Tokens of a thought, at most; then it is closed.", rich_help_panel=_THINKING),
+    ] = None,
+    answer_budget: Annotated[
+        int | None,
+        typer.Option(help="Tokens kept for the answer of each sample.", rich_help_panel=_THINKING),
+    ] = None,
+    think_by: Annotated[
+        str | None,
+        typer.Option(help="What closes a thought: count, joint or never.", rich_help_panel=_THINKING),
+    ] = None,
+    think_open: Annotated[
+        str | None,
+        typer.Option(
+            help="What opens a thought; '' where a sample thinks from its first token. (default: <think>)",
+            rich_help_panel=_THINKING,
+        ),
+    ] = None,
+    think_close: Annotated[
+        str | None, typer.Option(help="What closes it. (default: </think>)", rich_help_panel=_THINKING)
+    ] = None,
     system: System = None,
     examples: Examples = None,
     instruction: Instruction = None,
@@ -66,7 +88,7 @@ def ask(
     debug: Debug = False,
 ) -> None:
     """Ask a question: watch the samples, then see the answer, how sure the model is, and what it cost."""
-    settings = {
+    settings: dict[str, Any] = {
         "strategy": strategy,
         "max_samples": max_samples,
         "alpha": alpha,
@@ -77,10 +99,20 @@ def ask(
         "seed": seed,
     }
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    thinking: dict[str, Any] = {
+        "budget": thinking_budget,
+        "answer_budget": answer_budget,
+        "by": think_by,
+        "open": think_open,
+        "close": think_close,
+    }
+    thinking = {name: value for name, value in thinking.items() if value is not None}
     with reporting(debug):
         options = template_kwargs(template_option)
         if options:
             given["chat_template_kwargs"] = options
+        if thinking:
+            given["thinking"] = Thinking(**{**thinking, **({"open": None} if think_open == "" else {})})
         question = sys.stdin.read().strip() if prompt == "-" else prompt
         console = None if as_json else Console()
         limits = Budget.of(budget).replace(max_expected_share=max_expected_share)

@@ -57,7 +57,7 @@ class SearchView:
                 self._decide(event.decision)
             case SampleAdvanced():
                 row = self._row(event.sample)
-                row.text, row.tokens, row.outlook = event.text, event.tokens, event.outlook
+                row.text, row.tokens, row.outlook = event.text or event.thinking or "", event.tokens, event.outlook
                 self.longest = max(self.longest, event.outlook.remaining if event.outlook else 0.0)
             case SampleFinished():
                 row = self._row(event.sample)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zip_introspect.cli.text import bar, confidence_style, printable
-from zip_introspect.result import GenerationResult, SampleResult
+from zip_introspect.result import GenerationResult, SampleResult, Thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,9 @@ def print_summary(console: Console, result: GenerationResult, *, working: bool =
     fates, usage, expected = Fates.of(result), result.usage, result.expected
     at_prompt = f"expected {expected.value:.2f} at the prompt" if expected else "the agreement of samples"
     promised = f"; one sample was expected to take {expected.remaining:.0f}" if expected else ""
+    thought = result.thought
+    if working and thought is not None and thought.text:
+        console.print(Padding(Text(printable(thought.text), style="dim"), (0, 2)))
     if working and result.text:
         console.print(Padding(Text(printable(result.text)), (0, 2)))
     facts = Table.grid(padding=(0, 2))
@@ -62,6 +65,8 @@ def print_summary(console: Console, result: GenerationResult, *, working: bool =
         f"{usage.generated_tokens} used in {usage.depth} serial steps, {usage.chosen_tokens} of them in the answer"
         f"{promised}",
     )
+    if thought is not None:
+        facts.add_row("thought", _became(thought))
     facts.add_row("samples", _samples(result, fates))
     facts.add_row("stopped", Text(printable(result.stop_detail)))
     facts.add_row("time", f"{usage.seconds:.1f} s" + ("" if usage.cost is None else f", cost {usage.cost:g}"))
@@ -85,6 +90,13 @@ def _samples(result: GenerationResult, fates: Fates) -> Table:
 def _came_to(sample: SampleResult) -> str:
     said = "cut" if sample.finish == "length" else sample.answer or "no answer"
     return said if sample.value is None else f"{said}, {sample.value:.2f}"
+
+
+def _became(thought: Thought) -> str:
+    if not thought.tokens:
+        return "none"
+    closed = {"itself": "closed by itself", "count": "closed by its budget", "joint": "closed by the joint"}
+    return f"{thought.tokens} tokens, {closed[thought.closed] if thought.closed else 'never closed'}"
 
 
 def _numbers(numbers: tuple[int, ...]) -> str:

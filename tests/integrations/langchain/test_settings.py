@@ -53,6 +53,7 @@ def test_every_setting_reaches_the_model(llm: IntrospectiveLLM) -> None:
         "seed": 4,
         "stop": ["x"],
         "chat_template_kwargs": {"enable_thinking": False},
+        "thinking": {"budget": 9, "answer_budget": 8},
     }
     expected = GenerationConfig(**{("max_new_tokens" if n == "max_tokens" else n): v for n, v in given.items()})
     assert ChatIntrospective(llm=llm, **given).call(None, {}).config == expected
