@@ -118,6 +118,25 @@ def test_what_the_thought_leaves_is_the_answers() -> None:
     assert 0 < sum(not result.complete for result in without) <= len(closed)  # which have no answer then
 
 
+@pytest.mark.parametrize("name", ["majority_vote", "zip_rc", "single", "best_of_n"])
+@pytest.mark.parametrize("limit", ["max_tokens", "max_depth"])
+def test_a_budget_is_not_thought_away(name: str, limit: str) -> None:
+    """Before the last of it is spent a thought is closed and answered: where nothing would be, there is an answer."""
+    backend = SimulatedBackend(max_length=100)
+    budget = Budget(**{limit: 24 if limit == "max_tokens" else 9})
+
+    def complete(by: str) -> int:
+        thinking = {"by": by}
+        wanted = [asked(f"{i}", budget, strategy=name, max_samples=4, thinking=thinking) for i in range(6)]
+        found = results(backend, wanted)
+        assert all(result.usage.generated_tokens <= (budget.max_tokens or 1000) for result in found)
+        assert all(result.usage.depth <= (budget.max_depth or 1000) for result in found)
+        return sum(result.complete for result in found)
+
+    assert complete("count") == 6
+    assert complete("never") < 4
+
+
 def test_never_changes_nothing_but_the_text() -> None:
     backend = SimulatedBackend()
     plain, told = (

@@ -99,8 +99,7 @@ class PromptSearch:
         if self._thoughts is not None:
             with _by_the_backend():
                 broken = self._thoughts.close(self._running)
-            if broken:
-                raise self._non_finite(broken)
+            self._check_finite(broken)
         state = self._state()
         place = len(self._decisions)
         if self._grid:
@@ -117,6 +116,10 @@ class PromptSearch:
             action = MetaAction(
                 stop="budget", reason=f"the budget's limit on {limit} is reached", utility=action.utility
             )
+        if self._thoughts is not None:
+            with _by_the_backend():
+                action, broken = self._thoughts.last_call(action, self._config.interval)
+            self._check_finite(broken)
         planned = self._planned(action, state)
         steps = self.ledger.share(planned)
         if action.stop is None and not any(steps):
@@ -150,8 +153,7 @@ class PromptSearch:
                 self._release([move.sample])
             elif result.non_finite:
                 broken.append(move.sample)
-        if broken:
-            raise self._non_finite(broken)
+        self._check_finite(broken)
         return events
 
     def release(self) -> None:
@@ -255,7 +257,7 @@ class PromptSearch:
     def _planned(self, action: MetaAction, state: MetaState) -> list[int]:
         """Steps until the next decision, for `action.run`, then the copies of `action.forks`, then the new samples."""
         longest = self.samples.longest
-        left = {leaf.sample: longest - leaf.length for leaf in state.leaves}
+        left = {leaf.sample: longest - self.samples.trie.length(leaf.sample) for leaf in state.leaves}
         copies = [sample for sample, count in action.forks for _ in range(count)]
         wanted = [left[sample] for sample in (*action.run, *copies)] + [longest] * action.new
         room = len(copies) + action.new
@@ -360,11 +362,14 @@ class PromptSearch:
         self._decisions.append(decision)
         return decision
 
-    def _non_finite(self, broken: list[int]) -> NonFiniteLogitsError:
+    def _check_finite(self, broken: list[int]) -> None:
+        """Raise `NonFiniteLogitsError` where the logits of samples are not."""
+        if not broken:
+            return
         kept = [f"{number} ({self.samples.trie.length(number)} tokens)" for number in self.samples.trie.leaves()]
         names = ", ".join(map(str, broken))
         message = (
             f"the model's logits became NaN or infinite in sample {names} of prompt {self.index}. Kept in `partial`: "
             f"samples {', '.join(kept)}. Check the weights, or load the model in float32 or bfloat16."
         )
-        return NonFiniteLogitsError(message, [self.broken_off(f"non-finite logits in sample {names}")])
+        raise NonFiniteLogitsError(message, [self.broken_off(f"non-finite logits in sample {names}")])

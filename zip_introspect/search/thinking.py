@@ -22,6 +22,7 @@ from zip_introspect.result import ThoughtClosed, is_complete
 from zip_introspect.search.samples import Samples
 from zip_introspect.search.thought_rules import ThoughtRules
 from zip_introspect.search.thought_text import ThinkingText
+from zip_introspect.strategies import MetaAction
 
 
 class ThoughtKeeper:
@@ -54,7 +55,9 @@ class ThoughtKeeper:
         """
         text = None if sample is None else self._samples.thinking_text(sample)
         length = 0 if sample is None else self._samples.trie.length(sample)
-        most = self._rules.steps(text, length)
+        most, in_depth = self._rules.steps(text, length), self._depth_to_think()
+        if most is not None and in_depth is not None:
+            most = min(most, in_depth)
         # Where the budget does not pay for closing it, it may as well think on.
         return wanted if not most else min(wanted, most)
 
@@ -65,11 +68,50 @@ class ThoughtKeeper:
             the samples after whose closing the logits were not finite.
         """
         thinking = [number for number in running if number in self._sequences and self._thinks(number)]
-        due = [number for number in thinking if self._rules.steps(self._text(number), self._length(number)) == 0]
+        due = thinking if self._depth_to_think() == 0 else [number for number in thinking if self._is_due(number)]
         broken = self._close_due(due) if due else []
         if self._rules.by == "joint" and not broken:
             broken = self._close_by_joint([number for number in thinking if number not in due])
         return broken
+
+    def last_call(self, action: MetaAction, interval: int) -> tuple[MetaAction, list[int]]:
+        """Where the tokens left would soon be too few for an answer and there is none yet: one sample alone goes on.
+
+        It is the first that answers, or else the first that thinks, whose thought is closed now.
+
+        Returns:
+            the meta-action, and the samples after whose closing the logits were not finite.
+        """
+        left, answered = (
+            self._ledger.tokens_left,
+            any(is_complete(item.finish) for item in self._samples.endings.values()),
+        )
+        if left is None or answered or action.stop is not None or self._rules.by == "never":
+            return action, []
+        moving = len(action.run) + action.new + sum(count for _, count in action.forks)
+        if left - moving * interval >= len(self._rules.forced) + self._kept(self._ledger.tokens + left):
+            return action, []
+        answering = [number for number in action.run if self._text(number).phase == "answering"]
+        chosen = next(iter([*answering, *(number for number in action.run if self._thinks(number))]), None)
+        if chosen is None:
+            return action, []
+        broken = self._close_due([chosen]) if self._thinks(chosen) else []
+        reason = f"{action.reason}; what is left of the budget is for the answer of sample {chosen}"
+        return replace(action, run=(chosen,), new=0, forks=(), reason=reason), broken
+
+    def _is_due(self, number: int) -> bool:
+        return self._rules.steps(self._text(number), self._length(number)) == 0
+
+    def _depth_to_think(self) -> int | None:
+        """Serial steps that depth and the clock leave before thoughts have to be closed; None is no limit."""
+        left = self._ledger.depth_left
+        if left is None or self._rules.by == "never":
+            return None
+        return max(0, left - 1 - self._kept(self._ledger.depth + left))
+
+    def _kept(self, whole: int) -> int:
+        """What is kept for an answer of so many tokens or steps in all: a quarter of a budget at the most."""
+        return min(self._rules.answer, max(1, whole // 4))
 
     def _close_due(self, due: Sequence[int]) -> list[int]:
         given = {number: self._sequences[number] for number in due[: self._affordable()]}

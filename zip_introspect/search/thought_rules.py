@@ -27,6 +27,8 @@ class ThoughtRules:
     """What is written to close a thought."""
     budget: int | None
     """Tokens of a thought."""
+    answer: int
+    """Tokens that are kept for an answer."""
     latest: int
     """Length of a sample at which its thought is closed, so that its answer has room."""
     probe_interval: int
@@ -95,7 +97,7 @@ def thought_rules(config: GenerationConfig, prompt: Sequence[int], backend: Back
             f"its thought ({len(forced)}) leaves none to think; raise max_new_tokens, lower answer_budget or shorten "
             f"the prompt"
         )
-    return ThoughtRules(thinking.by, opening, closing, forced, thinking.budget, latest, thinking.probe_interval)
+    return ThoughtRules(thinking.by, opening, closing, forced, thinking.budget, answer, latest, thinking.probe_interval)
 
 
 def _marker(backend: Backend, given: str | tuple[int, ...], name: str) -> Marker:
