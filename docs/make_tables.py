@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from docs import results_tables
-from zip_introspect import Budget, EscalationPolicy, GenerationConfig, ZipIntrospectError, errors, strategies
+from zip_introspect import Budget, EscalationPolicy, GenerationConfig, Thinking, ZipIntrospectError, errors, strategies
 from zip_introspect.config import Settings
 from zip_introspect.training import recipe
 from zip_introspect_llama_cpp import LlamaCppOptions
@@ -60,6 +60,7 @@ def strategies_table() -> str:
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "configuration.md": {
         "GenerationConfig": lambda: settings_table(GenerationConfig),
+        "Thinking": lambda: settings_table(Thinking),
         "Budget": lambda: settings_table(Budget),
     },
     "errors.md": {"errors": errors_table},
