@@ -29,11 +29,6 @@ SampleFinish = Literal["stop", "stop_string", "length"]
 """stop: end of sequence. stop_string: one of `stop`. length: cut at max_new_tokens, so without an answer."""
 
 
-def is_complete(finish: SampleFinish | None) -> bool:
-    """Whether a sample came to its own end: one that was cut, or that still runs, has no answer yet."""
-    return finish in ("stop", "stop_string")
-
-
 class Record:
     """A frozen dataclass that goes to plain data and JSON."""
 
@@ -167,6 +162,16 @@ class Thought(Record):
     closed: ThoughtClosed | None
     """None where it was not: the sample was still thinking, and its `text` is empty, or it never began to."""
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the sample never came to its answer."""
+        return self.closed is None and self.tokens > 0
+
+
+def is_complete(finish: SampleFinish | None, thought: Thought | None = None) -> bool:
+    """Whether a sample came to the end of an answer: one that was cut, still runs, or ended in thought has none yet."""
+    return finish in ("stop", "stop_string") and not (thought is not None and thought.unfinished)
+
 
 @dataclass(frozen=True, slots=True)
 class SampleResult(Record):
@@ -182,8 +187,8 @@ class SampleResult(Record):
     """None for a sample that did not finish."""
     value: float | None
     """Finished: expected value of the smoothed joint at the last prefix before its end; the lowest reward where it
-    was cut at max_new_tokens, since it has no complete answer (as eq. 26 counts it). Unfinished: the latest value.
-    None from a model without a head."""
+    was cut at max_new_tokens or ended in thought, since it has no complete answer (as eq. 26 counts it). Unfinished:
+    the latest value. None from a model without a head."""
     answer: str | None
     trace: tuple[TracePoint, ...]
     parent: int | None = None
@@ -194,7 +199,7 @@ class SampleResult(Record):
     @property
     def complete(self) -> bool:
         """Whether it came to its own end, and so may hold an answer."""
-        return is_complete(self.finish)
+        return is_complete(self.finish, self.thought)
 
 
 AttemptOutcome = Literal["accepted", "doubtful", "handed_on", "failed", "timeout", "skipped"]

@@ -201,6 +201,23 @@ def test_growing_samples_tell_thought_and_answer_apart() -> None:
     assert GenerationResult.to_dict(finished)["samples"][0]["thought"]["closed"] == "count"
 
 
+class Forgetful(SimulatedBackend):
+    """Its samples end, and never say so: what closes a thought is silent."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return super().decode([token for token in tokens if token < SYMBOLS])
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_who_ends_in_thought_has_no_answer(head: bool) -> None:
+    thinking = {"by": "never", "close": (HURRY,)}
+    (result,) = results(Forgetful(head=head), [asked(strategy="majority_vote", max_samples=3, thinking=thinking)])
+    assert {sample.finish for sample in result.samples} == {"stop"}
+    assert not any(sample.complete for sample in result.samples)
+    assert (result.text, result.answer, result.confidence) == ("", None, 0.0)
+    assert "no sample finished" in result.warnings[0]
+
+
 # What goes wrong
 
 

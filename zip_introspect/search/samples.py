@@ -71,6 +71,11 @@ class Ending:
     answer: str | None
     thought: Thought | None = None
 
+    @property
+    def complete(self) -> bool:
+        """Whether the sample may hold an answer."""
+        return is_complete(self.finish, self.thought)
+
 
 class Samples:
     """Takes in tokens and joints, and knows what became of every sample.
@@ -140,7 +145,7 @@ class Samples:
     def ended(self) -> list[Finished]:
         """The samples that ended, as strategies see them."""
         return [
-            Finished(number, self.trie.length(number), known(ending.value), is_complete(ending.finish), ending.answer)
+            Finished(number, self.trie.length(number), known(ending.value), ending.complete, ending.answer)
             for number, ending in sorted(self.endings.items())
         ]
 
@@ -170,9 +175,9 @@ class Samples:
         return [SampleAdvanced(self._index, sample, growing.text, length, self.outlook(sample), thinking)]
 
     def _end(self, sample: int, finish: SampleFinish, length: int) -> SampleFinished:
-        complete, seen = is_complete(finish), self.outlook(sample)
-        value = seen.value if seen and complete else lowest_reward(self._grid) if seen else None
         text, thought = self._text(sample, finish)
+        complete, seen = is_complete(finish, thought), self.outlook(sample)
+        value = seen.value if seen and complete else lowest_reward(self._grid) if seen else None
         answer = self._reading.answer(text) if complete else None
         self.endings[sample] = Ending(finish, value, text, answer, thought)
         self.just_finished.append(sample)

@@ -18,7 +18,7 @@ from zip_introspect.config import GenerationConfig, SamplingParams
 from zip_introspect.introspection import joint
 from zip_introspect.introspection.closing import gain_of_thinking_on
 from zip_introspect.introspection.utility import normalized_beta
-from zip_introspect.result import ThoughtClosed, is_complete
+from zip_introspect.result import ThoughtClosed
 from zip_introspect.search.samples import Samples
 from zip_introspect.search.thought_rules import ThoughtRules
 from zip_introspect.search.thought_text import ThinkingText
@@ -84,7 +84,7 @@ class ThoughtKeeper:
         """
         left, answered = (
             self._ledger.tokens_left,
-            any(is_complete(item.finish) for item in self._samples.endings.values()),
+            any(item.complete for item in self._samples.endings.values()),
         )
         if left is None or answered or action.stop is not None or self._rules.by == "never":
             return action, []
@@ -143,7 +143,7 @@ class ThoughtKeeper:
         running = samples.trie.leaves("active", "paused")
         remaining = [seen.remaining for leaf in running if (seen := samples.outlook(leaf)) is not None]
         price = normalized_beta(config.beta, [self._length(leaf) for leaf in running], remaining)
-        values = [ending.value for ending in samples.endings.values() if is_complete(ending.finish)]
+        values = [ending.value for ending in samples.endings.values() if ending.complete]
         finished = [float(grid.representative(value)) for value in values if value is not None]
         gain = gain_of_thinking_on(
             samples.trie.joint(number),

@@ -5,6 +5,9 @@ drawn from a family of easy, hard, hit-or-miss and hopeless kinds. A sample's to
 then a reveal token that settles it, then the end of sequence. Tokens are drawn from their exact predictive
 distribution, and the reserved logits are the log of the exact posterior over (reward, remaining length). Length bins
 are one token wide, so nothing is lost to the grid: what a joint says is what happens.
+
+The evidence is a sample's thought, closed by `ans`: a sample that is given `HURRY` says what it would have said of its
+reward, as likely as it is by then, and ends.
 """
 
 from __future__ import annotations
