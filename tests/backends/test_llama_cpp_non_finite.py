@@ -97,3 +97,17 @@ def test_nan_after_a_prompt_names_that_prompt_and_harms_no_other(fragile: Any) -
     assert np.isfinite(start.joint_logits).all()
     assert not any(run.non_finite for run in backend.advance(backend.fork(start.sequence, [0, 1], GREEDY), [8, 8]))
     backend.close()
+
+
+def test_nan_after_a_given_token_is_its_sequences_alone(fragile: Callable[[int | None], LlamaCppBackend]) -> None:
+    backend = fragile(7)
+    (prompt,) = backend.prefill([backend.encode(PROMPTS[0])])
+    first, second = backend.fork(prompt.sequence, [0, 0], GREEDY)
+    broken, sound = backend.append([first, second], [[9, 7], [9]])
+    assert (broken.tokens.tolist(), broken.non_finite, len(broken.joint_logits)) == ([9, 7], True, 0)
+    assert not sound.non_finite
+    (alone,) = backend.prefill([[*backend.encode(PROMPTS[0]), 9]])
+    assert_close(sound.joint_logits[0], alone.joint_logits)
+    with pytest.raises(BackendError, match="not finite"):
+        backend.append([first], [[9]])
+    backend.release([prompt.sequence, alone.sequence, first, second])
