@@ -7,7 +7,7 @@ a thought where the sample has not, and lets it go on with its answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,6 @@ from zip_introspect.config import GenerationConfig, SamplingParams
 from zip_introspect.introspection import joint
 from zip_introspect.introspection.closing import gain_of_thinking_on
 from zip_introspect.introspection.utility import normalized_beta
-from zip_introspect.result import ThoughtClosed
 from zip_introspect.search.samples import Samples
 from zip_introspect.search.thought_rules import ThoughtRules
 from zip_introspect.search.thought_text import ThinkingText
@@ -69,9 +68,9 @@ class ThoughtKeeper:
         """
         thinking = [number for number in running if number in self._sequences and self._thinks(number)]
         due = thinking if self._depth_to_think() == 0 else [number for number in thinking if self._is_due(number)]
-        broken = self._close_due(due) if due else []
+        broken = self._close_due(due)
         if self._rules.by == "joint" and not broken:
-            broken = self._close_by_joint([number for number in thinking if number not in due])
+            self._close_by_joint([number for number in thinking if number not in due])
         return broken
 
     def last_call(self, action: MetaAction, interval: int) -> tuple[MetaAction, list[int]]:
@@ -82,11 +81,8 @@ class ThoughtKeeper:
         Returns:
             the meta-action, and the samples after whose closing the logits were not finite.
         """
-        left, answered = (
-            self._ledger.tokens_left,
-            any(item.complete for item in self._samples.endings.values()),
-        )
-        if left is None or answered or action.stop is not None or self._rules.by == "never":
+        left, found = self._ledger.tokens_left, self._samples.endings.values()
+        if left is None or action.stop is not None or self._rules.by == "never" or any(item.complete for item in found):
             return action, []
         moving = len(action.run) + action.new + sum(count for _, count in action.forks)
         if left - moving * interval >= len(self._rules.forced) + self._kept(self._ledger.tokens + left):
@@ -96,6 +92,8 @@ class ThoughtKeeper:
         if chosen is None:
             return action, []
         broken = self._close_due([chosen]) if self._thinks(chosen) else []
+        if self._thinks(chosen):  # what is left does not pay for that
+            return action, []
         reason = f"{action.reason}; what is left of the budget is for the answer of sample {chosen}"
         return replace(action, run=(chosen,), new=0, forks=(), reason=reason), broken
 
@@ -114,10 +112,16 @@ class ThoughtKeeper:
         return min(self._rules.answer, max(1, whole // 4))
 
     def _close_due(self, due: Sequence[int]) -> list[int]:
-        given = {number: self._sequences[number] for number in due[: self._affordable()]}
-        return self._forced(given, "count") if given else []
+        """Close the first of some thoughts, as many as can be paid for."""
+        given = {number: self._sequences[number] for number in due[: self._affordable()]} if due else {}
+        if not given:
+            return []
+        found = self._append(list(given.values()))
+        for number, advanced in zip(given, found, strict=True):
+            self._samples.close(number, advanced, "count")
+        return [number for number, advanced in zip(given, found, strict=True) if advanced.non_finite]
 
-    def _close_by_joint(self, thinking: Sequence[int]) -> list[int]:
+    def _close_by_joint(self, thinking: Sequence[int]) -> None:
         """Compare going on with answering now, on copies (`introspection.closing`), and keep the better ones."""
         interval = self._rules.probe_interval
         wanted = [item for item in thinking if self._length(item) - self._probed.get(item, 0) >= interval]
@@ -125,10 +129,12 @@ class ThoughtKeeper:
         at_once = self._affordable() if self._backend.info.max_sequences is None else min(1, self._affordable())
         wanted = wanted[:at_once]
         if not wanted:
-            return []
+            return
         self._probed |= {number: self._length(number) for number in wanted}
-        copies = {number: self._backend.fork(self._sequences[number], [number], self._sampling)[0] for number in wanted}
+        copies: dict[int, SequenceId] = {}
         try:
+            for number in wanted:
+                (copies[number],) = self._backend.fork(self._sequences[number], [number], self._sampling)
             found = self._append(list(copies.values()))
             for number, advanced in zip(wanted, found, strict=True):
                 if not advanced.non_finite and self._better_closed(number, advanced):
@@ -136,7 +142,6 @@ class ThoughtKeeper:
                     self._samples.close(number, advanced, "joint")
         finally:
             self._backend.release(list(copies.values()))
-        return []
 
     def _better_closed(self, number: int, advanced: Advanced) -> bool:
         samples, grid, config = self._samples, joint_grid(self._backend), self._config
@@ -156,12 +161,6 @@ class ThoughtKeeper:
             limit=samples.longest - self._length(number),
         )
         return gain <= 0.0
-
-    def _forced(self, given: Mapping[int, SequenceId], by: ThoughtClosed) -> list[int]:
-        found = self._append(list(given.values()))
-        for number, advanced in zip(given, found, strict=True):
-            self._samples.close(number, advanced, by)
-        return [number for number, advanced in zip(given, found, strict=True) if advanced.non_finite]
 
     def _append(self, sequences: Sequence[SequenceId]) -> list[Advanced]:
         """What closes a thought, appended to sequences, and entered as spent: its tokens in one serial step."""
