@@ -25,8 +25,11 @@ from zip_introspect.introspection.grid import FILE_NAME
 from zip_introspect.testing.simulator import SimulatedBackend
 
 QUESTION = "Solve 3*x+5=35"
-NEEDING = ("zip_rc", "zip_rc_reward_pruning", "best_of_n", "weighted_best_of_n", "beam_search", "deep_conf")
-NEEDING_NONE = ("adaptive_consistency", "majority_vote", "single", "pass_at_k")
+NEEDING = (
+    *("zip_rc", "zip_rc_reward_pruning", "best_of_n", "weighted_best_of_n", "beam_search", "deep_conf"),
+    *("best_of_majority", "opt_scale", "step_prune"),
+)
+NEEDING_NONE = ("adaptive_consistency", "early_stopping_consistency", "majority_vote", "single", "pass_at_k")
 
 
 @pytest.fixture

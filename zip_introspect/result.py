@@ -291,6 +291,8 @@ class GenerationResult(Record):
     """The probability of being right, where the model has a calibration."""
     escalation: EscalationResult | None = None
     """How a ladder came to this answer; None where its first model was sure enough, or without a ladder."""
+    submitted: tuple[int, ...] = ()
+    """Samples whose answers are given: the chosen one, and after it those of a strategy that gives several."""
 
     @property
     def thought(self) -> Thought | None:
@@ -303,6 +305,12 @@ class GenerationResult(Record):
         """Whether the text was written to its end, whatever ended the search."""
         chosen = self._chosen
         return self.finish_reason == "stop" if chosen is None else chosen.complete
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The answers that are given, the best first; several where the strategy gives several."""
+        given = {sample.number: sample.answer for sample in self.samples}
+        return tuple(answer for number in self.submitted if (answer := given[number]) is not None)
 
     @property
     def _chosen(self) -> SampleResult | None:

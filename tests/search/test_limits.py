@@ -28,6 +28,10 @@ SEARCHING = [
     "single",
     "adaptive_consistency",
     "deep_conf",
+    "early_stopping_consistency",
+    "best_of_majority",
+    "opt_scale",
+    "step_prune",
     "zip_rc_reward_pruning",
 ]
 LONGEST = 40  # of a sample in the simulated world

@@ -68,7 +68,8 @@ def decide(of: MetaState) -> MetaAction:
 
 def test_unknown_strategies_are_named_beside_the_known() -> None:
     with pytest.raises(
-        ConfigError, match=r"strategy is .beam.; expected one of adaptive_consistency, .*majority_vote, .*zip_rc"
+        ConfigError,
+        match=r"strategy is .beam.; .*no head: adaptive_consistency, .*a head: .*zip_rc.*forks: beam",
     ):
         strategies.get("beam")
 

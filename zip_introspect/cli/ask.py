@@ -42,7 +42,7 @@ def ask(
         ),
     ] = None,
     strategy: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(strategies.names())}.", rich_help_panel=_SEARCH)
+        str | None, typer.Option(help=f"One of those {strategies.listed()}.", rich_help_panel=_SEARCH)
     ] = None,
     max_samples: Annotated[int | None, typer.Option(help="Samples, at most.", rich_help_panel=_SEARCH)] = None,
     alpha: Annotated[

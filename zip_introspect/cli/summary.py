@@ -52,6 +52,8 @@ def print_summary(console: Console, result: GenerationResult, *, working: bool =
     facts.add_column()
     found = Text("no answer", style="dim") if result.answer is None else Text(printable(result.answer), style="bold")
     facts.add_row("answer", found)
+    if len(result.answers) > 1:
+        facts.add_row("or else", Text(printable(", ".join(result.answers[1:]))))
     confidence = Table.grid(padding=(0, 1))
     style = confidence_style(result.confidence)
     confidence.add_row(

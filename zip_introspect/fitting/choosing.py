@@ -29,6 +29,7 @@ PRICES: Mapping[str, float] = {"cheap": 0.1, "balanced": 0.03, "dear": 0.005}
 _ALPHAS, _BETAS = (0.1, 1.0), (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 _PRICED = ("zip_rc", "answer_posterior")
 """Strategies that weigh what they gain against beta."""
+_WINDOWS, _CONFIDENCES = (3, 5), (0.5, 0.8, 0.95)
 _ISOTONIC_FROM = 200
 """Results, below which one number is fitted."""
 
@@ -51,7 +52,8 @@ class Tried:
         if config.strategy in _PRICED:
             how = f", by {config.selection}" if config.selection else ""
             return f"{config.strategy}, alpha {config.alpha:g}, beta {config.beta:g}{how}"
-        return f"{config.strategy} of {config.max_samples}"
+        chosen = "".join(f", {name} {value}" for name, value in config.strategy_options.items())
+        return f"{config.strategy} of {config.max_samples}{chosen}"
 
     def worth(self, price: float) -> float:
         """Accuracy less what it cost."""
@@ -64,7 +66,13 @@ def candidates(config: GenerationConfig, stored: int) -> Iterator[GenerationConf
     if stored == 1:
         return
     yield config.replace(strategy="adaptive_consistency", max_samples=stored)
-    for name in ("majority_vote", "best_of_n", "weighted_best_of_n"):
+    for window in _WINDOWS:
+        options = {"window": window}
+        if window <= stored:
+            yield config.replace(strategy="early_stopping_consistency", max_samples=stored, strategy_options=options)
+    for confidence in _CONFIDENCES:
+        yield config.replace(strategy="opt_scale", max_samples=stored, strategy_options={"confidence": confidence})
+    for name in ("majority_vote", "best_of_n", "weighted_best_of_n", "best_of_majority"):
         yield from (config.replace(strategy=name, max_samples=size) for size in range(2, stored + 1))
     for alpha in _ALPHAS:
         for beta in _BETAS:

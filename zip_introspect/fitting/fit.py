@@ -20,7 +20,7 @@ from zip_introspect.heads.fingerprint import Fingerprint
 from zip_introspect.heads.head import Head
 from zip_introspect.heads.network import Input
 
-_SETTLED = ("strategy", "selection", "max_samples", "alpha", "beta", "interval", "max_new_tokens")
+_SETTLED = ("strategy", "strategy_options", "selection", "max_samples", "alpha", "beta", "interval", "max_new_tokens")
 _DRAWN = ("temperature", "top_p", "top_k", "min_p")
 
 

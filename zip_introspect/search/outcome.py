@@ -70,6 +70,7 @@ def outcome(
         warnings=tuple(_warnings(checked, samples, complete, backend.info.max_context)),
         confidence_source=own.source if own else "head" if grid else "agreement",
         calibrated_confidence=float(meaning.apply(sure)) if meaning else None,
+        submitted=(best.number, *(own.others if own else ())) if best else (),
     )
 
 

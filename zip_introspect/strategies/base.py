@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +119,8 @@ class Verdict:
     number: int
     confidence: float
     source: ConfidenceSource
+    others: tuple[int, ...] = ()
+    """Further samples whose answers are given beside it, the best first."""
 
 
 class NoOptions(Settings):
@@ -135,6 +137,8 @@ class Strategy(ABC):
     """What it takes in `GenerationConfig.strategy_options`."""
     needs_joints: ClassVar[bool] = True
     """Whether it reads joints or values, so that a model without a head cannot be searched by it."""
+    needs_forks: ClassVar[bool] = False
+    """Whether it branches within a sample, so that stored rollouts cannot be replayed by it."""
     oracle: ClassVar[bool] = False
     """Whether an evaluation counts it as right where any sample is: a bound, not a method."""
     options: Any
@@ -190,6 +194,24 @@ def names() -> list[str]:
     return sorted(_REGISTRY)
 
 
+Need = Literal["no head", "a head", "forks"]
+"""What a strategy needs: nothing but samples; joints; or also to branch within a sample."""
+
+
+def by_need() -> dict[Need, tuple[str, ...]]:
+    """The names of all registered strategies, sorted, by the most that each needs."""
+    found: dict[Need, tuple[str, ...]] = {"no head": (), "a head": (), "forks": ()}
+    for name, strategy in sorted(_REGISTRY.items()):
+        need: Need = "forks" if strategy.needs_forks else "a head" if strategy.needs_joints else "no head"
+        found[need] += (name,)
+    return found
+
+
+def listed() -> str:
+    """The registered strategies, for people."""
+    return "; ".join(f"needing {need}: {', '.join(found)}" for need, found in by_need().items() if found)
+
+
 WITH_HEAD, WITHOUT = "zip_rc", "adaptive_consistency"
 
 
@@ -209,5 +231,5 @@ def get(name: str) -> type[Strategy]:
         ConfigError: no such strategy.
     """
     if name not in _REGISTRY:
-        raise ConfigError(f"strategy is {name!r}; expected one of {', '.join(names())}")
+        raise ConfigError(f"strategy is {name!r}; expected one of those {listed()}")
     return _REGISTRY[name]

@@ -33,6 +33,7 @@ class BeamSearch(Strategy):
 
     name: ClassVar[str] = "beam_search"
     selection: ClassVar[Selection] = "value"
+    needs_forks: ClassVar[bool] = True
     Options: ClassVar[type[Settings]] = BeamSearchOptions
     options: BeamSearchOptions
 

@@ -17,8 +17,8 @@ class BestOfN(Strategy):
 
     def decide(self, state: MetaState) -> MetaAction:
         """All unfinished samples, and new ones until N were started."""
-        new = min(self.samples_at_most() - state.started, state.room)
+        new = max(0, min(self.samples_at_most() - state.started, state.room))
         run = tuple(leaf.sample for leaf in state.leaves)
-        if not run and new <= 0:
+        if not run and not new:
             return all_finished(state.started)
         return MetaAction(run=run, new=new, reason=f"{self.samples_at_most()} samples run to their ends")

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from tests.evaluation.stored import CONFIG, simulated
-from zip_introspect import GenerationConfig
+from zip_introspect import GenerationConfig, strategies
 from zip_introspect.errors import EvaluationDataError
 from zip_introspect.evaluation.measures.comparing import ALL, compare, groups, predictions
 from zip_introspect.evaluation.measures.cost import mean_interval, paired_difference, paired_differences
@@ -26,7 +26,7 @@ from zip_introspect.evaluation.measures.metrics import (
     risk_coverage,
     total_variation,
 )
-from zip_introspect.evaluation.replay.baselines import BOUND, LITE, TITLES, ZIP_RC, label, settings_for
+from zip_introspect.evaluation.replay.baselines import BOUND, GUESSES, LITE, TITLES, ZIP_RC, label, need, settings_for
 from zip_introspect.evaluation.replay.baselines import settings as settings_of
 from zip_introspect.evaluation.replay.trials import Outcomes, Setting, evaluate, single
 from zip_introspect.evaluation.store.outcomes import evaluate_missing, load_outcomes
@@ -102,19 +102,25 @@ def test_every_curve_of_the_comparison_is_there_and_runs() -> None:
     cut = next(s for s in found if s.name == "majority_vote_pruned").config.strategy_options["max_length"]
     lengths = [len(rollout.tokens) for problem in rollouts.problems for rollout in problem.rollouts]
     assert 0 < np.mean(np.array(lengths) > cut) <= 0.1
+    groups = strategies.by_need()
     for setting in found:
         assert len(evaluate(rollouts, setting).right) == len(rollouts.problems)
+        assert setting.config.strategy in groups[need(setting.name)]
+    held = {s.config.strategy_options["max_tokens_held"] for s in found if s.name == "step_prune"}
+    assert held == {int(4 * np.mean(lengths))}
 
 
 def test_scores_add_their_curves_and_zip_rc_is_capped_at_eight() -> None:
     found = settings_of(GenerationConfig(), 16, scorers=("value", "external", "self"))
-    assert {setting.name for setting in found} == set(TITLES) - {"majority_vote_pruned", LITE}
+    assert {setting.name for setting in found} == set(TITLES) - {"majority_vote_pruned", "step_prune", LITE}
     assert {s.config.max_samples for s in found if s.name == ZIP_RC} == {8}
     assert max(s.config.max_samples for s in found if s.name == BOUND) == 16
     assert {s.scorer for s in found if s.name == "weighted_best_of_n_external"} == {"external"}
 
 
-@pytest.mark.parametrize("name", ["majority_vote", "best_of_n", "weighted_best_of_n", BOUND])
+@pytest.mark.parametrize(
+    "name", ["majority_vote", "best_of_n", "best_of_majority", GUESSES, "weighted_best_of_n", BOUND]
+)
 def test_deciding_once_changes_nothing_where_every_sample_runs_to_its_end(name: str) -> None:
     _, rollouts = simulated()
     coarse = next(s for s in settings_of(CONFIG, 4) if s.name == name and s.config.max_samples == 3)

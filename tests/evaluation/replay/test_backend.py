@@ -23,6 +23,10 @@ AT_THE_PROMPT = [
     "zip_rc_reward_pruning",
     "adaptive_consistency",
     "deep_conf",
+    "early_stopping_consistency",
+    "best_of_majority",
+    "opt_scale",
+    "step_prune",
     "pass_at_k",
     "single",
 ]
@@ -69,6 +73,41 @@ def test_pass_at_k_is_right_where_any_sample_is() -> None:
     assert found.right.tolist() == [any(item.right for item in problem.rollouts) for problem in rollouts.problems]
 
 
+def test_several_answers_are_right_where_one_is() -> None:
+    _, rollouts = simulated(questions=24, samples=8)
+
+    def found(**options: Any) -> np.ndarray:
+        return evaluate(rollouts, setting("best_of_majority", strategy_options={"share": 0.0, **options})).right
+
+    alone, two, all_of_them = found(), found(answers=2), found(answers=4)
+    bound = evaluate(rollouts, setting("pass_at_k")).right
+    assert (alone <= two).all()
+    assert (two <= all_of_them).all()
+    assert 0 < two.sum() < bound.sum() + 1
+    assert (alone == evaluate(rollouts, setting("best_of_n")).right).all()
+    # Each answer is given once, by its best sample, so that all answers together miss nothing.
+    assert (all_of_them == bound).all()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        ("adaptive_consistency", {"criterion": "dirichlet", "overtaken": 0.2}),
+        ("early_stopping_consistency", {"window": 2}),
+        ("opt_scale", {"confidence": 0.5}),
+        ("step_prune", {"max_tokens_held": 40}),
+    ],
+)
+def test_what_is_spared_is_not_paid_for(strategy: str, options: dict[str, Any]) -> None:
+    _, rollouts = simulated(questions=24)
+    whole = evaluate(rollouts, setting("majority_vote"))
+    spared = evaluate(rollouts, setting(strategy, strategy_options=options))
+    assert (spared.compute <= whole.compute).all()
+    assert spared.compute.sum() < whole.compute.sum()
+    right, *_ = single(rollouts)
+    assert spared.right.mean() > right.mean() - 0.1
+
+
 def test_windows_use_every_rollout_equally_often() -> None:
     _, rollouts = simulated()
     found = evaluate(rollouts, setting("single"), windows=4)
@@ -91,6 +130,10 @@ def test_a_sweep_is_its_settings_one_by_one_in_their_order() -> None:
 def test_what_cannot_be_replayed_is_refused_before_anything_runs() -> None:
     _, rollouts = simulated(questions=3)
     for bad, said in (
+        (
+            Setting("beam", CONFIG.replace(strategy="beam_search")),
+            "branches within a sample.*evaluate beam_search with",
+        ),
         (Setting("n", CONFIG.replace(strategy="best_of_n")), "may start 8 samples, and 4 are stored"),
         (Setting("long", CONFIG.replace(strategy="single", max_new_tokens=65)), "were cut at 64"),
         (Setting("rm", CONFIG.replace(strategy="weighted_best_of_n", max_samples=4), "external"), "external scores"),

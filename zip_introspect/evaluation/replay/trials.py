@@ -155,6 +155,11 @@ def _check(rollouts: Rollouts, setting: Setting) -> None:
     config = setting.config
     strategy = strategies.chosen(config, joints=True)(config)
     stored = min(len(problem.rollouts) for problem in rollouts.problems)
+    if strategy.needs_forks:
+        raise ConfigError(
+            f"{setting.name} branches within a sample, and stored rollouts branch at the prompt only; evaluate "
+            f"{strategy.name} with the model"
+        )
     if strategy.samples_at_most() > stored:
         raise ConfigError(
             f"{setting.name} may start {strategy.samples_at_most()} samples, and {stored} are stored for a question. "
@@ -195,7 +200,11 @@ def _row(
     if oracle:
         right = any(item.right for item in started.values())
     else:
-        right = chosen is not None and result.samples[chosen].status == "finished" and started[chosen].right
+        given = result.submitted if chosen == result.chosen else (chosen,)
+        right = any(
+            number is not None and result.samples[number].status == "finished" and started[number].right
+            for number in given
+        )
     return Played(right, compute, float(latency), len(result.samples), usage.generated_tokens, result.confidence)
 
 

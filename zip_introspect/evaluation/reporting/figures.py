@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 
 from zip_introspect.evaluation.measures.comparing import ALL, Comparison, Point, Predictions, Start
 from zip_introspect.evaluation.measures.metrics import expected_calibration_error, reliability, risk_coverage
-from zip_introspect.evaluation.replay.baselines import BOUND, LITE, ZIP_RC, title
+from zip_introspect.evaluation.replay.baselines import BOUND, GUESSES, LITE, ZIP_RC, title
 from zip_introspect.evaluation.reporting.drawing import bare
 from zip_introspect.evaluation.reporting.training_log import LoggedUpdates
 from zip_introspect.introspection.grid import JointGrid
@@ -35,7 +35,13 @@ _STYLES: dict[str, dict[str, Any]] = {
     "zip_rc_reward_pruning": {"color": "#B8860B", "marker": "P"},
     "zip_rc_reward_pruning_thresholds": {"color": "#B8860B", "marker": "X", "linestyle": "--"},
     "adaptive_consistency": {"color": "#7F7F00", "marker": "p"},
+    "adaptive_consistency_dirichlet": {"color": "#7F7F00", "marker": "p", "linestyle": ":"},
+    "early_stopping_consistency": {"color": "#56B4E9", "marker": "<", "linestyle": "--"},
+    "best_of_majority": {"color": "#009E73", "marker": "d", "linestyle": "--"},
+    GUESSES: {"color": "#009E73", "marker": "d", "linestyle": ":"},
+    "opt_scale": {"color": "#CC79A7", "marker": "*"},
     "deep_conf": {"color": "black", "marker": "h"},
+    "step_prune": {"color": "black", "marker": "8", "linestyle": "--"},
     BOUND: {"color": "0.85", "marker": None, "linewidth": 5.0, "zorder": 1},
 }
 _OTHER = {"color": "0.3", "marker": "."}

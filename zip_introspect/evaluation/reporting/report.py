@@ -27,7 +27,7 @@ from zip_introspect.evaluation.measures.comparing import (
 )
 from zip_introspect.evaluation.measures.cost_of_pass import Tariff
 from zip_introspect.evaluation.replay.backend import ReplayBackend
-from zip_introspect.evaluation.replay.baselines import BOUND, MATCHED_BETA, ZIP_RC, title
+from zip_introspect.evaluation.replay.baselines import BOUND, GUESSES, MATCHED_BETA, ZIP_RC, title
 from zip_introspect.evaluation.replay.trials import Outcomes
 from zip_introspect.evaluation.reporting import figures, spending, tables
 from zip_introspect.evaluation.reporting.drawing import save
@@ -261,7 +261,8 @@ def _section(comparison: Comparison, shown: dict[str, str]) -> list[str]:
         f"ZIP-RC against each curve at its own mean cost, over all questions: at how many of its "
         f"{len(comparison.curve(ZIP_RC))} betas it is ahead or behind by more than the interval. "
         "A curve is interpolated between its points, and beyond them its end stands for it: its cheapest point where "
-        f"ZIP-RC costs less, its dearest where ZIP-RC costs more. {title(BOUND)} is no method but a bound. Every "
+        f"ZIP-RC costs less, its dearest where ZIP-RC costs more. {title(BOUND)} is no method but a bound; "
+        f"{title(GUESSES)} gives two answers, and is right where one is. Every "
         f"difference, by group: [differences_{suffix}.md](differences_{suffix}.md); every point: "
         f"[points_{suffix}.md](points_{suffix}.md).",
         "",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zip_introspect.evaluation.measures.comparing import ALL, Comparison
 from zip_introspect.evaluation.measures.cost import Interval
-from zip_introspect.evaluation.replay.baselines import MATCHED_BETA, ZIP_RC, title
+from zip_introspect.evaluation.replay.baselines import MATCHED_BETA, ZIP_RC, need, title
 
 _PREDICTIONS = {
     "total_variation": "total variation at the start",
@@ -70,8 +70,9 @@ def _matched(comparison: Comparison, names: list[str]) -> Table:
     for point in comparison.matched(reference(comparison)):
         of_group = comparison.at(point.curve, point.setting)
         cells = (share(of_group[group].accuracy) for group in names)
-        rows.append((title(point.curve), point.setting, f"{point.cost.value:.2f}", *cells))
-    return Table(f"matched_alpha_{comparison.alpha:g}", ("strategy", "setting", "cost", *names), tuple(rows))
+        rows.append((title(point.curve), point.setting, f"{point.cost.value:.2f}", *cells, need(point.curve)))
+    headings = ("strategy", "setting", "cost", *names, "needs")
+    return Table(f"matched_alpha_{comparison.alpha:g}", headings, tuple(rows))
 
 
 def _differences(comparison: Comparison, names: list[str]) -> Table:
@@ -112,8 +113,9 @@ def _verdict(comparison: Comparison) -> Table:
         found = [item.accuracy for item in comparison.differences if (item.rival, item.group) == (name, ALL)]
         if found:
             ahead, behind = sum(item.low > 0 for item in found), sum(item.high < 0 for item in found)
-            rows.append((title(name), str(ahead), str(len(found) - ahead - behind), str(behind)))
-    return Table(f"verdict_alpha_{comparison.alpha:g}", ("ZIP-RC against", "ahead", "undecided", "behind"), tuple(rows))
+            rows.append((title(name), str(ahead), str(len(found) - ahead - behind), str(behind), need(name)))
+    headings = ("ZIP-RC against", "ahead", "undecided", "behind", "needs")
+    return Table(f"verdict_alpha_{comparison.alpha:g}", headings, tuple(rows))
 
 
 def reference(comparison: Comparison) -> str:
