@@ -45,16 +45,31 @@ def errors_table() -> str:
     return "\n".join(["| Error | Raised for |", "|---|---|", *rows])
 
 
-def strategies_table() -> str:
-    """One row a strategy: name, options with their defaults, meaning."""
-    rows = []
-    for name in strategies.names():
-        kind: Any = strategies.get(name)
-        if not kind.__module__.startswith("zip_introspect."):  # a third party's
-            continue
-        options = ", ".join(f"`{key}={field.get_default()!r}`" for key, field in kind.Options.model_fields.items())
-        rows.append(f"| `{name}` | {options} | {_cell(' '.join(_first_paragraph(kind)))} |")
-    return "\n".join(["| Strategy | Options | What it does |", "|---|---|---|", *rows])
+def strategies_table(need: strategies.Need) -> str:
+    """One row a strategy: name, what it is and where it is from, how it goes about it."""
+    rows = [
+        f"| `{kind.name}` | {_cell(' '.join(_first_paragraph(inspect.getmodule(kind))))} "
+        f"| {_cell(' '.join(_first_paragraph(kind)))} |"
+        for kind in _strategies(need)
+    ]
+    return "\n".join(["| Strategy | What it is | What it does |", "|---|---|---|", *rows])
+
+
+def options_table() -> str:
+    """One row an option of a strategy."""
+    rows = [
+        f"| `{kind.name}` | `{name}` | `{field.get_default()!r}` | {_cell(field.description or '')} |"
+        for need in strategies.by_need()
+        for kind in _strategies(need)
+        for name, field in kind.Options.model_fields.items()
+    ]
+    return "\n".join(["| Strategy | Option | Default | Meaning |", "|---|---|---|---|", *rows])
+
+
+def _strategies(need: strategies.Need) -> list[type[strategies.Strategy]]:
+    """Ours that need this."""
+    found = [strategies.get(name) for name in strategies.by_need()[need]]
+    return [kind for kind in found if kind.__module__.startswith("zip_introspect.")]
 
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
@@ -64,7 +79,10 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "Budget": lambda: settings_table(Budget),
     },
     "errors.md": {"errors": errors_table},
-    "evaluation.md": {"strategies": strategies_table},
+    "strategies.md": {
+        **{need: partial(strategies_table, need) for need in strategies.by_need()},
+        "options": options_table,
+    },
     "escalation.md": {"EscalationPolicy": lambda: settings_table(EscalationPolicy)},
     "measures.md": {
         "cost_of_pass": partial(results_tables.whole, "cost_of_pass_flops"),

@@ -26,7 +26,7 @@ def made(config: GenerationConfig) -> Strategy:
 
 
 @st.composite
-def states(draw: st.DrawFn, joints: bool, **config: Any) -> MetaState:
+def states(draw: st.DrawFn, /, joints: bool, **config: Any) -> MetaState:
     """Any state that a search could be in: leaves and endings of every kind, limits that bind, no room at all."""
     kinds = draw(st.lists(st.sampled_from(["runs", "paused", "ended", "cut", "dropped"]), max_size=9))
     settings = GenerationConfig(**{"max_samples": max(1, len(kinds) + draw(st.integers(0, 4))), **config})

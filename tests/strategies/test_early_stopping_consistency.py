@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies.states import made, voted
-from tests.strategies.test_strategies import decide
+from tests.strategies.states import voted
+from tests.strategies.test_strategies import OPEN, decide, leaf
 from zip_introspect import Budget, IntrospectiveLLM
 from zip_introspect.errors import ConfigError
 from zip_introspect.strategies import Finished, MetaState
@@ -34,36 +37,28 @@ def drawn_one_window_after_another(answers: list[str | None], window: int, most:
 
 @given(ANSWERS, st.integers(2, 6), st.integers(1, 23), st.randoms())
 def test_the_samples_are_those_of_windows_one_after_another(
-    answers: list[str | None], window: int, most: int, random: object
+    answers: list[str | None], window: int, most: int, random: Random
 ) -> None:
     """Samples end in any order, and each decision knows those that have."""
-    started, ended = 0, set[int]()
+    running: list[int] = []
+    ended: list[int] = []
     while True:
-        base = state_of(max_samples=most, window=window)
         finished = tuple(Finished(number, 9, 0.5, True, answers[number]) for number in sorted(ended))
-        running = [number for number in range(started) if number not in ended]
-        leaves = state_of(running=len(running), window=window).leaves
-        leaves = tuple(type(leaf)(number, *_rest(leaf)) for number, leaf in zip(running, leaves, strict=True))
-        state = _replace(base, leaves=leaves, finished=finished, started=started, room=most - started)
-        action = made(state.config).decide(state)
+        here = replace(
+            state_of(max_samples=most, window=window),
+            leaves=tuple(leaf(number, OPEN) for number in running),
+            finished=finished,
+            started=len(running) + len(ended),
+            room=most - len(running) - len(ended),
+        )
+        action = decide(here)
         if action.stop is not None:
             break
         assert action.run == tuple(running), "nothing is paused"
-        started += action.new
-        running += range(started - action.new, started)
-        ended.add(random.choice(running))  # type: ignore[attr-defined]
-    assert started == drawn_one_window_after_another(answers, window, most)
-    assert len(ended) == started, "every sample has its vote"
-
-
-def _rest(leaf: object) -> tuple[object, ...]:
-    return tuple(getattr(leaf, name) for name in ("length", "joint", "value", "remaining", "limit", "running"))
-
-
-def _replace(state: MetaState, **changes: object) -> MetaState:
-    import dataclasses
-
-    return dataclasses.replace(state, **changes)  # type: ignore[arg-type]
+        running += range(here.started, here.started + action.new)
+        ended.append(running.pop(random.randrange(len(running))))
+    assert not running, "every sample has its vote"
+    assert len(ended) == drawn_one_window_after_another(answers, window, most)
 
 
 def test_a_window_that_agrees_ends_it() -> None:
@@ -90,7 +85,7 @@ def test_samples_without_an_answer_agree_with_none() -> None:
 
 def test_samples_that_were_cut_are_no_agreement() -> None:
     cut = tuple(Finished(number, 9, 0.0, complete=False, answer=None) for number in range(3))
-    assert decide(_replace(state_of(), finished=cut, started=3)).new == 3
+    assert decide(replace(state_of(), finished=cut, started=3)).new == 3
 
 
 def test_easy_questions_cost_a_window_and_hard_ones_all() -> None:

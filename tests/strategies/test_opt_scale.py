@@ -96,7 +96,7 @@ def test_one_without_prospects_waits_while_a_new_one_has_better() -> None:
 
 
 def test_an_end_out_of_reach_is_no_hope() -> None:
-    kwargs = {"strategy": "opt_scale", "strategy_options": {"confidence": 0.5}, "room": 1}
+    kwargs: dict[str, Any] = {"strategy": "opt_scale", "strategy_options": {"confidence": 0.5}, "room": 1}
     leaves = (leaf(0, ONLY_LATE, limit=5), leaf(1, SURE_AND_NEAR, limit=5))
     assert decide(state(leaves, root=HOPELESS, **kwargs)).run == (1,)
     assert GRID.length_bin(5) < GRID.length_bin(9)
