@@ -11,9 +11,9 @@ import pytest
 from tests.fitting.made_up import EVERY, LONGEST, rollouts
 from zip_introspect import GenerationConfig, TrainingDataError
 from zip_introspect.evaluation.store.rollout_file import Rollouts
-from zip_introspect.fitting import labels, laying, pictures, report
+from zip_introspect.fitting import choosing, labels, laying, pictures, report
 from zip_introspect.fitting.choosing import Tried, promised
-from zip_introspect.fitting.fit import Fitted, fit
+from zip_introspect.fitting.fit import Fitted, _settings, fit
 from zip_introspect.fitting.states import States, check_enough
 from zip_introspect.fitting.training import FOLDS, HeadShape, folds_of
 from zip_introspect.heads import file
@@ -84,6 +84,16 @@ def test_a_head_of_its_own_is_what_was_promised(fitted: Fitted, stored: Rollouts
     config = fitted.head.about.config("dear")
     assert config is not None
     assert (config.temperature, config.max_new_tokens) == (0.8, LONGEST)
+
+
+def test_what_is_recommended_is_what_was_tried() -> None:
+    config = GenerationConfig(interval=EVERY)
+    tried = list(choosing.candidates(config, 6))
+    assert len({choosing.Tried(item, *[np.zeros(1)] * 3).name for item in tried}) == len(tried), "told apart"
+    for item in tried:
+        kept = GenerationConfig(**_settings(item, config))
+        assert (kept.strategy, kept.strategy_options) == (item.strategy, item.strategy_options)
+    assert {"opt_scale", "early_stopping_consistency", "best_of_majority"} <= {item.strategy for item in tried}
 
 
 def test_a_head_lays_the_same_joints_over_rollouts_as_it_would_give_live(fitted: Fitted, stored: Rollouts) -> None:

@@ -29,7 +29,7 @@ PRICES: Mapping[str, float] = {"cheap": 0.1, "balanced": 0.03, "dear": 0.005}
 _ALPHAS, _BETAS = (0.1, 1.0), (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 _PRICED = ("zip_rc", "answer_posterior")
 """Strategies that weigh what they gain against beta."""
-_WINDOWS, _CONFIDENCES = (3, 5), (0.5, 0.8, 0.95)
+_WINDOWS, _CONFIDENCES = (3, 5), (0.5, 0.9)
 _ISOTONIC_FROM = 200
 """Results, below which one number is fitted."""
 
@@ -66,14 +66,15 @@ def candidates(config: GenerationConfig, stored: int) -> Iterator[GenerationConf
     if stored == 1:
         return
     yield config.replace(strategy="adaptive_consistency", max_samples=stored)
-    for window in _WINDOWS:
+    for window in (size for size in _WINDOWS if size < stored):
         options = {"window": window}
-        if window <= stored:
-            yield config.replace(strategy="early_stopping_consistency", max_samples=stored, strategy_options=options)
+        yield config.replace(strategy="early_stopping_consistency", max_samples=stored, strategy_options=options)
     for confidence in _CONFIDENCES:
         yield config.replace(strategy="opt_scale", max_samples=stored, strategy_options={"confidence": confidence})
-    for name in ("majority_vote", "best_of_n", "weighted_best_of_n", "best_of_majority"):
+    for name in ("majority_vote", "best_of_n", "weighted_best_of_n"):
         yield from (config.replace(strategy=name, max_samples=size) for size in range(2, stored + 1))
+    for size in sorted({max(2, stored // 2), stored}):
+        yield config.replace(strategy="best_of_majority", max_samples=size)
     for alpha in _ALPHAS:
         for beta in _BETAS:
             for name in _PRICED:
