@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -111,6 +112,15 @@ def test_fates_are_read_off_all_decisions() -> None:
     fates = Fates.of(RESULT)
     assert (fates.started, fates.paused, fates.resumed) == ((0, 1, 2, 3), (1,), (1,))
     assert (fates.dropped, fates.finished) == ((1, 2, 3), (0,))
+
+
+def test_the_summary_names_further_answers() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    second = sample(1, "finished", finish="stop", answer="7")
+    given = dataclasses.replace(RESULT, samples=(RESULT.samples[0], second, *RESULT.samples[2:]), submitted=(0, 1))
+    print_summary(console, given)
+    assert isinstance(console.file, io.StringIO)
+    assert "or else     7" in console.file.getvalue()
 
 
 def test_the_summary_says_all_of_it_and_takes_no_markup_from_the_model() -> None:

@@ -120,7 +120,9 @@ def test_easy_questions_cost_fewer_samples_and_confidence_more() -> None:
     assert {1, 8} <= set(drawn[0.3])
 
 
-@pytest.mark.parametrize("options", [{"confidence": 0.0}, {"confidence": 1.0}, {"weight": 0.0}, {"target": "high"}])
+@pytest.mark.parametrize(
+    "options", [{"confidence": 0.0}, {"confidence": 1.0}, {"weight": 0.0}, {"target": float("nan")}]
+)
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         decide(state_of(strategy_options=options))

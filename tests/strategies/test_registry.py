@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.searches import request, results
+from tests.scripted import FaultyBackend, nan_in_the_last
+from tests.searches import outcomes, request, results
 from tests.strategies.states import made, states
 from zip_introspect import strategies
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig
+from zip_introspect.errors import NonFiniteLogitsError
 from zip_introspect.result import GenerationResult
-from zip_introspect.strategies import MetaState
+from zip_introspect.strategies import MetaState, Strategy
 from zip_introspect.testing.simulator import SimulatedBackend
 
 OURS = [name for name in strategies.names() if strategies.get(name).__module__.startswith("zip_introspect.")]
@@ -33,6 +35,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "zip_rc_reward_pruning": [{}, {"threshold": 0.9}],
 }
 CASES = [(name, options) for name in OURS for options in OPTIONS.get(name, [{}])]
+CHOOSING = [(name, options) for name, options in CASES if strategies.get(name).verdict is not Strategy.verdict]
 
 
 def test_every_strategy_is_in_the_one_group_of_what_it_needs() -> None:
@@ -88,7 +91,7 @@ def test_what_needs_no_head_decides_the_same_without_one(name: str, data: Any) -
         check(state, made(state.config).decide(state), forks=False)
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize(("name", "options"), CHOOSING)
 @settings(max_examples=40)
 @given(data=st.data())
 def test_a_verdict_is_of_samples_that_ended(name: str, options: dict[str, Any], data: Any) -> None:
@@ -170,6 +173,21 @@ def test_samples_in_the_backend_are_never_more_than_was_said(name: str, options:
             held |= {*decision.started, *(sample for _, sample in decision.forked)}
             assert len(held) <= at_once
             held -= {*decision.dropped}
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize("at", [0, 2])
+def test_what_there_is_when_the_model_fails_is_kept(name: str, options: dict[str, Any], at: int) -> None:
+    backend = FaultyBackend(nan_in_the_last, at=at)
+    (found,) = outcomes(backend, [request("a problem", strategy=name, strategy_options=options, max_samples=6)])
+    assert backend.held == 0
+    if isinstance(found, GenerationResult):  # it had ended before
+        assert backend.calls <= at
+        return
+    assert isinstance(found, NonFiniteLogitsError)
+    (kept,) = found.partial
+    assert kept.finish_reason == "error"
+    assert kept.submitted[:1] == (() if kept.chosen is None else (kept.chosen,))
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)

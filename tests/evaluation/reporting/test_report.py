@@ -11,8 +11,9 @@ import pytest
 
 from tests.evaluation.stored import CONFIG, simulated
 from zip_introspect.errors import EvaluationDataError
-from zip_introspect.evaluation.measures.comparing import ALL, compare
-from zip_introspect.evaluation.replay.baselines import ZIP_RC, settings_for
+from zip_introspect.evaluation.measures.comparing import ALL, Comparison, Point, compare
+from zip_introspect.evaluation.measures.cost import Interval
+from zip_introspect.evaluation.replay.baselines import TITLES, ZIP_RC, settings_for
 from zip_introspect.evaluation.replay.trials import Outcomes, Setting, evaluate
 from zip_introspect.evaluation.reporting import report
 from zip_introspect.evaluation.reporting.figures import frontier
@@ -79,6 +80,18 @@ def test_the_figures_behind_it_are_json_that_anyone_reads(written: tuple[Rollout
     assert [item["alpha"] for item in found["alphas"]] == [0.1, 1.0]
     point = found["alphas"][0]["points"][0]
     assert point["accuracy"]["low"] <= point["accuracy"]["value"] <= point["accuracy"]["high"]
+
+
+def test_the_legend_of_all_curves_leaves_room_for_the_note() -> None:
+    one = Interval(0.5, 0.4, 0.6)
+    points = tuple(Point(ALL, name, label, one, one, one, 1.0, 1.0, 1.0) for name in TITLES for label in "ab")
+    figure = frontier(Comparison(0.1, points, (), ()), [ALL])
+    figure.draw_without_rendering()
+    _, aside = figure.axes
+    legend, (note,) = aside.get_legend(), aside.texts
+    assert legend is not None
+    assert len(legend.get_texts()) == len(TITLES)
+    assert legend.get_window_extent().y0 > note.get_window_extent().y1
 
 
 def test_a_curve_of_a_third_party_is_shown_under_its_own_name() -> None:

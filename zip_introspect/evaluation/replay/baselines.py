@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from zip_introspect import strategies
 from zip_introspect.config import GenerationConfig
 from zip_introspect.evaluation.replay.trials import Scorer, Setting
 from zip_introspect.evaluation.store.rollout_file import Rollouts
@@ -177,9 +176,9 @@ def title(curve: str) -> str:
     return TITLES.get(curve, curve)
 
 
-def need(curve: str) -> strategies.Need:
-    """What the strategy of a curve of ours needs."""
-    return "no head" if curve in _WITHOUT_HEAD else "a head"
+def need(curve: str) -> str:
+    """What the strategy of a curve needs, as in `strategies.by_need`; "" where it is none of ours."""
+    return "no head" if curve in _WITHOUT_HEAD else "a head" if curve in _WITH_HEAD else ""
 
 
 def label(setting: Setting) -> str:

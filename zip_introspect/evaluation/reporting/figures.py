@@ -100,12 +100,14 @@ def frontier(comparison: Comparison, groups: Sequence[str]) -> Figure:
     large.set_title(f"all questions, alpha {comparison.alpha:g}", loc="left", fontweight="bold")
     aside = figure.add_subplot(spec[0, 2])
     aside.axis("off")
-    aside.legend(*large.get_legend_handles_labels(), loc="upper left", frameon=False, labelspacing=0.7)
+    aside.legend(
+        *large.get_legend_handles_labels(), loc="upper left", frameon=False, labelspacing=0.35, fontsize="small"
+    )
     aside.text(
         0.03,
         0.02,
         "ZIP-RC: one point for each beta, with 95%\nbootstrap intervals over questions. The others:\n"
-        "one point for each number of samples,\nor threshold.",
+        "one point for each number of samples,\nthreshold, window or confidence.",
         transform=aside.transAxes,
         fontsize="small",
         color="0.3",
