@@ -29,7 +29,7 @@ PRICES: Mapping[str, float] = {"cheap": 0.1, "balanced": 0.03, "dear": 0.005}
 _ALPHAS, _BETAS = (0.1, 1.0), (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 _PRICED = ("zip_rc", "answer_posterior")
 """Strategies that weigh what they gain against beta."""
-_WINDOWS, _CONFIDENCES = (3, 5), (0.5, 0.9)
+_WINDOW, _CONFIDENCES = 4, (0.5, 0.9)
 _ISOTONIC_FROM = 200
 """Results, below which one number is fitted."""
 
@@ -66,8 +66,8 @@ def candidates(config: GenerationConfig, stored: int) -> Iterator[GenerationConf
     if stored == 1:
         return
     yield config.replace(strategy="adaptive_consistency", max_samples=stored)
-    for window in (size for size in _WINDOWS if size < stored):
-        options = {"window": window}
+    if stored > _WINDOW:
+        options = {"window": _WINDOW}
         yield config.replace(strategy="early_stopping_consistency", max_samples=stored, strategy_options=options)
     for confidence in _CONFIDENCES:
         yield config.replace(strategy="opt_scale", max_samples=stored, strategy_options={"confidence": confidence})
