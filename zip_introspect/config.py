@@ -96,6 +96,7 @@ class SamplingParams(_Filters):
     """How the next token is drawn. Filters apply in this order: temperature, top_k, top_p, min_p."""
 
     seed: int = Field(0, description="Fixes the result on one backend and device.")
+    confidences: bool = Field(False, description="Report how sure the model is of each token: Advanced.confidences.")
 
 
 class Thinking(Settings):
@@ -161,6 +162,12 @@ class GenerationConfig(_Filters):
     selection: Literal["value", "majority", "weighted_majority"] | None = Field(
         None, description="How the answer is chosen; None is the strategy's own way."
     )
+    confidence_source: Literal["head", "agreement", "tokens"] | None = Field(
+        None, description="What a result's confidence rests on; None is the strategy's own way, the head, or agreement."
+    )
+    confidence_window: int = Field(
+        64, ge=1, description="Tokens over which the confidence of tokens is averaged into that of a group."
+    )
     stop: tuple[str, ...] = Field((), description="Strings that end a sample, or one; not part of its text.")
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Variables for the chat template, such as enable_thinking; JSON."
@@ -200,7 +207,7 @@ class GenerationConfig(_Filters):
     def sampling(self) -> SamplingParams:
         """The part that backends see; a seed of None is drawn anew at every access."""
         seeded = self.seeded()
-        return SamplingParams(**{name: getattr(seeded, name) for name in SamplingParams.model_fields})
+        return SamplingParams(**{name: getattr(seeded, name) for name in (*_Filters.model_fields, "seed")})
 
 
 def fresh_seed() -> int:

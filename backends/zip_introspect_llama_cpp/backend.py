@@ -89,6 +89,7 @@ class LlamaCppBackend(Backend):
             resident_sequences=self._context.slots,
             resident_tokens=self._context.cells,
             hidden_size=model.hidden_size,
+            confidences=True,
         )
 
     @property
@@ -193,12 +194,12 @@ class LlamaCppBackend(Backend):
         }
         moving = [sample for sample in samples if budgets[sample] > 0]
         runs = self._moved(moving, [budgets[sample] for sample in moving])
-        return [self._advanced(runs.get(sample)) for sample in samples]
+        return [self._advanced(sample, runs.get(sample)) for sample in samples]
 
     def append(self, sequences: Sequence[SequenceId], tokens: Sequence[Sequence[int]]) -> list[Advanced]:
         samples = self._residents.appendable(sequences, tokens, self._info, self.reserved)
         runs = self._moved(samples, list(tokens))
-        return [self._advanced(runs[sample]) for sample in samples]
+        return [self._advanced(sample, runs[sample]) for sample in samples]
 
     def pause(self, sequences: Sequence[SequenceId]) -> None:
         for sample in [self._residents[sequence] for sequence in sequences]:
@@ -289,13 +290,14 @@ class LlamaCppBackend(Backend):
             sample.ended = "has finished" if run.finished else "came to logits that are not finite"
             self._residents.evict(sample)
 
-    def _advanced(self, run: RowAdvance | None) -> Advanced:
+    def _advanced(self, sample: Held, run: RowAdvance | None) -> Advanced:
         if run is None:
             none = np.zeros((0, self._model.hidden_size), np.float32)
             empty = np.zeros((0, self.num_cells), np.float32)
-            return Advanced(np.zeros(0, np.int32), empty, finished=False, hidden=self._kept(none))
+            told = np.zeros((0, 2), np.float32) if sample.confident else None
+            return Advanced(np.zeros(0, np.int32), empty, finished=False, hidden=self._kept(none), confidences=told)
         hidden = None if run.hidden is None else run.hidden.astype(np.float32)
-        return Advanced(run.tokens, run.joint, run.finished, run.broken, hidden)
+        return Advanced(run.tokens, run.joint, run.finished, run.broken, hidden, run.confidences)
 
 
 def _growth(item: Work) -> int:

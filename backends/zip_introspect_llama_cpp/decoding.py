@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from zip_introspect.backend.confidences import token_confidence
 from zip_introspect.backend.sequences import draws
 from zip_introspect.heads.readout import Readout
 from zip_introspect_llama_cpp.cache.context import Context, chunks
@@ -27,6 +28,8 @@ class RowAdvance:
     """The hidden states at the same places, where they are kept."""
     sums: NDArray[np.float32] | None
     """As `Held.hidden`, after the last token, where hidden states are read."""
+    confidences: NDArray[np.float32] | None
+    """As `Advanced.confidences`, where the sample asks for them."""
     logits: NDArray[np.float32] | None
     """After the last token, where it can go on."""
     finished: bool
@@ -133,6 +136,9 @@ class _Loop:
         size = context.hidden_size
         self._hidden = np.zeros((*shape, size), np.float16) if reading.keep else None
         self._sums = np.stack([sample.hidden for sample in group if sample.hidden is not None]) if size else None
+        self._confidences = {
+            row: np.zeros((budgets[row], 2), np.float32) for row, sample in enumerate(group) if sample.confident
+        }
         self._counts = np.array([[sample.step + 2] for sample in group])
         """Hidden states in a row's sum after its next token."""
         self._all_uniforms = draws(group, budgets).tolist()
@@ -162,6 +168,10 @@ class _Loop:
         step = self.step
         drawn = self._sampler.draw(logits, highest, [row[step] for row in self._uniforms])
         self._drawn.append(drawn)
+        if self._confidences:
+            for row, own, token in zip(self._rows.tolist(), logits, drawn, strict=True):
+                if row in self._confidences:
+                    self._confidences[row][step] = token_confidence(own, token)
         return drawn
 
     def take(self, logits: NDArray[np.float32]) -> None:
@@ -218,6 +228,7 @@ class _Loop:
                 self._joint[row, :read],
                 None if self._hidden is None else self._hidden[row, :read],
                 None if self._sums is None else self._sums[row],
+                None if row not in self._confidences else self._confidences[row][: read + (row not in self._last)],
                 self._last.get(row),
                 row in self._finished,
             )

@@ -86,6 +86,7 @@ class TransformersBackend(Backend):
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             max_sequences=options.max_sequences,
             hidden_size=getattr(config, "hidden_size", None),
+            confidences=True,
         )
         self._threads = options.threads
         self._tokenizer, self._text = tokenizer, TokenText(tokenizer)
@@ -284,13 +285,14 @@ class TransformersBackend(Backend):
         known = [sample.sums for sample in rows if sample.sums is not None]
         sums = torch.stack(known) if known else torch.empty((len(rows), 0), device=device)
         counts = upload(np.array([[sample.step + 1.0] for sample in rows], np.float32), device)
+        confident = any(sample.confident for sample in rows)
         spans: list[tuple[list[Row], Span]] = []
         done, going = 0, list(range(len(rows)))
         while True:
             steps = min(budgets[id(rows[row])] for row in going) - done
             steps = min(steps, _LOOK_EVERY) if looks else steps
             sampler = TorchSampler([sample.sampling for sample in rows if sample.sampling is not None], device)
-            span = self._decoder.run(state, sampler, uniforms[:, done : done + steps], alive, sums, counts)
+            span = self._decoder.run(state, sampler, uniforms[:, done : done + steps], alive, sums, counts, confident)
             spans.append((rows, span))
             done, alive, sums, counts = done + steps, span.alive, span.sums, counts + steps
             living = alive.tolist() if looks else [True] * len(rows)
@@ -318,7 +320,10 @@ class TransformersBackend(Backend):
         if drawn is None:
             none = np.zeros((0, self._info.hidden_size or 0), np.float32)
             empty = np.zeros((0, self.num_cells), np.float32)
-            return Advanced(np.zeros(0, np.int32), empty, finished=False, hidden=self._kept(none))
+            confidences = np.zeros((0, 2), np.float32) if sample.confident else None
+            return Advanced(
+                np.zeros(0, np.int32), empty, finished=False, hidden=self._kept(none), confidences=confidences
+            )
         finished = bool(drawn.tokens.size) and int(drawn.tokens[-1]) in self._info.eos_token_ids
         sample.tokens += drawn.tokens.tolist()
         sample.step += drawn.tokens.size
@@ -326,7 +331,9 @@ class TransformersBackend(Backend):
             sample.ended = "has finished" if finished else "came to logits that are not finite"
             sample.state = None
         rows = slice(0, len(drawn.joint) - bool(sample.ended))
-        return Advanced(drawn.tokens, drawn.joint[rows], finished, drawn.broken, self._kept(drawn.hidden[rows]))
+        confidences = drawn.confidences if sample.confident else None
+        hidden = self._kept(drawn.hidden[rows])
+        return Advanced(drawn.tokens, drawn.joint[rows], finished, drawn.broken, hidden, confidences)
 
     def _kept(self, hidden: NDArray[np.float32]) -> NDArray[np.float32] | None:
         return hidden if self._decoder.reading.keep else None
@@ -343,6 +350,7 @@ def _gather(spans: Sequence[Sequence[Drawn]], rows: Sequence[Sequence[Row]]) -> 
             np.concatenate([part.tokens for part in pieces]),
             np.concatenate([part.joint for part in pieces]),
             np.concatenate([part.hidden for part in pieces]),
+            np.concatenate([part.confidences for part in pieces]),
             any(part.broken for part in pieces),
         )
         for identity, pieces in parts.items()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from zip_introspect.backend.confidences import TOP_K
 from zip_introspect.errors import HeadError, ModelLoadError
 from zip_introspect.heads.readout import Readout
 from zip_introspect_transformers.cache.states import PaddedCache, State, new_cache, tolerates_padding, upload
@@ -49,6 +50,8 @@ class Span:
     """(rows, steps, hidden size), where hidden states are kept: after tokens[:, step]."""
     sums: Tensor
     """(rows, hidden size) float32, where they are read: the sum of those after the prompt and each token since."""
+    confidences: Tensor
+    """(rows, steps, 2) float32, or of size 0 where no row asks for them: as `Advanced.confidences`."""
     count: Tensor
     """(rows,) int32: tokens drawn."""
     broken: Tensor
@@ -66,6 +69,8 @@ class Drawn:
     """(tokens, cells): row i is after tokens[i]; the last is meaningless where the row has ended."""
     hidden: NDArray[np.float32]
     """(tokens, hidden size), likewise; of size 0 where they are not kept."""
+    confidences: NDArray[np.float32]
+    """(tokens, 2); of size 0 where no row of the batch asks for them."""
     broken: bool
 
 
@@ -198,13 +203,21 @@ class Decoder:
 
     @torch.inference_mode()
     def run(
-        self, state: State, sampler: TorchSampler, uniforms: Tensor, alive: Tensor, sums: Tensor, counts: Tensor
+        self,
+        state: State,
+        sampler: TorchSampler,
+        uniforms: Tensor,
+        alive: Tensor,
+        sums: Tensor,
+        counts: Tensor,
+        confident: bool = False,
     ) -> Span:
         """Advance a state's rows in place by as many steps as `uniforms` (rows, steps) has columns.
 
         Args:
             sums: (rows, hidden size) of the hidden states after the prompt and each token since, of size 0 where none
                 are read; counts (rows, 1): of how many.
+            confident: whether some row asks for the confidences of its tokens.
 
         Rows that end go on with filler tokens that nobody reads, so that the host need not know. On the CPU, where
         knowing is free, the loop stops once every row has ended.
@@ -214,6 +227,7 @@ class Decoder:
         cells = 0 if self._head else self._last - self._first
         reserved = torch.zeros((rows, steps, cells), device=self.device)
         hidden = torch.zeros((rows, steps, sums.shape[-1]), device=self.device, dtype=self.model.dtype)
+        confidences = torch.zeros((rows, steps, 2 if confident else 0), device=self.device)
         count = torch.zeros(rows, dtype=torch.int32, device=self.device)
         broken = torch.zeros(rows, dtype=torch.bool, device=self.device)
         mask = state.padding_mask(steps) if state.padded else None
@@ -225,6 +239,8 @@ class Decoder:
             allowed[:, self._first : self._last] = -torch.inf
             drawn = sampler.draw(allowed, uniforms[:, step]).where(alive, self._filler)
             tokens[:, step] = drawn
+            if confident:
+                confidences[:, step] = self._confidences(allowed, drawn)
             count += alive
             alive = alive & ~(drawn[:, None] == self._eos).any(-1)
             if self.looks and not alive.any():
@@ -247,14 +263,21 @@ class Decoder:
                 means = running / (counts[:, None] + torch.arange(1, steps + 1, device=self.device)[:, None])
                 joint = self._head(hidden.float(), means)
         kept = hidden if self.reading.keep else hidden[:, :, :0]
-        return Span(tokens, joint, kept, sums, count, broken, alive)
+        return Span(tokens, joint, kept, sums, confidences, count, broken, alive)
+
+    def _confidences(self, allowed: Tensor, drawn: Tensor) -> Tensor:
+        """(rows, 2): of the tokens (rows,) drawn from logits (rows, V) that are minus infinity at reserved ids."""
+        logs = allowed.log_softmax(-1)
+        likeliest = min(TOP_K, logs.shape[-1] - (self._last - self._first))
+        own, best = logs.gather(-1, drawn[:, None]), logs.topk(likeliest).values
+        return torch.cat((own, best.mean(-1, keepdim=True)), -1)
 
     def to_host(self, spans: Sequence[Span]) -> list[list[Drawn]]:
         """Bring spans down in one transfer, one `Drawn` a row; integers travel as the bits of floats."""
         parts = [
             part.to(torch.float32) if part.dtype == torch.bool else part.view(torch.float32)
             for span in spans
-            for part in (span.tokens, span.joint, span.hidden.float(), span.count, span.broken)
+            for part in (span.tokens, span.joint, span.hidden.float(), span.confidences, span.count, span.broken)
         ]
         flat = torch.cat([part.flatten() for part in parts]).cpu().numpy()
         arrays = iter(np.split(flat, np.cumsum([part.numel() for part in parts])[:-1]))
@@ -263,6 +286,7 @@ class Decoder:
                 next(arrays).view(np.int32).reshape(tuple(span.tokens.shape)),
                 next(arrays).reshape(tuple(span.joint.shape)),
                 next(arrays).reshape(tuple(span.hidden.shape)),
+                next(arrays).reshape(tuple(span.confidences.shape)),
                 next(arrays).view(np.int32),
                 next(arrays),
             )
@@ -303,10 +327,11 @@ def _rows(
     tokens: NDArray[np.int32],
     joint: NDArray[np.float32],
     hidden: NDArray[np.float32],
+    confidences: NDArray[np.float32],
     count: NDArray[np.int32],
     broken: NDArray[np.float32],
 ) -> list[Drawn]:
     return [
-        Drawn(tokens[row, :drawn], joint[row, :drawn], hidden[row, :drawn], bool(broken[row]))
+        Drawn(tokens[row, :drawn], joint[row, :drawn], hidden[row, :drawn], confidences[row, :drawn], bool(broken[row]))
         for row, drawn in enumerate(count.tolist())
     ]

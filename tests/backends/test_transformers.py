@@ -302,7 +302,8 @@ def test_nothing_is_read_back_within_an_interval(architecture: str, lengths: tup
     sampler = TorchSampler([sample.sampling or GREEDY for sample in samples], decoder.device)
     with _NoHostReads():  # type: ignore[no-untyped-call]
         alive, none, counts = torch.ones(2, dtype=torch.bool), torch.empty(2, 0), torch.ones(2, 1)
-        span = decoder.run(state, sampler, torch.rand(2, 12, dtype=torch.float64), alive, none, counts)
+        uniforms = torch.rand(2, 12, dtype=torch.float64)
+        span = decoder.run(state, sampler, uniforms, alive, none, counts, confident=True)
     assert span.count.tolist() == [12, 12]
 
 

@@ -18,6 +18,7 @@ from zip_introspect.result import GenerationResult
 from zip_introspect.search import continuous_batch
 from zip_introspect.search.request import Request
 from zip_introspect.testing.appending import AppendConformance
+from zip_introspect.testing.confidences import ConfidenceConformance
 from zip_introspect.testing.room import RoomConformance
 from zip_introspect.testing.simulator import HURRY, REWARDS, SYMBOLS, SimulatedBackend
 from zip_introspect.testing.texts import TextConformance
@@ -135,6 +136,12 @@ def test_what_this_world_never_says_is_refused() -> None:
     assert given.tokens.tolist() == [0, HURRY]
     with pytest.raises(ConfigError, match="letters a to d"):
         backend.spell("answer")
+
+
+class TestConfidences(ConfidenceConformance):
+    @pytest.fixture
+    def backend(self) -> SimulatedBackend:
+        return SimulatedBackend()
 
 
 class TestRoom(RoomConformance):

@@ -52,6 +52,8 @@ class BackendInfo:
     """Numbers of a hidden state; None where the backend reads none."""
     kept_tokens: int = 0
     """How many of these are prefixes of released prompts, kept for prompts to come; they give way to sequences."""
+    confidences: bool = False
+    """Whether `advance` reports `Advanced.confidences` of sequences whose `SamplingParams` ask for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,11 @@ class Advanced:
     hidden: NDArray[np.float32] | None = None
     """Shape (m, hidden size): the last hidden states at the rows of the joint logits, in half precision or better. Only
     where the model was opened for them."""
+    confidences: NDArray[np.float32] | None = None
+    """Shape (n, 2), for each of the tokens, end of sequence included: its log-probability, and the mean log-probability
+    of the `confidences.TOP_K` likeliest tokens (of all that may be drawn, where these are fewer); DeepConf's confidence
+    of a token is the second, negated. Natural logarithms, of the distribution that the model itself gives before the
+    token: at a temperature of 1, before any filter, reserved ids masked. Only where `SamplingParams.confidences`."""
 
 
 def joint_grid(backend: Backend) -> JointGrid:
@@ -213,7 +220,8 @@ class Backend(ABC):
         """Generate up to `steps[i]` tokens of `sequences[i]`, all in one batch; results in the same order.
 
         Reserved ids are masked before any filter. A sequence stops early at an end-of-sequence token or at
-        non-finite logits. Paused sequences are resumed. A host synchronisation happens once a call, at its end.
+        non-finite logits. Paused sequences are resumed. A host synchronisation happens once a call, at its end. What is
+        drawn does not depend on whether confidences are reported.
         """
 
     def spell(self, text: str) -> list[int]:

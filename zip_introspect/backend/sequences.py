@@ -40,6 +40,11 @@ class Sample:
         """Whether nobody is advancing it."""
         return self.paused or self.sampling is None or self.step == 0
 
+    @property
+    def confident(self) -> bool:
+        """Whether it asks for the confidences of its tokens."""
+        return self.sampling is not None and self.sampling.confidences
+
     def draws(self, count: int) -> NDArray[np.float64]:
         """The uniforms of its next steps, shape (count,); none are needed where it takes the likeliest token."""
         if self.sampling is None or self.sampling.greedy:

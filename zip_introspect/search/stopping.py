@@ -83,4 +83,10 @@ def sound(advanced: Advanced) -> Advanced:
     if finite.all():
         return advanced
     good = int(finite.argmin())
-    return Advanced(advanced.tokens[: good + 1], advanced.joint_logits[:good], finished=False, non_finite=True)
+    return Advanced(
+        advanced.tokens[: good + 1],
+        advanced.joint_logits[:good],
+        finished=False,
+        non_finite=True,
+        confidences=None if advanced.confidences is None else advanced.confidences[: good + 1],
+    )

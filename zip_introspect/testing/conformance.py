@@ -6,8 +6,7 @@ Subclass in a test module of your own, beside a fixture `backend` (module scope 
     def backend():
         return MyBackend.open("some small model")
 
-    class TestMyBackend(BackendConformance):
-        pass
+    class TestMyBackend(BackendConformance): ...
 
 The tests release what they make. They need a model of any quality, a randomly initialised one too, whose context
 holds some 200 tokens beyond the prompts.
@@ -28,6 +27,7 @@ from zip_introspect.config import COLDEST, SamplingParams
 from zip_introspect.errors import BackendError, ConfigError, PromptError
 from zip_introspect.testing import rounding
 from zip_introspect.testing.appending import AppendConformance
+from zip_introspect.testing.confidences import ConfidenceConformance
 from zip_introspect.testing.texts import TextConformance
 
 SAMPLED = SamplingParams(temperature=1.0, seed=7)
@@ -41,7 +41,7 @@ FILTERS = (
 )
 
 
-class BackendConformance(TextConformance, AppendConformance):
+class BackendConformance(TextConformance, AppendConformance, ConfidenceConformance):
     """Tests of the contract in `zip_introspect.backend.contract`."""
 
     sums: int = rounding.SMALL_MODEL

@@ -22,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from zip_introspect.backend.confidences import token_confidence
 from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Prefilled, SequenceId
 from zip_introspect.backend.sequences import Sample, Sequences
 from zip_introspect.config import SamplingParams
@@ -105,19 +106,23 @@ class _State(Sample):
         exact[:, 1 : 1 + tail.shape[1]] = tail / tail.sum()
         return exact
 
-    def go_on(self, draw: float, greedy: bool) -> int:
-        """Draw the next token from its exact predictive distribution, or take its most likely one."""
+    def go_on(self, draw: float, greedy: bool) -> tuple[int, NDArray[np.float64]]:
+        """Draw the next token from its exact predictive distribution, or take its most likely one.
+
+        Returns:
+            the token, and the probabilities of all that might have been drawn, end of sequence last.
+        """
         self.step += 1
         if self.revealed is not None:
             self.ended = "has finished"
-            return SYMBOLS + len(REWARDS)
+            return SYMBOLS + len(REWARDS), np.eye(SYMBOLS + len(REWARDS) + 1)[-1]
         chances = self._chances()
         cumulative = np.cumsum(chances)
         target = min(draw * cumulative[-1], np.nextafter(cumulative[-1], 0.0))
         drawn = np.searchsorted(cumulative, target, side="right")
         token = int(chances.argmax() if greedy else drawn)
         self._take(token)
-        return token
+        return token, np.append(chances / cumulative[-1], 0.0)
 
     def read_on(self, token: int) -> bool:
         """Take in a token that was given, as if it had been drawn; false where it never is."""
@@ -180,6 +185,7 @@ class SimulatedBackend(Backend):
             dtype="float64",
             parameters=0,
             max_sequences=max_sequences,
+            confidences=True,
         )
         self._states: Sequences[_State] = Sequences(max_sequences)
 
@@ -292,15 +298,20 @@ class SimulatedBackend(Backend):
     def _advance(self, state: _State, steps: int) -> Advanced:
         tokens: list[int] = []
         rows: list[NDArray[np.float32]] = []
+        confidences: list[tuple[float, float]] = []
         greedy = state.sampling is not None and state.sampling.greedy
         for draw in state.draws(steps).tolist():
-            tokens.append(state.go_on(draw, greedy))
+            token, chances = state.go_on(draw, greedy)
+            tokens.append(token)
+            if state.confident:
+                confidences.append(token_confidence(np.log(np.maximum(chances, _FLOOR)).astype(np.float32), token))
             if state.ended:
                 break
             rows.append(self._logits(state))
         state.tokens += tokens
         logits = np.array(rows, dtype=np.float32).reshape(len(rows), self.num_cells)
-        return Advanced(np.array(tokens, dtype=np.int32), logits, bool(state.ended))
+        told = np.array(confidences, np.float32).reshape(len(tokens), 2) if state.confident else None
+        return Advanced(np.array(tokens, dtype=np.int32), logits, bool(state.ended), confidences=told)
 
     def _logits(self, state: _State) -> NDArray[np.float32]:
         """Of the exact joint; none without a head."""
