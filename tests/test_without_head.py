@@ -26,10 +26,13 @@ from zip_introspect.testing.simulator import SimulatedBackend
 
 QUESTION = "Solve 3*x+5=35"
 NEEDING = (
-    *("zip_rc", "zip_rc_reward_pruning", "best_of_n", "weighted_best_of_n", "beam_search", "deep_conf"),
+    *("zip_rc", "zip_rc_reward_pruning", "best_of_n", "weighted_best_of_n", "beam_search"),
     *("best_of_majority", "opt_scale", "step_prune"),
 )
-NEEDING_NONE = ("adaptive_consistency", "early_stopping_consistency", "majority_vote", "single", "pass_at_k")
+NEEDING_NONE = (
+    *("adaptive_consistency", "early_stopping_consistency", "majority_vote", "single", "pass_at_k", "deep_conf"),
+    "answer_posterior",
+)
 
 
 @pytest.fixture

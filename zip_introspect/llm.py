@@ -29,7 +29,7 @@ from zip_introspect.result import GenerationResult, IntrospectionResult
 from zip_introspect.search import streams
 from zip_introspect.search.at_prompt import introspect
 from zip_introspect.search.batch_results import of_prompt, one_each, raise_first, refuse
-from zip_introspect.search.confidence import calibration_of
+from zip_introspect.search.confidence import calibrated, calibration_of
 from zip_introspect.search.engine import Engine, Search
 from zip_introspect.search.request import CallSettings, Checked, prepared, settled
 
@@ -374,9 +374,7 @@ class IntrospectiveLLM:
                 yield self._told(event)
 
     def _calibrated(self, result: GenerationResult) -> GenerationResult:
-        if self._calibration is None:
-            return result
-        return replace(result, calibrated_confidence=float(self._calibration.apply(result.confidence)))
+        return calibrated(result, self._calibration)
 
     def _told(self, event: Event) -> Event:
         return replace(event, result=self._calibrated(event.result)) if isinstance(event, SearchFinished) else event

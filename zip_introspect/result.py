@@ -21,8 +21,9 @@ StopReason = Literal["utility", "finished", "budget", "handed_on", "error"]
 """utility: nothing is worth more than the best finished sample. finished: no sample is left to continue, or the votes
 are settled. handed_on: handing the question on is worth more than going on, and than what is finished."""
 
-ConfidenceSource = Literal["agreement", "head", "both"]
-"""agreement: how many samples say the same (`answers.agreement`). head: the value that the model's joints expect."""
+ConfidenceSource = Literal["agreement", "head", "both", "tokens"]
+"""agreement: how many samples say the same (`answers.agreement`). head: the value that the model's joints expect.
+tokens: how likely the model found what it said, `TokenConfidence.likelihood`: no probability of being right."""
 
 SampleStatus = Literal["active", "paused", "finished", "dropped"]
 SampleFinish = Literal["stop", "stop_string", "length"]
@@ -174,6 +175,25 @@ def is_complete(finish: SampleFinish | None, thought: Thought | None = None) -> 
 
 
 @dataclass(frozen=True, slots=True)
+class TokenConfidence(Record):
+    """How sure a model was of a sample's tokens, under its own distribution; no head is needed, and none is trained.
+
+    A token's confidence is the mean negative log-probability of the 20 likeliest tokens, in nats: the higher, the more
+    of the mass lies on few of them; log 20 = 3.0 is the lowest. Groups are of `confidence_window` tokens each, one
+    ending at every token; a sample that is shorter is one group (DeepConf: Fu et al., 2025, arXiv 2508.15260).
+    """
+
+    likelihood: float
+    """Geometric mean of the probabilities of the tokens that were drawn, in [0, 1]: the inverse of perplexity."""
+    mean: float
+    """Confidence of all tokens."""
+    group: float
+    """Of the last group: the tail confidence of a sample that ended."""
+    lowest: float
+    """Of the group that is least sure so far."""
+
+
+@dataclass(frozen=True, slots=True)
 class SampleResult(Record):
     """One sample, finished or not."""
 
@@ -195,6 +215,8 @@ class SampleResult(Record):
     """The sample it was branched off; None where it began at the prompt."""
     thought: Thought | None = None
     """None where the model was not asked with `thinking`."""
+    token_confidence: TokenConfidence | None = None
+    """How sure the model was of its tokens, where the strategy or `confidence_source` asked for it."""
 
     @property
     def complete(self) -> bool:
@@ -265,9 +287,9 @@ class GenerationResult(Record):
     """Extracted from the chosen sample's text, in canonical form (`answers.canonical`); None where there is
     none, or where that sample is incomplete."""
     confidence: float
-    """Final value of the chosen sample, or of a model without a head the agreement of its samples; the lowest reward
-    where it is incomplete. Of a stronger model that reports no confidence: the reward expected of it. Where a ladder
-    abstains: that of the best answer it does not give."""
+    """Final value of the chosen sample, or of a model without a head the agreement of its samples, unless the settings
+    name another `confidence_source`; the lowest reward where it is incomplete. Of a stronger model that reports no
+    confidence: the reward expected of it. Where a ladder abstains: that of the best answer it does not give."""
     finish_reason: FinishReason
     usage: Usage
     decisions: tuple[Decision, ...]

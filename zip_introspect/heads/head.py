@@ -66,9 +66,19 @@ class About(AboutNetwork):
         found = self.recommended.get(price)
         return None if found is None else GenerationConfig(**cast(dict[str, Any], found))
 
-    def calibration(self, strategy: str, selection: str, max_samples: int) -> Calibration | None:
-        """What confidence means after a search: that of the nearest number of samples; None where nobody knows."""
-        alike = [item for item in self.searched if (item.strategy, item.selection) == (strategy, selection)]
+    def calibration(
+        self, strategy: str, selection: str, max_samples: int, source: str | None = None
+    ) -> Calibration | None:
+        """What confidence means after a search: that of the nearest number of samples; None where nobody knows.
+
+        Args:
+            source: tokens, or None for what results rest on unless asked otherwise.
+        """
+        alike = [
+            item
+            for item in self.searched
+            if (item.strategy, item.selection, item.calibration.source) == (strategy, selection, source)
+        ]
         nearest = min(alike, key=lambda item: abs(item.max_samples - max_samples), default=None)
         return nearest.calibration if nearest else None
 

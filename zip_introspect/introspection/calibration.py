@@ -46,6 +46,9 @@ class Calibration(Settings):
     confidences: tuple[float, ...] = Field((), description="Knots of the isotonic map, rising.")
     probabilities: tuple[float, ...] = Field((), description="Its value at each knot, never falling.")
     examples: int = Field(ge=1, description="Labelled results that it was fitted to.")
+    source: Literal["tokens"] | None = Field(
+        None, description="tokens: learnt from confidences of tokens; None: from those of a head, or of agreement."
+    )
     thresholds: tuple[Threshold, ...] = ()
 
     @model_validator(mode="after")
@@ -92,6 +95,10 @@ class Calibration(Settings):
                 return item
         chosen = ", ".join(f"{item.level:g}" for item in self.thresholds) or "none"
         raise CalibrationError(f"no threshold was chosen for the level {level:g}; there are: {chosen}. Calibrate anew.")
+
+    def speaks_of(self, source: str | None) -> bool:
+        """Whether it was learnt from confidences that rest on a source, as results name theirs."""
+        return (self.source == "tokens") == (source == "tokens")
 
     def check_fits(self, grid: JointGrid) -> None:
         """Check that what a model reports are confidences.

@@ -56,8 +56,9 @@ def one_each(given: Any, count: int, name: str) -> list[Any]:
 
 def nothing(checked: Checked, grid: JointGrid | None, stop: StopReason, detail: str) -> GenerationResult:
     """What there is of a prompt that ended before its first token."""
-    lowest = lowest_reward(grid)
     request, strategy, ledger = checked.request, checked.strategy, checked.ledger
+    source = request.config.confidence_source or ("head" if grid else "agreement")
+    lowest = lowest_reward(grid if source == "head" else None)
     return GenerationResult(
         text="",
         answer=None,
@@ -69,9 +70,9 @@ def nothing(checked: Checked, grid: JointGrid | None, stop: StopReason, detail: 
         chosen=None,
         stop_reason=stop,
         stop_detail=detail,
-        expected=Outlook(lowest, 0.0) if grid else None,
+        expected=Outlook(lowest_reward(grid), 0.0) if grid else None,
         strategy=strategy.name,
         selection=request.config.selection or strategy.selection,
         seed=request.config.sampling.seed,
-        confidence_source="head" if grid else "agreement",
+        confidence_source=source,
     )

@@ -39,7 +39,13 @@ def outcome(
     chosen = own or select(candidates, selection, prompt_seed(config.sampling.seed, request.tokens))
     best = found[chosen.number] if chosen else None
     complete = best is not None and best.complete
-    sure = own.confidence if own else confidence(best, found) if best and complete else lowest_reward(grid)
+    source = config.confidence_source or (own.source if own else "head" if grid else "agreement")
+    if own and config.confidence_source is None:
+        sure = own.confidence
+    elif best and complete:
+        sure = confidence(best, found, source)
+    else:
+        sure = lowest_reward(grid if source == "head" else None)
     meaning = calibration_of(backend, config)
     finish: FinishReason = "stop" if complete else "length"
     if stop_reason in ("error", "budget", "handed_on"):
@@ -68,7 +74,7 @@ def outcome(
         selection=selection,
         seed=config.sampling.seed,
         warnings=tuple(_warnings(checked, samples, complete, backend.info.max_context)),
-        confidence_source=own.source if own else "head" if grid else "agreement",
+        confidence_source=source,
         calibrated_confidence=float(meaning.apply(sure)) if meaning else None,
         submitted=(best.number, *(own.others if own else ())) if best else (),
     )

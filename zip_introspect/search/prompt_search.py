@@ -64,10 +64,15 @@ class PromptSearch:
         self._root, self._cached = prefilled.sequence, prefilled.cached_tokens
         self._prompt_tokens = len(request.tokens)
         sampling = request.config.sampling
-        self._sampling = sampling.replace(seed=prompt_seed(sampling.seed, request.tokens))
+        self._sampling = sampling.replace(
+            seed=prompt_seed(sampling.seed, request.tokens), confidences=checked.confidences
+        )
         self._hand_on = request.hand_on or HandOn()
         longest = min(request.config.max_new_tokens, backend.info.max_context - self._prompt_tokens)
-        self.samples = Samples(index, self._grid, prefilled.joint_logits, request.config.smoothing, longest, reading)
+        window = request.config.confidence_window if checked.confidences else 0
+        self.samples = Samples(
+            index, self._grid, prefilled.joint_logits, request.config.smoothing, longest, reading, window
+        )
         most = backend.info.max_sequences
         self._room = None if most is None else min(checked.sequences, most) - 1 - checked.spare
         self._sequences: dict[int, SequenceId] = {}
@@ -148,6 +153,11 @@ class PromptSearch:
                     f"backend {self._backend.info.backend} gave no token for sample {move.sample} of prompt "
                     f"{self.index}, which may take {move.steps}; expected at least one, or its end"
                 )
+            if self._sampling.confidences and result.confidences is None:
+                raise BackendError(
+                    f"backend {self._backend.info.backend} gave no confidences for the tokens of sample {move.sample}, "
+                    f"though its info says that it reports them; expected `Advanced.confidences`"
+                )
             events.extend(self.samples.grow(move.sample, result))
             if move.sample in self.samples.endings:
                 self._release([move.sample])
@@ -193,7 +203,8 @@ class PromptSearch:
         for number in trie.leaves("active", "paused"):
             smoothed, length = trie.joint(number), trie.length(number)
             seen, at_most = outlook(smoothed, self._grid) or UNKNOWN, min(limit, longest - length)
-            leaves.append(Leaf(number, length, smoothed, seen.value, seen.remaining, at_most, number in self._running))
+            running, sure = number in self._running, self.samples.token_confidence(number)
+            leaves.append(Leaf(number, length, smoothed, seen.value, seen.remaining, at_most, running, sure))
         expected = self.samples.expected or UNKNOWN
         return MetaState(
             decision=len(self._decisions),

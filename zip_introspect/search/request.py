@@ -73,6 +73,8 @@ class CallSettings(TypedDict, total=False):
     search: Literal["nested", "exact"]
     count_prompt: bool
     selection: Literal["value", "majority", "weighted_majority"] | None
+    confidence_source: Literal["head", "agreement", "tokens"] | None
+    confidence_window: int
     stop: str | Sequence[str]
     chat_template_kwargs: dict[str, Any]
     thinking: Thinking | None
@@ -112,6 +114,8 @@ class Checked:
     warnings: tuple[str, ...] = ()
     thoughts: ThoughtRules | None = None
     """Of its samples, where the model thinks before it answers."""
+    confidences: bool = False
+    """Whether the backend is asked for the confidences of tokens."""
 
     @property
     def spare(self) -> int:
@@ -174,9 +178,9 @@ def check(request: Request, backend: Backend, called: float | None = None) -> Ch
         PromptError: no tokens, or no room in the context for a single generated one.
         ConfigError: an unknown strategy, or options that it does not take; thinking whose markers the model does not
             know, or for which the context has no room.
-        HeadError: one that reads joints, or thinking by them, of a model that gives none.
+        HeadError: one that reads joints, thinking by them, or a confidence of the head, of a model that gives none.
         BudgetError: the prompt alone costs more than max_cost allows.
-        BackendError: the backend never has room for it.
+        BackendError: the backend never has room for it, or reports no confidences of tokens where they are read.
     """
     info = backend.info
     if not request.tokens:
@@ -203,14 +207,15 @@ def check(request: Request, backend: Backend, called: float | None = None) -> Ch
     limit = request.budget.max_samples or math.inf
     most = strategy.samples_at_most()
     if backend.grid is None:
-        _check_without_head(strategy, config.selection if most > 1 else None, request, info)
+        _check_without_head(strategy, config, most > 1, request, info)
+    confidences = _confidences_for(strategy, config, backend)
     if config.greedy and min(most, limit) > 1:
         cause = f"top_k is {config.top_k}" if config.top_k == 1 else f"the temperature is {config.temperature:g}"
         warnings = (*warnings, f"{cause}, so all samples are the same, and one was taken")
         strategy, most = make(config.replace(max_samples=1)), 1  # what it says of itself is then right, too
     at_once = int(min(strategy.samples_at_once(), most, limit))
     ledger = Ledger(request.budget, len(request.tokens), started=called)
-    return Checked(replace(request, config=config), strategy, ledger, most, at_once, warnings, thoughts)
+    return Checked(replace(request, config=config), strategy, ledger, most, at_once, warnings, thoughts, confidences)
 
 
 def _framed(prompt: Prompt, framing: Framing | None, chat: bool, backend: Backend) -> tuple[Prompt, tuple[str, ...]]:
@@ -226,11 +231,30 @@ def _framed(prompt: Prompt, framing: Framing | None, chat: bool, backend: Backen
     )
 
 
-def _check_without_head(strategy: Strategy, selection: str | None, request: Request, info: BackendInfo) -> None:
-    """Refuse what reads joints, of a model that gives none."""
-    hand_on = request.hand_on
+def _confidences_for(strategy: Strategy, config: GenerationConfig, backend: Backend) -> bool:
+    """Whether the confidences of tokens are read; refused where the backend reports none."""
     wanted = {
-        f"strategy {strategy.name}": strategy.needs_joints,
+        f"strategy {strategy.name}": strategy.reads_confidences(backend.grid is not None),
+        "confidence_source='tokens'": config.confidence_source == "tokens",
+    }
+    needing, info = ", ".join(name for name, needs in wanted.items() if needs), backend.info
+    if needing and not info.confidences:
+        raise BackendError(
+            f"{needing} reads how sure a model is of its tokens, and the backend {info.backend} reports none of "
+            f"{info.model}; open the model with transformers or llama-cpp, collect rollouts with --confidences, or "
+            f"choose another strategy and confidence_source"
+        )
+    return bool(needing)
+
+
+def _check_without_head(
+    strategy: Strategy, config: GenerationConfig, many: bool, request: Request, info: BackendInfo
+) -> None:
+    """Refuse what reads joints, of a model that gives none."""
+    selection, hand_on = config.selection if many else None, request.hand_on
+    wanted = {
+        f"strategy {strategy.name}": strategy.reads_joints(),
+        "confidence_source='head'": config.confidence_source == "head",
         f"selection {selection}": selection in ("value", "weighted_majority"),
         "handing on at the prompt": hand_on is not None and hand_on.below is not None,
         "max_expected_share of the budget": request.budget.max_expected_share is not None,

@@ -21,12 +21,14 @@ from zip_introspect.result import (
     SampleResult,
     Thought,
     ThoughtClosed,
+    TokenConfidence,
     TracePoint,
     is_complete,
 )
 from zip_introspect.search.stopping import SampleText
 from zip_introspect.search.thought_rules import ThoughtRules
 from zip_introspect.search.thought_text import ThinkingText
+from zip_introspect.search.token_confidence import ConfidenceTrace
 from zip_introspect.search.trie import PrefixTrie
 from zip_introspect.strategies import Finished
 
@@ -86,6 +88,7 @@ class Samples:
         root: the joint's logits at the prompt, shape (B_V*B_T,); (0,) without a grid.
         smoothing: joints averaged along a path, W of eq. 27.
         longest: tokens of a sample, at which it is cut.
+        window: tokens of a group whose confidences are averaged; 0 where the backend is not asked for any.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Samples:
         smoothing: int,
         longest: int,
         reading: Reading,
+        window: int = 0,
     ) -> None:
         self.trie = PrefixTrie(_joints(root, grid), smoothing)
         self.longest = longest
@@ -107,6 +111,7 @@ class Samples:
         self._texts: dict[int, SampleText | ThinkingText] = {}
         """Of samples that are read while they grow: all if live, or if they may end at a stop string, or think."""
         self._traces: dict[int, list[TracePoint]] = {}
+        self._window, self._confidences = window, dict[int, ConfidenceTrace]()
 
     def branch(self, leaf: int | None, count: int) -> list[int]:
         """Begin samples at the prompt, or where another one is; their numbers."""
@@ -114,6 +119,9 @@ class Samples:
         if self._reading.live or self._reading.stops or self._reading.thoughts:
             begun = self._reading.begun() if leaf is None else self._texts[leaf]
             self._texts |= {number: begun.fork() for number in numbers}
+        if self._window:
+            before = ConfidenceTrace(self._window) if leaf is None else self._confidences[leaf]
+            self._confidences |= {number: before.fork() for number in numbers}
         return numbers
 
     def drop(self, samples: Sequence[int]) -> None:
@@ -142,10 +150,22 @@ class Samples:
         """What is expected of a sample from where it is."""
         return outlook(self.trie.joint(sample), self._grid)
 
+    def token_confidence(self, sample: int) -> TokenConfidence | None:
+        """How sure the model was of a sample's tokens; None where the backend was not asked, or said none yet."""
+        trace = self._confidences.get(sample)
+        return trace.read() if trace else None
+
     def ended(self) -> list[Finished]:
         """The samples that ended, as strategies see them."""
         return [
-            Finished(number, self.trie.length(number), known(ending.value), ending.complete, ending.answer)
+            Finished(
+                number,
+                self.trie.length(number),
+                known(ending.value),
+                ending.complete,
+                ending.answer,
+                self.token_confidence(number),
+            )
             for number, ending in sorted(self.endings.items())
         ]
 
@@ -163,6 +183,8 @@ class Samples:
         if count is not None:
             # The token that completes the stop string is terminal, as an end of sequence is: it has no joint.
             tokens, rows, finish = tokens[:count], rows[: count - 1], "stop_string"
+        if self._window and advanced.confidences is not None:
+            self._confidences[sample].grow(advanced.confidences[: len(tokens)])
         self.trie.extend(sample, tokens, _joints(rows[-self._smoothing :], self._grid))
         length = self.trie.length(sample)
         if finish is None and length >= self.longest:
@@ -217,6 +239,7 @@ class Samples:
             trace=tuple(self._traces.get(number, ())),
             parent=self.trie.parent(number),
             thought=thought,
+            token_confidence=self.token_confidence(number),
         )
 
 

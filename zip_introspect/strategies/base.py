@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zip_introspect.config import GenerationConfig, Settings
 from zip_introspect.errors import ConfigError, HeadError
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.result import ConfidenceSource, StopReason, UtilityReport
+from zip_introspect.result import ConfidenceSource, StopReason, TokenConfidence, UtilityReport
 from zip_introspect.strategies.selection import Selection
 
 
@@ -37,6 +37,8 @@ class Leaf:
     """Tokens that it may still take: max_new_tokens, context, budget."""
     running: bool
     """Whether it was in the meta-action before; if not, it is paused."""
+    token_confidence: TokenConfidence | None = None
+    """How sure the model is of its tokens so far; None where nobody asked, and before the first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Finished:
     complete: bool
     answer: str | None = None
     """In canonical form, where its text has one."""
+    token_confidence: TokenConfidence | None = None
+    """How sure the model was of its tokens; None where nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,17 @@ class Strategy(ABC):
     def verdict(self, finished: Sequence[Finished]) -> Verdict | None:
         """Its own choice among the samples that ended; None leaves it to `selection`, as one in the config does."""
         return None
+
+    def reads_joints(self) -> bool:
+        """Whether it reads joints with its options, so that it cannot do without a head."""
+        return self.needs_joints
+
+    def reads_confidences(self, joints: bool) -> bool:
+        """Whether it reads the confidences of tokens, of a model that gives joints or of one that does not.
+
+        The search asks the backend for them then, and refuses one that reports none.
+        """
+        return False
 
     def samples_at_most(self) -> int:
         """How many samples it may ever start, branches included."""
