@@ -22,6 +22,8 @@ from zip_introspect.cli.app import app
 from zip_introspect.demo import embedded
 from zip_introspect.events import SampleFinished, SearchStarted
 from zip_introspect.introspection.grid import FILE_NAME
+from zip_introspect.search.confidence import UNCALIBRATED
+from zip_introspect.search.request import CallSettings
 from zip_introspect.testing.simulator import SimulatedBackend
 
 QUESTION = "Solve 3*x+5=35"
@@ -151,10 +153,26 @@ def test_a_checkpoint_without_a_grid_opens_and_answers(abacus: Path) -> None:
     assert result.confidence > 0.5
 
 
+def test_it_says_how_likely_it_found_its_words(abacus: Path) -> None:
+    with IntrospectiveLLM.from_pretrained(abacus, threads=1) as llm:
+        asked: CallSettings = {"max_samples": 5, "temperature": 0.7, "max_new_tokens": 200}
+        plain, told = (llm.generate(QUESTION, confidence_source=source, **asked) for source in (None, "tokens"))
+        pruned = llm.generate(QUESTION, strategy="deep_conf", **asked)
+    assert [sample.text for sample in told.samples] == [sample.text for sample in plain.samples]
+    assert (told.answer, told.confidence_source) == ("10", "tokens")
+    assert 0.5 < told.confidence < 1
+    assert UNCALIBRATED in told.warnings
+    assert UNCALIBRATED not in plain.warnings
+    assert pruned.answer == "10"
+    assert all(sample.token_confidence for sample in pruned.samples)
+
+
 def test_the_command_line_asks_and_inspects_it(abacus: Path) -> None:
     run = CliRunner().invoke
     asked = run(app, ["ask", QUESTION, "--model", str(abacus), "--max-samples", "4", "--json"])
     assert json.loads(asked.stdout)["confidence_source"] == "agreement", asked.output
+    sure = run(app, ["ask", QUESTION, "--model", str(abacus), "--max-samples", "2", "--confidence-source", "tokens"])
+    assert "the likelihood of its tokens" in sure.stdout, sure.output
     shown = run(app, ["ask", QUESTION, "--model", str(abacus), "--max-samples", "4"])
     assert "of agreement" in shown.stdout.replace("the agreement", "of agreement"), shown.output
     refused = run(app, ["ask", QUESTION, "--model", str(abacus), "--strategy", "zip_rc"])

@@ -103,6 +103,8 @@ class IntrospectiveSettings(BaseModel):
     search: Literal["nested", "exact"] | None = None
     count_prompt: bool | None = None
     selection: Literal["value", "majority", "weighted_majority"] | None = None
+    confidence_source: Literal["head", "agreement", "tokens"] | None = None
+    confidence_window: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None

@@ -16,7 +16,9 @@ from zip_introspect.cli.app import app
 from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.demo.problems import held_out
 from zip_introspect.introspection.calibration import FILE_NAME, Calibration
+from zip_introspect.introspection.grid import FILE_NAME as GRID
 from zip_introspect.llm import IntrospectiveLLM
+from zip_introspect.search.confidence import OF_ANOTHER_SOURCE, UNCALIBRATED
 
 pytest.importorskip("sklearn", reason="the extra eval is not installed")
 
@@ -74,6 +76,34 @@ def test_questions_are_answered_by_the_model_and_the_map_lies_beside_it(tmp_path
     found = Calibration.load(model)
     assert found.examples == 40
     assert found.apply(0.05) < 0.5 < found.apply(0.95), "its confidence tells right from wrong"
+
+
+def test_what_tokens_mean_is_learnt_and_said_without_a_head(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, model, ignore=shutil.ignore_patterns(GRID, "*calibration*"))
+    rows = [{"question": problem.prompt, "answer": problem.answer} for problem in held_out(4, 24, tiers=(3, 5))]
+    told = ["--confidence-source", "tokens"]
+    done = run(written(tmp_path, rows), "--model", model, "--strategy", "single", "--method", "temperature", *told)
+    assert done.exit_code == 0, done.stderr
+    found = Calibration.load(model)
+    assert (found.source, found.examples) == ("tokens", 24)
+    with IntrospectiveLLM.from_pretrained(model, threads=1) as llm:
+        by_tokens, agreed = (
+            llm.generate(rows[0]["question"], strategy="single", confidence_source=source)
+            for source in ("tokens", None)
+        )
+    assert by_tokens.calibrated_confidence == pytest.approx(float(found.apply(by_tokens.confidence)))
+    assert UNCALIBRATED not in by_tokens.warnings
+    assert agreed.calibrated_confidence is None
+    assert OF_ANOTHER_SOURCE in agreed.warnings
+
+
+def test_labelled_results_may_be_of_tokens(results: Path) -> None:
+    assert run(results, "--confidence-source", "tokens").exit_code == 0
+    assert Calibration.load(results.parent / FILE_NAME).source == "tokens"
+    refused = run(written(results.parent, [{"question": "1+1", "answer": 2}]), "--confidence-source", "hope")
+    assert refused.exit_code == 1
+    assert "confidence_source is 'hope'" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,16 @@ from zip_introspect import strategies
 from zip_introspect.budget import Budget
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.seed import SEED_HELP, parse_seed
-from zip_introspect.cli.session import Examples, Instruction, System, TemplateOptions, follow, open_llm, template_kwargs
+from zip_introspect.cli.session import (
+    ConfidenceFrom,
+    Examples,
+    Instruction,
+    System,
+    TemplateOptions,
+    follow,
+    open_llm,
+    template_kwargs,
+)
 from zip_introspect.cli.summary import print_summary
 from zip_introspect.config import GenerationConfig, Thinking
 from zip_introspect.framing import NO_FRAMING, Framing
@@ -84,6 +93,7 @@ def ask(
     examples: Examples = None,
     instruction: Instruction = None,
     template_option: TemplateOptions = None,
+    confidence_source: ConfidenceFrom = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -97,6 +107,7 @@ def ask(
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "seed": seed,
+        "confidence_source": confidence_source,
     }
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     thinking: dict[str, Any] = {

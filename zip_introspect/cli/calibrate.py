@@ -15,7 +15,16 @@ from zip_introspect.answers.extraction import conclusion, same
 from zip_introspect.cli.arguments import path
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
 from zip_introspect.cli.seed import parse_seed
-from zip_introspect.cli.session import Examples, Instruction, System, TemplateOptions, open_llm, template_kwargs
+from zip_introspect.cli.session import (
+    ConfidenceFrom,
+    Examples,
+    Instruction,
+    System,
+    TemplateOptions,
+    open_llm,
+    template_kwargs,
+)
+from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import BackendNotInstalledError, CalibrationError
 from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.introspection.calibration import FILE_NAME, Calibration
@@ -36,6 +45,7 @@ def calibrate(
     backend: Annotated[str | None, typer.Option(help="The backend. (default: inferred from the model)")] = None,
     head: Annotated[str | None, typer.Option(help="A head's file, hub id, or name.")] = None,
     strategy: Annotated[str | None, typer.Option(help="How the questions are answered, as in ask.")] = None,
+    confidence_source: ConfidenceFrom = None,
     method: Annotated[str, typer.Option(help="isotonic, or temperature for fewer than some hundred results.")] = (
         "isotonic"
     ),
@@ -71,8 +81,13 @@ def calibrate(
             confidences, right = _labelled(rows, results)
         else:
             settings |= {} if strategy is None else {"strategy": strategy}
+            settings |= {} if confidence_source is None else {"confidence_source": confidence_source}
+            # Settings are refused before a model is loaded for them.
+            GenerationConfig(**{name: value for name, value in settings.items() if name != "framing"})
             confidences, right = _answered(rows, results, model, backend, head, settings)
         found = calibrating.fit(confidences, right, method, levels=levels, delta=delta)
+        if confidence_source == "tokens":
+            found = found.replace(source="tokens")
         file = found.save(out or _beside(model, results))
         if as_json:
             typer.echo(json.dumps({"file": str(file), **found.model_dump(mode="json")}, indent=2))

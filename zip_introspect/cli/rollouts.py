@@ -75,6 +75,9 @@ def rollouts(
         int | None,
         typer.Option(min=1, help="Keep hidden states at every so many tokens, for heads.", rich_help_panel=_DATA),
     ] = None,
+    confidences: Annotated[
+        bool, typer.Option("--confidences", help="Keep how sure the model is of each token.", rich_help_panel=_DATA)
+    ] = False,
     system: System = None,
     examples: Examples = None,
     instruction: Instruction = None,
@@ -129,6 +132,7 @@ def rollouts(
                     chat_template_kwargs=options,
                     framing=framing,
                     hidden_every=hidden_every,
+                    confidences=confidences,
                     say=partial(typer.echo, err=True),
                     watch=watch,
                 )

@@ -52,6 +52,16 @@ Instruction = Annotated[
 ]
 
 
+ConfidenceFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--confidence-source",
+        metavar="head|agreement|tokens",
+        help="What the confidence rests on. (default: the strategy's own way, the head, or agreement)",
+    ),
+]
+
+
 def template_kwargs(given: list[str] | None) -> dict[str, Any]:
     """What `--template-option` names, by name.
 

@@ -41,6 +41,8 @@ def print_summary(console: Console, result: GenerationResult, *, working: bool =
     """Print the answer, how sure the model is, what was spent, each sample's fate, and why the search stopped."""
     fates, usage, expected = Fates.of(result), result.usage, result.expected
     at_prompt = f"expected {expected.value:.2f} at the prompt" if expected else "the agreement of samples"
+    if result.confidence_source == "tokens":
+        at_prompt = "the likelihood of its tokens"
     promised = f"; one sample was expected to take {expected.remaining:.0f}" if expected else ""
     thought = result.thought
     if working and thought is not None and thought.text:

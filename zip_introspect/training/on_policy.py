@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -43,6 +43,8 @@ class Rollout:
     finished: bool
     """Whether it ended by itself; otherwise it was cut at the token limit."""
     hidden: HiddenRows | None = None
+    confidences: NDArray[np.float32] | None = None
+    """Shape (n, 2), as in `Advanced`, where `sampling` asked for them."""
 
 
 class _States:
@@ -85,6 +87,7 @@ class _Live:
     logits: list[NDArray[np.float32]]
     states: _States | None = None
     length: int = 0
+    confidences: list[NDArray[np.float32]] = field(default_factory=list)
 
 
 def collect(
@@ -173,6 +176,8 @@ def _advance(
         rollout.tokens.append(step.tokens)
         rollout.logits.append(step.joint_logits)
         rollout.length += len(step.tokens)
+        if step.confidences is not None:
+            rollout.confidences.append(step.confidences)
         if rollout.states is not None:
             rollout.states.add(_hidden(step.hidden))
         if step.non_finite:
@@ -191,6 +196,7 @@ def _advance(
             joint_logits=np.concatenate(rollout.logits),
             finished=step.finished,
             hidden=rollout.states.kept() if rollout.states else None,
+            confidences=np.concatenate(rollout.confidences) if rollout.confidences else None,
         )
     for sequence in ended:
         del live[sequence]

@@ -12,7 +12,9 @@ from tests.evaluation.stored import CONFIG, simulated
 from zip_introspect import BackendError, ConfigError, IntrospectiveLLM, PromptError
 from zip_introspect.demo.problems import held_out
 from zip_introspect.evaluation.replay.backend import ReplayBackend
+from zip_introspect.evaluation.replay.baselines import settings_for
 from zip_introspect.evaluation.replay.trials import Setting, evaluate, single, sweep
+from zip_introspect.evaluation.replay.trials import replayed as replays
 from zip_introspect.evaluation.store.collecting import collect_rollouts
 from zip_introspect.evaluation.store.rollout_file import Question, StoredRollout
 
@@ -51,6 +53,42 @@ def test_a_replay_is_the_live_run(strategy: str) -> None:
         right = [result.text.endswith("ans 1") for result in live]
         assert (replayed.right == right).mean() >= 0.95
     assert np.array_equal(replayed.samples[same], np.array([len(item.samples) for item in live])[same])
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_token_confidences_are_replayed(head: bool) -> None:
+    llm, rollouts = simulated(questions=24, confidences=True, head=head)
+    options: dict[str, Any] = {
+        "strategy": "deep_conf",
+        "strategy_options": {"signal": "tokens"},
+        "confidence_window": 6,
+    }
+    live = llm.batch([problem.question.text for problem in rollouts.problems], max_samples=4, **options)
+    _, replayed = replays(rollouts, CONFIG.replace(max_samples=4, **options))
+    same = [one.answer == other.answer for one, other in zip(live, replayed, strict=True)]
+    assert np.mean(same) >= 0.95  # confidences too are kept in half precision
+    for one, other in zip(live, replayed, strict=True):
+        for ours, theirs in zip(one.samples, other.samples, strict=False):
+            assert ours.token_confidence is not None
+            assert theirs.token_confidence is not None
+            if ours.token_ids == theirs.token_ids:
+                assert theirs.token_confidence.lowest == pytest.approx(ours.token_confidence.lowest, rel=1e-3)
+
+
+def test_rollouts_without_confidences_say_how_to_get_them() -> None:
+    _, rollouts = simulated(questions=2)
+    with pytest.raises(BackendError, match="collect rollouts with --confidences"):
+        replays(rollouts, CONFIG.replace(strategy="deep_conf", strategy_options={"signal": "tokens"}, max_samples=4))
+
+
+def test_the_curve_by_tokens_is_there_where_rollouts_have_them() -> None:
+    names = {
+        told: {item.name for item in settings_for(simulated(confidences=told)[1], CONFIG)} for told in (True, False)
+    }
+    assert names[True] - names[False] == {"deep_conf_tokens"}
+    _, rollouts = simulated(questions=4, confidences=True)
+    curve = [item for item in settings_for(rollouts, CONFIG) if item.name == "deep_conf_tokens"]
+    assert [evaluate(rollouts, item).samples.max() <= item.config.max_samples for item in curve] == [True] * 4
 
 
 def test_the_embedded_model_replayed_is_the_embedded_model() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import datasets
@@ -63,6 +64,53 @@ def test_final_values_are_those_that_a_search_gives(rollouts: Rollouts) -> None:
         for sample, rollout in zip(result.samples, problem.rollouts, strict=True):
             assert sample.token_ids == tuple(rollout.tokens.tolist())
             assert rollouts.final_value(rollout) == pytest.approx(sample.value, abs=2e-3)
+
+
+def test_confidences_are_kept_where_they_were_asked_for(rollouts: Rollouts, tmp_path: Path) -> None:
+    _, told = simulated(confidences=True)
+    loaded = Rollouts.load(told.save(tmp_path / "told.parquet"))
+    assert loaded.confidences
+    assert not Rollouts.load(rollouts.save(tmp_path / "silent.parquet")).confidences
+    for ours, theirs, silent in zip(told.problems, loaded.problems, rollouts.problems, strict=True):
+        for one, other, without in zip(ours.rollouts, theirs.rollouts, silent.rollouts, strict=True):
+            assert one.confidences is not None
+            assert other.confidences is not None
+            assert one.confidences.shape == (len(one.tokens), 2)
+            assert np.array_equal(one.confidences, other.confidences)
+            assert np.array_equal(one.tokens, without.tokens)
+            assert np.array_equal(one.joints, other.joints)
+            assert without.confidences is None
+
+
+def test_a_file_from_before_there_were_confidences_loads(rollouts: Rollouts, tmp_path: Path) -> None:
+    file = rollouts.save(tmp_path / "r.parquet")
+    table = pq.read_table(file)
+    about = json.loads(table.schema.metadata[b"zip_introspect"])
+    assert about.pop("confidences") is False
+    pq.write_table(table.replace_schema_metadata({b"zip_introspect": json.dumps(about)}), file)
+    loaded = Rollouts.load(file)
+    assert not loaded.confidences
+    assert loaded.problems[0].rollouts[0].confidences is None
+
+
+def test_confidences_that_are_none_are_refused(tmp_path: Path) -> None:
+    _, told = simulated(questions=1, confidences=True)
+    file = told.save(tmp_path / "r.parquet")
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("confidences")
+    kind = table.schema.field("confidences")
+    for wrong in ([[0.5, -1.0]], [[-0.5, -np.inf]], []):
+        rows = [wrong or row[:-1] for row in table["confidences"].to_pylist()]
+        if wrong:
+            rows = [wrong * len(row) for row in table["tokens"].to_pylist()]
+        halves = [[[np.float16(number) for number in pair] for pair in row] for row in rows]
+        pq.write_table(table.set_column(place, kind, pa.array(halves, kind.type)), file)
+        with pytest.raises(EvaluationDataError, match=r"sample 0 of problem 0 has \d+ tokens and \d+ confidences"):
+            Rollouts.load(file)
+    mixed = dataclasses.replace(told.problems[0].rollouts[0], confidences=None)
+    problem = dataclasses.replace(told.problems[0], rollouts=(mixed, *told.problems[0].rollouts[1:]))
+    with pytest.raises(EvaluationDataError, match="a rollout has no confidences, and others do"):
+        dataclasses.replace(told, problems=(problem,)).save(file)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ def test_every_setting_reaches_the_model(llm: IntrospectiveLLM) -> None:
         "search": "exact",
         "count_prompt": True,
         "selection": "majority",
+        "confidence_source": "agreement",
+        "confidence_window": 9,
         "temperature": 0.5,
         "top_p": 0.9,
         "top_k": 5,

@@ -30,6 +30,8 @@ class _Playing:
     rollout: StoredRollout | None = None
     """None at the prompt."""
     position: int = 0
+    confident: bool = False
+    """Whether it was asked for the confidences of its tokens."""
 
 
 class ReplayBackend(Backend):
@@ -60,6 +62,7 @@ class ReplayBackend(Backend):
             device="cpu",
             dtype="float16",
             parameters=0,
+            confidences=rollouts.confidences,
         )
 
     @classmethod
@@ -122,7 +125,11 @@ class ReplayBackend(Backend):
             raise BackendError("stored rollouts branch at the prompt only; evaluate this strategy with the model")
         if max(samples, default=0) >= len(stored):
             raise BackendError(f"sample {max(samples)} was asked for, and {len(stored)} are stored for each question")
-        return [self._open(_Playing(parent.problem, stored[(self.first + sample) % len(stored)])) for sample in samples]
+        begun = (stored[(self.first + sample) % len(stored)] for sample in samples)
+        return [
+            self._open(_Playing(parent.problem, rollout, confident=sampling.confidences and self.info.confidences))
+            for rollout in begun
+        ]
 
     def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
         """Go on with rollouts."""
@@ -183,7 +190,12 @@ class ReplayBackend(Backend):
         playing.position = end
         # Row t of the joints describes t tokens, so those of tokens begin + 1 to end.
         rows = _logits(rollout.joints[begin + 1 : end + 1])
-        return Advanced(rollout.tokens[begin:end], rows, rollout.finished and end == len(rollout.tokens))
+        told = None
+        if playing.confident and rollout.confidences is not None:
+            told = rollout.confidences[begin:end].astype(np.float32)
+        return Advanced(
+            rollout.tokens[begin:end], rows, rollout.finished and end == len(rollout.tokens), confidences=told
+        )
 
 
 def _logits(joints: NDArray[np.float16]) -> NDArray[np.float32]:

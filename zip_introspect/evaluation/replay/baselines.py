@@ -39,6 +39,7 @@ _WITHOUT_HEAD = {
     "adaptive_consistency": "adaptive consistency",
     "adaptive_consistency_dirichlet": "adaptive consistency, Dirichlet",
     "early_stopping_consistency": "early-stopping consistency",
+    "deep_conf_tokens": "DeepConf, by tokens",
     BOUND: "pass@k (oracle)",
 }
 TITLES = _WITH_HEAD | _WITHOUT_HEAD
@@ -65,6 +66,7 @@ def settings(
     max_length: int | None = None,
     max_tokens_held: int | None = None,
     scorers: Sequence[Scorer] = ("value",),
+    confidences: bool = False,
 ) -> list[Setting]:
     """Every point of every curve.
 
@@ -74,6 +76,7 @@ def settings(
         max_length: at which pruning by length cuts; None leaves that curve out.
         max_tokens_held: that memory holds where samples are pruned for it; None leaves that curve out.
         scorers: whose scores weigh votes.
+        confidences: whether the confidences of tokens are stored.
     """
     sizes = range(1, stored + 1)
     adaptive = min(_ADAPTIVE_SAMPLES, stored)
@@ -107,6 +110,11 @@ def settings(
     if max_tokens_held is not None:
         held = {"max_tokens_held": max_tokens_held}
         found += [setting("step_prune", "step_prune", max_samples=size, strategy_options=held) for size in sizes]
+    if confidences:
+        by_tokens = {"signal": "tokens"}
+        found += [
+            setting("deep_conf_tokens", "deep_conf", max_samples=size, strategy_options=by_tokens) for size in sizes
+        ]
     if max_length is not None:
         pruned = {"max_length": max_length}
         found += [
@@ -159,6 +167,7 @@ def settings_for(
         max_length=int(np.quantile(lengths, _LONG)),
         max_tokens_held=max(1, int(_HELD * np.mean(lengths))),
         scorers=scorers,
+        confidences=rollouts.confidences,
     )
 
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from zip_introspect.answers.extraction import extract
 from zip_introspect.config import SamplingParams
-from zip_introspect.errors import EvaluationDataError
+from zip_introspect.errors import BackendError, EvaluationDataError
 from zip_introspect.evaluation.store.rollout_file import Question, QuestionRollouts, Rollouts, StoredRollout
 from zip_introspect.evaluation.store.unfinished import Parts, seed_of
 from zip_introspect.framing import NO_FRAMING, Framing
@@ -50,6 +50,8 @@ class Collecting(TypedDict, total=False):
     """How the questions are put."""
     hidden_every: int | None
     """Keep the last hidden state at every so many tokens, of a model that was opened with `hidden_states=True`."""
+    confidences: bool
+    """Keep how sure the model was of each token, of a backend that reports it."""
 
 
 @dataclass
@@ -202,6 +204,13 @@ class _Run:
     def __init__(self, llm: IntrospectiveLLM, questions: Sequence[Question], grader: Grader, how: Collecting) -> None:
         self.llm, self.questions, self.grader = llm, questions, grader
         sampling, samples = how["sampling"] or llm.config.sampling, how["samples"]
+        if how.get("confidences") or sampling.confidences:
+            sampling = sampling.replace(confidences=True)
+            if not llm.info.confidences:
+                raise BackendError(
+                    f"confidences were asked for, and the backend {llm.info.backend} reports none; leave them out, or "
+                    f"open the model with transformers or llama-cpp"
+                )
         self.sampling, self.concurrency = sampling, how.get("concurrency", 256)
         self.samples, self.copies, self.caution = samples, 1, ""
         if sampling.greedy and samples > 1:
@@ -220,7 +229,14 @@ class _Run:
         limit = how.get("max_new_tokens") or llm.config.max_new_tokens
         size = llm.info.hidden_size if self.hidden_every else None
         self.header = Rollouts(
-            llm.backend.grid, name, limit, (), llm.info.parameters, hidden_size=size, framing=self.framing
+            llm.backend.grid,
+            name,
+            limit,
+            (),
+            llm.info.parameters,
+            hidden_size=size,
+            framing=self.framing,
+            confidences=sampling.confidences,
         )
         self.header = replace(self.header, settings=json.loads(json.dumps(self.settings())))
 
@@ -240,7 +256,8 @@ class _Run:
             **({"chat_template_kwargs": self.options} if self.options else {}),
             **({"framing": self.framing.model_dump(mode="json")} if self.framing != NO_FRAMING else {}),
             **({"hidden_every": self.hidden_every} if self.hidden_every else {}),
-            **{name: getattr(self.sampling, name) for name in SamplingParams.model_fields},
+            **({"confidences": True} if self.sampling.confidences else {}),
+            **{name: getattr(self.sampling, name) for name in SamplingParams.model_fields if name != "confidences"},
         }
 
     def sample(self, places: Sequence[int]) -> Generator[tuple[int, QuestionRollouts], None, None]:
@@ -289,6 +306,7 @@ class _Run:
             finished=rollout.finished,
             joints=joints.reshape(len(joints), self.header.cells).astype(np.float16),
             hidden=rollout.hidden,
+            confidences=None if rollout.confidences is None else rollout.confidences.astype(np.float16),
         )
 
 

@@ -13,7 +13,9 @@ One row a rollout; rows of a question stand together, in the order of their samp
   an end of sequence;
 - `external_score`, `self_score` (float32, null for none): of an external reward model and of the model as judge;
 - `positions` (list of int32), `last`, `mean` (lists of fixed-size lists of float16), only where hidden states were
-  kept: of which prefixes, by their tokens; the state behind the final norm there, and its mean since the prompt.
+  kept: of which prefixes, by their tokens; the state behind the final norm there, and its mean since the prompt;
+- `confidences` (list of fixed-size lists of 2 float16), only where they were kept: as `Advanced.confidences`, one a
+  token.
 
 Rollouts of a model without a head have no `joints`. The schema's metadata holds the grid, the model's name and
 `max_new_tokens`, as JSON under the key `zip_introspect`; where they are known, the model's `parameters`, the `framing`
@@ -26,10 +28,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -43,10 +45,13 @@ from zip_introspect.introspection.grid import JointGrid, lowest_reward
 from zip_introspect.paths import expanded
 from zip_introspect.training.on_policy import HiddenRows
 
+T = TypeVar("T")
+
 FORMAT_VERSION = 1
 _KEY = b"zip_introspect"
 _PROBLEMS_AT_ONCE = 32
 _STATES = ("last", "mean")
+_CONFIDENCES = 2  # numbers a token, as in `Advanced`
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class StoredRollout:
     external_score: float | None = None
     self_score: float | None = None
     hidden: HiddenRows | None = None
+    confidences: NDArray[np.float16] | None = None
+    """Shape (tokens, 2), as in `Advanced`, where they were kept."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,8 @@ class Rollouts:
     """How the questions were put."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """All that the samples depend on, by the names that a user knows them by; empty where it is not known."""
+    confidences: bool = False
+    """Whether the confidences of tokens are kept."""
 
     @property
     def joint_grid(self) -> JointGrid:
@@ -165,14 +174,16 @@ class Rollouts:
             "hidden_size": self.hidden_size,
             "framing": self.framing.model_dump(mode="json"),
             "settings": dict(self.settings),
+            "confidences": self.confidences,
         }
-        schema = _schema(self.cells, self.hidden_size).with_metadata({_KEY: json.dumps(about)})
+        widths = self._widths
+        schema = _schema(widths).with_metadata({_KEY: json.dumps(about)})
         part = file.with_name(file.name + ".part")
         stream = iter(self.problems if problems is None else problems)
         first = 0
         with pq.ParquetWriter(part, schema, compression="zstd") as writer:
             while some := list(islice(stream, _PROBLEMS_AT_ONCE)):
-                writer.write_batch(_batch(first, some, schema, self.cells, self.hidden_size))
+                writer.write_batch(_batch(first, some, schema, widths))
                 first += len(some)
         with part.open("rb+") as written:
             os.fsync(written.fileno())  # or a power failure could leave an empty file under the name
@@ -201,20 +212,30 @@ class Rollouts:
             external, judgement = float(about.get("external_cost", 1.0)), int(about.get("judgement_tokens", 0))
             size = None if about.get("hidden_size") is None else int(about["hidden_size"])
             framing, settings = Framing(**about.get("framing", {})), dict(about.get("settings", {}))
+            confidences = bool(about.get("confidences", False))
         except (KeyError, TypeError, ValueError, GridError, ConfigError) as error:
             raise EvaluationDataError(f"{file} says nothing usable of its model: {error}") from error
-        cells = grid.num_cells if grid else 0
-        expected = _schema(cells, size)
+        found = cls(
+            grid, model, limit, (), parameters, external, judgement, size, framing, settings, confidences=confidences
+        )
+        expected = _schema(found._widths)
         if not table.schema.remove_metadata().equals(expected):
             raise EvaluationDataError(f"{file} has the columns {table.schema.names}; expected {expected.names}")
-        problems = tuple(_problems(file, table, cells, size))
-        return cls(grid, model, limit, problems, parameters, external, judgement, size, framing, settings)
+        return replace(found, problems=tuple(_problems(file, table, found._widths)))
+
+    @property
+    def _widths(self) -> dict[str, int]:
+        """Numbers in a row of each column that holds arrays."""
+        states = dict.fromkeys(_STATES, self.hidden_size or 0)
+        widths = {"joints": self.cells, **states, "confidences": _CONFIDENCES if self.confidences else 0}
+        return {name: width for name, width in widths.items() if width}
 
 
-def _schema(cells: int, hidden_size: int | None) -> pa.Schema:
+def _schema(widths: Mapping[str, int]) -> pa.Schema:
     tokens = pa.list_(pa.int32())
-    joints = [pa.field("joints", _rows_of(cells), nullable=False)] if cells else []
-    states = [pa.field(name, _rows_of(hidden_size), nullable=False) for name in _STATES] if hidden_size else []
+    arrays = {name: [pa.field(name, _rows_of(width), nullable=False)] for name, width in widths.items()}
+    if "last" in widths:
+        arrays["positions"] = [pa.field("positions", tokens, nullable=False)]
     return pa.schema(
         [
             pa.field("problem", pa.int32(), nullable=False),
@@ -228,10 +249,10 @@ def _schema(cells: int, hidden_size: int | None) -> pa.Schema:
             pa.field("answer", pa.string()),
             pa.field("right", pa.bool_(), nullable=False),
             pa.field("finished", pa.bool_(), nullable=False),
-            *joints,
+            *arrays.get("joints", ()),
             pa.field("external_score", pa.float32()),
             pa.field("self_score", pa.float32()),
-            *([pa.field("positions", tokens, nullable=False), *states] if hidden_size else []),
+            *(column for name in ("positions", *_STATES, "confidences") for column in arrays.get(name, ())),
         ]
     )
 
@@ -258,7 +279,7 @@ def _unstacked(batch: pa.RecordBatch, name: str, width: int) -> Iterator[NDArray
 
 
 def _batch(
-    first: int, problems: Sequence[QuestionRollouts], schema: pa.Schema, cells: int, hidden_size: int | None
+    first: int, problems: Sequence[QuestionRollouts], schema: pa.Schema, widths: Mapping[str, int]
 ) -> pa.RecordBatch:
     rows = [
         (first + place, problem, sample, rollout)
@@ -266,8 +287,11 @@ def _batch(
         for sample, rollout in enumerate(problem.rollouts)
     ]
     stacked: dict[str, pa.Array] = {}
-    if cells:
-        stacked["joints"] = _stacked([rollout.joints for *_, rollout in rows], cells)
+    if "joints" in widths:
+        stacked["joints"] = _stacked([rollout.joints for *_, rollout in rows], widths["joints"])
+    if "confidences" in widths:
+        told = [_kept(rollout.confidences, "confidences") for *_, rollout in rows]
+        stacked["confidences"] = _stacked(told, widths["confidences"])
     columns: dict[str, Any] = {
         "problem": [place for place, *_ in rows],
         "question": [problem.question.text for _, problem, *_ in rows],
@@ -280,18 +304,18 @@ def _batch(
             for name in ("tokens", "text", "answer", "right", "finished", "external_score", "self_score")
         },
     }
-    if hidden_size:
-        kept = [_kept(rollout) for *_, rollout in rows]
+    if "last" in widths:
+        kept = [_kept(rollout.hidden, "hidden states") for *_, rollout in rows]
         columns["positions"] = [states.positions for states in kept]
-        stacked |= {name: _stacked([getattr(states, name) for states in kept], hidden_size) for name in _STATES}
+        stacked |= {name: _stacked([getattr(states, name) for states in kept], widths[name]) for name in _STATES}
     arrays = [stacked.get(name) or pa.array(columns[name], schema.field(name).type) for name in schema.names]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _kept(rollout: StoredRollout) -> HiddenRows:
-    if rollout.hidden is None:
-        raise EvaluationDataError("a rollout has no hidden states, and others do; collect all of them with the same")
-    return rollout.hidden
+def _kept(found: T | None, what: str) -> T:
+    if found is None:
+        raise EvaluationDataError(f"a rollout has no {what}, and others do; collect all of them with the same")
+    return found
 
 
 def _about(file: Path, schema: pa.Schema) -> dict[str, Any]:
@@ -306,17 +330,15 @@ def _about(file: Path, schema: pa.Schema) -> dict[str, Any]:
     return about
 
 
-def _problems(file: Path, table: pa.Table, cells: int, hidden_size: int | None) -> Iterator[QuestionRollouts]:
+def _problems(file: Path, table: pa.Table, widths: Mapping[str, int]) -> Iterator[QuestionRollouts]:
     """The rows, question by question, each row's numbers checked against each other."""
     place = -1
     question: Question | None = None
     prompt: tuple[int, ...] = ()
     rollouts: list[StoredRollout] = []
     for batch in table.to_batches():
-        arrays = [name for name in ("joints", *_STATES) if name in batch.schema.names]
-        plain = batch.drop_columns(arrays).to_pylist()
-        widths = {"joints": cells, **dict.fromkeys(_STATES, hidden_size or 0)}
-        columns = {name: _unstacked(batch, name, widths[name]) for name in arrays}
+        plain = batch.drop_columns(list(widths)).to_pylist()
+        columns = {name: _unstacked(batch, name, width) for name, width in widths.items()}
         for row in plain:
             own = {name: next(column) for name, column in columns.items()}
             if row["problem"] != place:
@@ -329,6 +351,8 @@ def _problems(file: Path, table: pa.Table, cells: int, hidden_size: int | None) 
             rows = len(rollout.tokens) + (0 if rollout.finished else 1)
             if rollout.hidden is not None:
                 _check_hidden(file, place, row["sample"], rows, rollout.hidden)
+            if (told := rollout.confidences) is not None:
+                _check_confidences(file, place, row["sample"], len(rollout.tokens), told)
             if len(rollout.joints) != rows or not len(rollout.tokens) or not np.isfinite(rollout.joints).all():
                 raise EvaluationDataError(
                     f"{file}: sample {row['sample']} of problem {place} has {len(rollout.tokens)} tokens and "
@@ -351,6 +375,14 @@ def _check_hidden(file: Path, place: int, sample: int, rows: int, hidden: Hidden
         )
 
 
+def _check_confidences(file: Path, place: int, sample: int, tokens: int, told: NDArray[np.float16]) -> None:
+    if len(told) != tokens or not np.isfinite(told).all() or not (told <= 0).all():
+        raise EvaluationDataError(
+            f"{file}: sample {sample} of problem {place} has {tokens} tokens and {len(told)} confidences; expected as "
+            f"many, finite log-probabilities all of them"
+        )
+
+
 def _rollout(row: dict[str, Any], arrays: dict[str, NDArray[np.float16]]) -> StoredRollout:
     rows = len(row["tokens"]) + (0 if row["finished"] else 1)
     positions = row.get("positions")
@@ -364,4 +396,5 @@ def _rollout(row: dict[str, Any], arrays: dict[str, NDArray[np.float16]]) -> Sto
         hidden=None if positions is None else HiddenRows(np.array(positions, np.int32), *(arrays[n] for n in _STATES)),
         external_score=row["external_score"],
         self_score=row["self_score"],
+        confidences=arrays.get("confidences"),
     )
