@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -23,7 +24,6 @@ from zip_introspect.demo import embedded
 from zip_introspect.events import SampleFinished, SearchStarted
 from zip_introspect.introspection.grid import FILE_NAME
 from zip_introspect.search.confidence import UNCALIBRATED
-from zip_introspect.search.request import CallSettings
 from zip_introspect.testing.simulator import SimulatedBackend
 
 QUESTION = "Solve 3*x+5=35"
@@ -155,7 +155,7 @@ def test_a_checkpoint_without_a_grid_opens_and_answers(abacus: Path) -> None:
 
 def test_it_says_how_likely_it_found_its_words(abacus: Path) -> None:
     with IntrospectiveLLM.from_pretrained(abacus, threads=1) as llm:
-        asked: CallSettings = {"max_samples": 5, "temperature": 0.7, "max_new_tokens": 200}
+        asked: dict[str, Any] = {"max_samples": 5, "temperature": 0.7, "max_new_tokens": 200}
         plain, told = (llm.generate(QUESTION, confidence_source=source, **asked) for source in (None, "tokens"))
         pruned = llm.generate(QUESTION, strategy="deep_conf", **asked)
     assert [sample.text for sample in told.samples] == [sample.text for sample in plain.samples]

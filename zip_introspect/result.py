@@ -178,15 +178,20 @@ def is_complete(finish: SampleFinish | None, thought: Thought | None = None) -> 
 class TokenConfidence(Record):
     """How sure a model was of a sample's tokens, under its own distribution; no head is needed, and none is trained.
 
-    A token's confidence is the mean negative log-probability of the 20 likeliest tokens, in nats: the higher, the more
-    of the mass lies on few of them; log 20 = 3.0 is the lowest. Groups are of `confidence_window` tokens each, one
-    ending at every token; a sample that is shorter is one group (DeepConf: Fu et al., 2025, arXiv 2508.15260).
+    Likelihoods are geometric means of the probabilities of the tokens that were drawn, in [0, 1]: inverse perplexities.
+    DeepConf's confidence of a token is the mean negative log-probability of the 20 likeliest ones, in nats: the higher,
+    the more of the mass lies on few of them; log 20 = 3.0 is the lowest (Fu et al., 2025, arXiv 2508.15260). Groups are
+    of `confidence_window` tokens each, one ending at every token; a sample that is shorter is one group.
     """
 
     likelihood: float
-    """Geometric mean of the probabilities of the tokens that were drawn, in [0, 1]: the inverse of perplexity."""
+    """Of all tokens."""
+    group_likelihood: float
+    """Of the last group."""
+    lowest_likelihood: float
+    """Of the least likely group so far."""
     mean: float
-    """Confidence of all tokens."""
+    """DeepConf's confidence, of all tokens."""
     group: float
     """Of the last group: the tail confidence of a sample that ended."""
     lowest: float

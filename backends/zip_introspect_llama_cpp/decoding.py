@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zip_introspect.backend.confidences import token_confidence
+from zip_introspect.backend.confidences import token_confidences
 from zip_introspect.backend.sequences import draws
 from zip_introspect.heads.readout import Readout
 from zip_introspect_llama_cpp.cache.context import Context, chunks
@@ -136,9 +136,8 @@ class _Loop:
         size = context.hidden_size
         self._hidden = np.zeros((*shape, size), np.float16) if reading.keep else None
         self._sums = np.stack([sample.hidden for sample in group if sample.hidden is not None]) if size else None
-        self._confidences = {
-            row: np.zeros((budgets[row], 2), np.float32) for row, sample in enumerate(group) if sample.confident
-        }
+        self._confident = np.array([sample.confident for sample in group])
+        self._confidences = np.zeros((*shape, 2), np.float32) if self._confident.any() else None
         self._counts = np.array([[sample.step + 2] for sample in group])
         """Hidden states in a row's sum after its next token."""
         self._all_uniforms = draws(group, budgets).tolist()
@@ -168,11 +167,20 @@ class _Loop:
         step = self.step
         drawn = self._sampler.draw(logits, highest, [row[step] for row in self._uniforms])
         self._drawn.append(drawn)
-        if self._confidences:
-            for row, own, token in zip(self._rows.tolist(), logits, drawn, strict=True):
-                if row in self._confidences:
-                    self._confidences[row][step] = token_confidence(own, token)
+        if self._confidences is not None:
+            self._take_confidences(self._confidences, logits, drawn)
         return drawn
+
+    def _take_confidences(
+        self, confidences: NDArray[np.float32], logits: NDArray[np.float32], drawn: Sequence[int]
+    ) -> None:
+        """Enter how sure the model is of the tokens drawn in this step, of those rows that ask."""
+        asking = self._confident[self._rows]
+        if asking.all():
+            confidences[self._at, self.step] = token_confidences(logits, drawn)
+        elif asking.any():
+            tokens = [token for token, asks in zip(drawn, asking, strict=True) if asks]
+            confidences[self._rows[asking], self.step] = token_confidences(logits[asking], tokens)
 
     def take(self, logits: NDArray[np.float32]) -> None:
         """Enter the joint's logits of a step, and mask the reserved ones."""
@@ -228,12 +236,17 @@ class _Loop:
                 self._joint[row, :read],
                 None if self._hidden is None else self._hidden[row, :read],
                 None if self._sums is None else self._sums[row],
-                None if row not in self._confidences else self._confidences[row][: read + (row not in self._last)],
+                self._told(row, read + (row not in self._last)),
                 self._last.get(row),
                 row in self._finished,
             )
             for row, read in enumerate(self._read.tolist())
         ]
+
+    def _told(self, row: int, tokens: int) -> NDArray[np.float32] | None:
+        if self._confidences is None or not self._confident[row]:
+            return None
+        return self._confidences[row, :tokens]
 
     def _break(self) -> None:
         for row, step in np.argwhere(~np.isfinite(self._joint).all(-1))[::-1].tolist():

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from zip_introspect.backend.confidences import TOP_K
 from zip_introspect.errors import HeadError, ModelLoadError
 from zip_introspect.heads.readout import Readout
 from zip_introspect_transformers.cache.states import PaddedCache, State, new_cache, tolerates_padding, upload
 from zip_introspect_transformers.fused import FusedStep
 from zip_introspect_transformers.reading import TorchHead, Watched
-from zip_introspect_transformers.sampling import TorchSampler
+from zip_introspect_transformers.sampling import TorchSampler, token_confidences
 from zip_introspect_transformers.snapshot import Snapshot
 
 
@@ -240,7 +239,7 @@ class Decoder:
             drawn = sampler.draw(allowed, uniforms[:, step]).where(alive, self._filler)
             tokens[:, step] = drawn
             if confident:
-                confidences[:, step] = self._confidences(allowed, drawn)
+                confidences[:, step] = token_confidences(allowed, drawn, self._last - self._first)
             count += alive
             alive = alive & ~(drawn[:, None] == self._eos).any(-1)
             if self.looks and not alive.any():
@@ -264,13 +263,6 @@ class Decoder:
                 joint = self._head(hidden.float(), means)
         kept = hidden if self.reading.keep else hidden[:, :, :0]
         return Span(tokens, joint, kept, sums, confidences, count, broken, alive)
-
-    def _confidences(self, allowed: Tensor, drawn: Tensor) -> Tensor:
-        """(rows, 2): of the tokens (rows,) drawn from logits (rows, V) that are minus infinity at reserved ids."""
-        logs = allowed.log_softmax(-1)
-        likeliest = min(TOP_K, logs.shape[-1] - (self._last - self._first))
-        own, best = logs.gather(-1, drawn[:, None]), logs.topk(likeliest).values
-        return torch.cat((own, best.mean(-1, keepdim=True)), -1)
 
     def to_host(self, spans: Sequence[Span]) -> list[list[Drawn]]:
         """Bring spans down in one transfer, one `Drawn` a row; integers travel as the bits of floats."""

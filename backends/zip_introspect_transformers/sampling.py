@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zip_introspect.backend.confidences import TOP_K
 from zip_introspect.backend.nucleus import nucleus
 from zip_introspect.config import SamplingParams
 from zip_introspect_transformers.cache.states import upload
@@ -78,6 +79,18 @@ class TorchSampler:
         dropped = (mass_before >= self._top_p) & (self._top_p < 1)
         dropped[:, 0] = False
         return weights.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), 0.0)
+
+
+def token_confidences(logits: Tensor, drawn: Tensor, reserved: int) -> Tensor:
+    """(rows, 2) float32, as `Advanced.confidences`.
+
+    Args:
+        logits: (rows, V) float32, as the model gave them, `reserved` ids at minus infinity.
+        drawn: (rows,) int64, of tokens.
+    """
+    logs = logits.log_softmax(-1)
+    likeliest = logs.topk(min(TOP_K, logs.shape[-1] - reserved)).values
+    return torch.cat((logs.gather(-1, drawn[:, None]), likeliest.mean(-1, keepdim=True)), -1)
 
 
 def _inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:

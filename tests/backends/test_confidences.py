@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from tests.backends.conftest import Exported, MakeModel
-from zip_introspect.backend.confidences import TOP_K, token_confidence
+from zip_introspect.backend.confidences import TOP_K, token_confidences
 from zip_introspect.backend.contract import Backend
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.testing.confidences import TOLD, ConfidenceConformance
@@ -100,13 +100,21 @@ def test_broken_logits_leave_the_confidences_of_what_was_drawn(
     assert np.isfinite(run.confidences).all()
 
 
+@pytest.mark.parametrize("padding", [0, 6000], ids=["small", "large"])
 @given(st.integers(1, 200), st.integers(0, 30), st.floats(0.01, 40.0), st.integers(0, 2**32 - 1))
-def test_numpy_finds_what_a_sorted_softmax_does(tokens: int, reserved: int, spread: float, seed: int) -> None:
+def test_numpy_finds_what_a_sorted_softmax_does(
+    padding: int, tokens: int, reserved: int, spread: float, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
-    logits = np.concatenate([rng.normal(size=tokens) * spread, np.full(reserved, -np.inf)]).astype(np.float32)
-    drawn = int(rng.integers(tokens))
-    logs = logits.astype(np.float64)[:tokens]
-    logs -= np.logaddexp.reduce(logs)
-    own, likeliest = token_confidence(logits, drawn)
-    assert own == pytest.approx(logs[drawn], abs=1e-4)
-    assert likeliest == pytest.approx(np.sort(logs)[-TOP_K:].mean(), abs=1e-4)
+    sampled = tokens + padding
+    logits = np.full((3, sampled + reserved), -np.inf, np.float32)
+    logits[:, :sampled] = rng.normal(size=(3, sampled)) * spread
+    before, drawn = logits.copy(), rng.integers(sampled, size=3).tolist()
+    found = token_confidences(logits, drawn)
+    assert np.array_equal(logits, before)
+    assert found.dtype == np.float32
+    logs = logits[:, :sampled].astype(np.float64)
+    logs -= np.logaddexp.reduce(logs, axis=-1, keepdims=True)
+    likeliest = np.sort(logs, axis=-1)[:, -TOP_K:].mean(-1)
+    expected = np.stack([logs[np.arange(3), drawn], likeliest], axis=-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)

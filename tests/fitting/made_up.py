@@ -20,7 +20,7 @@ def rollouts(questions: int = 60, samples: int = 4, *, tells: float = 2.0, seed:
     problems = []
     for place in range(questions):
         ease = rng.uniform(0.1, 0.9)
-        made = []
+        made: list[StoredRollout] = []
         for _ in range(samples):
             right, length = bool(rng.random() < ease), int(rng.integers(5, 61))
             finished = bool(rng.random() < 0.95)
@@ -36,6 +36,8 @@ def rollouts(questions: int = 60, samples: int = 4, *, tells: float = 2.0, seed:
             states[:, 2] += 0 if noise else 2 * ease
             means = states.cumsum(0) / np.arange(1, len(states) + 1)[:, None]
             hidden = HiddenRows(positions, states.astype(np.float16), means.astype(np.float16))
+            own = np.random.default_rng((seed, place, len(made)))
+            told = -own.exponential((0.2 if right else 1.0, 9.0), (length, 2)).astype(np.float16)
             answer = str(place) if right else str(1_000 + int(rng.integers(3)))
             made.append(
                 StoredRollout(
@@ -46,7 +48,8 @@ def rollouts(questions: int = 60, samples: int = 4, *, tells: float = 2.0, seed:
                     finished=finished,
                     joints=np.zeros((rows, 0), np.float16),
                     hidden=hidden,
+                    confidences=told,
                 )
             )
         problems.append(QuestionRollouts(Question(f"question {place}", str(place)), (1, 2, place + 3), tuple(made)))
-    return Rollouts(None, "made up", LONGEST, tuple(problems), hidden_size=noise or SIZE)
+    return Rollouts(None, "made up", LONGEST, tuple(problems), hidden_size=noise or SIZE, confidences=not noise)

@@ -124,6 +124,18 @@ def test_what_confidence_means_is_learnt_from_searched_outcomes(fitted: Fitted) 
     assert fitted.head.about.calibration("nobody's", "value", 4) is None
 
 
+def test_what_tokens_mean_is_learnt_where_rollouts_hold_their_confidences(fitted: Fitted) -> None:
+    played = next(item for item in fitted.played if item.name == "best_of_n of 4")
+    found = fitted.head.about.calibration("best_of_n", "value", 4, "tokens")
+    assert found is not None
+    assert found.source == "tokens"
+    assert found != fitted.head.about.calibration("best_of_n", "value", 4)
+    assert played.likelihood is not None
+    raw, meant = played.likelihood.mean(), found.apply(played.likelihood).mean()
+    assert abs(meant - played.right.mean()) <= abs(raw - played.right.mean()) + 0.01
+    assert all(config.confidence_source is None for config in (item.config for item in fitted.played))
+
+
 def test_the_file_and_the_page_hold_it_all(fitted: Fitted, tmp_path: Path) -> None:
     again = file.load(file.save(fitted.head, tmp_path))
     assert again.about == fitted.head.about

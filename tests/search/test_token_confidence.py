@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -31,9 +32,16 @@ def plainly(rows: list[tuple[float, float]], window: int) -> TokenConfidence:
     """By the definition, from all rows at once."""
     drawn, likeliest = np.array(rows).T
     size = min(window, len(rows))
-    groups = [-float(np.mean(likeliest[start : start + size])) for start in range(len(rows) - size + 1)]
+    starts = range(len(rows) - size + 1)
+    groups = [-float(np.mean(likeliest[start : start + size])) for start in starts]
+    likely = [float(np.exp(np.mean(drawn[start : start + size]))) for start in starts]
     return TokenConfidence(
-        float(np.prod(np.exp(drawn)) ** (1 / len(rows))), -float(np.mean(likeliest)), groups[-1], min(groups)
+        likelihood=float(np.exp(np.mean(drawn))),
+        group_likelihood=likely[-1],
+        lowest_likelihood=min(likely),
+        mean=-float(np.mean(likeliest)),
+        group=groups[-1],
+        lowest=min(groups),
     )
 
 
@@ -153,13 +161,14 @@ def test_a_backend_that_says_it_reports_them_and_does_not_is_named() -> None:
 
 def test_it_is_labelled_until_a_calibration_has_learnt_from_tokens() -> None:
     of_agreement = TOKENS_MEAN.replace(source=None)
-    for known, source, warning in (
+    cases: tuple[tuple[Calibration | None, Literal["tokens"] | None, str | None], ...] = (
         (None, "tokens", UNCALIBRATED),
         (of_agreement, "tokens", UNCALIBRATED),
         (TOKENS_MEAN, "tokens", None),
         (of_agreement, None, None),
         (TOKENS_MEAN, None, OF_ANOTHER_SOURCE),
-    ):
+    )
+    for known, source, warning in cases:
         with IntrospectiveLLM(SimulatedBackend(seed=3, head=False), calibration=known) as llm:
             result = llm.generate("a question", confidence_source=source)
         assert [said for said in result.warnings if said in (UNCALIBRATED, OF_ANOTHER_SOURCE)] == (

@@ -65,6 +65,9 @@ def fit(
         bool,
         typer.Option("--attachable", help="A head that attach can write into the model: linear, of the last state."),
     ] = False,
+    confidences: Annotated[
+        bool, typer.Option("--confidences", help="Learn what --confidence-source tokens of ask means, too.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Sample a few questions, and say how long it takes.")] = (
         False
     ),
@@ -100,6 +103,7 @@ def fit(
             "concurrency": concurrency,
             "chat_template_kwargs": options,
             "framing": framing,
+            "confidences": confidences,
         }
         with open_llm(model, backend, hidden_states=True) as llm:
             file = out.with_suffix(".rollouts.parquet")

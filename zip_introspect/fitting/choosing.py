@@ -44,6 +44,8 @@ class Tried:
     confidence: NDArray[np.float64]
     cost: NDArray[np.float64]
     """In samples: the tokens of one sample of the question on average are 1."""
+    likelihood: NDArray[np.float64] | None = None
+    """The confidence by tokens, shape (questions, windows), where the rollouts hold any."""
 
     @property
     def name(self) -> str:
@@ -126,21 +128,23 @@ def _play(rollouts: Rollouts, beliefs: Sequence[AnswerModel], config: Generation
     stored = min(len(problem.rollouts) for problem in rollouts.problems)
     _, one, _ = single(rollouts)
     selections: tuple[Selection | None, ...] = _SELECTIONS if config.strategy == "zip_rc" else (None,)
-    rows: dict[Selection | None, list[list[tuple[float, float, float]]]] = {name: [] for name in selections}
+    rows: dict[Selection | None, list[list[tuple[float, float, float, float]]]] = {name: [] for name in selections}
     for first in range(stored):
         results = _results(rollouts, beliefs, config, first)
         for selection, windows in rows.items():
             windows.append([])
             for problem, (backend, result) in zip(rollouts.problems, results, strict=True):
-                right, confidence = _chosen(backend, problem, result, selection)
+                right, confidence, likelihood = _chosen(backend, problem, result, selection)
                 prompt, usage = result.usage.prompt_tokens, result.usage
                 cost = generation_cost(prompt + usage.generated_tokens, usage.depth, 1.0, 1.0, 1.0)
-                windows[-1].append((right, confidence, float(cost)))
+                windows[-1].append((right, confidence, float(cost), likelihood))
     found = []
     for selection, windows in rows.items():
-        right, confidence, cost = np.array(windows, np.float64).transpose(2, 1, 0)
+        right, confidence, cost, likelihood = np.array(windows, np.float64).transpose(2, 1, 0)
         settled = config if selection is None else config.replace(selection=selection)
-        found.append(Tried(settled, right, confidence, cost / one[:, None]))
+        found.append(
+            Tried(settled, right, confidence, cost / one[:, None], likelihood if rollouts.confidences else None)
+        )
     return found
 
 
@@ -162,8 +166,8 @@ def _results(
 
 def _chosen(
     backend: ReplayBackend, problem: QuestionRollouts, result: GenerationResult, selection: Selection | None
-) -> tuple[bool, float]:
-    """Whether the chosen sample is right, and how sure the model is of it."""
+) -> tuple[bool, float, float]:
+    """Whether the chosen sample is right, and how sure it is: by the strategy or the head, and by its tokens."""
     number, confidence = result.chosen, result.confidence
     if selection is not None:
         samples = [
@@ -173,8 +177,10 @@ def _chosen(
         number = chosen.number if chosen else None
         confidence = (result.samples[number].value or 0.0) if number is not None else 0.0
     if number is None or not result.samples[number].complete:
-        return False, 0.0
-    return backend.rollout_of(problem, number).right, confidence
+        return False, 0.0, 0.0
+    rollout = backend.rollout_of(problem, number)
+    likelihood = 0.0 if rollout.confidences is None else float(np.exp(rollout.confidences[:, 0].mean(dtype=np.float64)))
+    return rollout.right, confidence, likelihood
 
 
 _SELECTIONS: tuple[Selection, ...] = ("value", "weighted_majority", "majority")
@@ -215,11 +221,14 @@ def searched(found: list[Tried]) -> tuple[Searched, ...]:
     calibrated = []
     for (strategy, selection, samples), items in groups.items():
         item = max(items, key=lambda item: item.worth(PRICES["balanced"]))
-        confidence, right = np.clip(item.confidence[:, 0], 0, 1), item.right[:, 0]
+        right = item.right[:, 0]
         method = "isotonic" if len(right) >= _ISOTONIC_FROM else "temperature"
-        try:
-            map_ = calibrating.fit(confidence, right, method)
-        except CalibrationError:
-            continue  # all right, or all wrong: nothing to learn
-        calibrated.append(Searched(strategy=strategy, selection=selection, max_samples=samples, calibration=map_))
+        for source, confidence in ((None, item.confidence), ("tokens", item.likelihood)):
+            if confidence is None:
+                continue
+            try:
+                map_ = calibrating.fit(np.clip(confidence[:, 0], 0, 1), right, method).replace(source=source)
+            except CalibrationError:
+                continue  # all right, or all wrong: nothing to learn
+            calibrated.append(Searched(strategy=strategy, selection=selection, max_samples=samples, calibration=map_))
     return tuple(calibrated)

@@ -21,10 +21,10 @@ class ConfidenceTrace:
     def __init__(self, window: int) -> None:
         self._window, self._count = window, 0
         self._sum = np.zeros(2)
-        self._recent = np.empty(0)
-        """Of the last tokens, at most a group, the mean log-probabilities of the likeliest."""
-        self._highest = -math.inf
-        """Mean of the group that was least sure."""
+        self._recent = np.empty((0, 2))
+        """Of the last tokens, at most a group."""
+        self._least = np.array([math.inf, -math.inf])
+        """Means of the group whose tokens were least likely, and of the one whose likeliest tokens were most likely."""
 
     def grow(self, rows: NDArray[np.floating]) -> None:
         """Take in those of further tokens, shape (n, 2), as `Advanced.confidences`."""
@@ -33,11 +33,11 @@ class ConfidenceTrace:
         given = np.asarray(rows, np.float64)
         self._count += len(given)
         self._sum += given.sum(0)
-        seen = np.concatenate([self._recent, given[:, 1]])
+        seen = np.concatenate([self._recent, given])
         if len(seen) >= self._window:
-            sums = np.concatenate([[0.0], np.cumsum(seen)])
-            groups = (sums[self._window :] - sums[: -self._window]) / self._window
-            self._highest = max(self._highest, float(groups.max()))
+            sums = np.concatenate([np.zeros((1, 2)), np.cumsum(seen, axis=0)])
+            drawn, likeliest = (sums[self._window :] - sums[: -self._window]).T / self._window
+            self._least = np.array([min(self._least[0], drawn.min()), max(self._least[1], likeliest.max())])
         self._recent = seen[-self._window :]
 
     def fork(self) -> ConfidenceTrace:
@@ -50,11 +50,7 @@ class ConfidenceTrace:
         """What they come to; None before the first token."""
         if not self._count:
             return None
-        drawn, likeliest = self._sum / self._count
-        last = float(self._recent.mean())
-        return TokenConfidence(
-            likelihood=min(1.0, math.exp(drawn)),
-            mean=-float(likeliest),
-            group=-last,
-            lowest=-last if self._count < self._window else -self._highest,
-        )
+        last = self._recent.mean(0)
+        least = last if self._count < self._window else self._least
+        drawn, likeliest = np.stack([self._sum / self._count, last, least]).T
+        return TokenConfidence(*np.exp(np.minimum(drawn, 0.0)).tolist(), *(-likeliest).tolist())

@@ -11,19 +11,22 @@ from pydantic import Field, model_validator
 
 from zip_introspect.answers.extraction import key
 from zip_introspect.config import GenerationConfig, Settings
+from zip_introspect.result import TokenConfidence
 from zip_introspect.strategies.base import Finished, MetaAction, MetaState, Verdict, dropping, register
 from zip_introspect.strategies.best_of_n import BestOfN
 from zip_introspect.strategies.selection import Selection
 
 _CONSENSUS = 0.95
+_OF_TOKENS = ("tokens", "likelihood")
 
 
 class DeepConfOptions(Settings):
     """What confidence pruning takes beside the config, whose `confidence_window` makes the groups of tokens."""
 
-    signal: Literal["tokens", "value"] | None = Field(
+    signal: Literal["tokens", "likelihood", "value"] | None = Field(
         None,
-        description="tokens: how sure the model is of its tokens. value: expected reward. None: value with a head.",
+        description="tokens: the paper's. likelihood: of the tokens drawn. value: expected reward. None: value with a "
+        "head, tokens without.",
     )
     warmup: int = Field(3, ge=1, description="Samples run to their ends before the threshold is set.")
     keep: float = Field(0.9, gt=0.0, le=1.0, description="Share of the warm-up samples that the threshold would keep.")
@@ -32,19 +35,19 @@ class DeepConfOptions(Settings):
         None,
         gt=0.0,
         le=1.0,
-        description="Stop where the leading answer has this share of the votes. None: 0.95 by tokens, never by value.",
+        description="Stop where the leading answer has this share of the votes. None: never by value, else 0.95.",
     )
 
     @model_validator(mode="after")
     def _of_its_signal(self) -> DeepConfOptions:
-        if self.signal == "tokens" and "window" in self.model_fields_set:
+        if self.signal in _OF_TOKENS and "window" in self.model_fields_set:
             raise ValueError("window is of signal='value'; groups of tokens are set by confidence_window")
         return self
 
 
 @register
 class DeepConf(BestOfN):
-    """DeepConf's online rule, by the model's confidence in its tokens, or by the expected reward (eq. 8) in its place.
+    """DeepConf's online rule: by how sure the model is of its tokens, or by the expected reward (eq. 8) in its place.
 
     `warmup` samples run to their ends; the threshold is the percentile of their lowest group confidences that keeps a
     share of `keep` (the paper's eta: 0.1 or 0.9). The others then start, and each is dropped once a group of it falls
@@ -52,7 +55,8 @@ class DeepConf(BestOfN):
 
     By tokens it needs no head. A group is `confidence_window` tokens (2,048 in the paper, whose samples take tens of
     thousands), and no sample is dropped before its first group is whole. A vote weighs the lowest group confidence of
-    its sample, and samples below the threshold have none. By value a group is the mean over the last `window`
+    its sample, and samples below the threshold have none. `likelihood` is the same rule with another confidence: the
+    geometric mean of the probabilities of what was drawn. By value a group is the mean over the last `window`
     decisions, and a vote weighs the final value: what pruning can do with a scalar of a head's.
     """
 
@@ -67,7 +71,7 @@ class DeepConf(BestOfN):
         self._trace: defaultdict[int, list[float]] = defaultdict(list)
         self._lowest: dict[int, float] = {}
         self._threshold: float | None = None
-        self._by_tokens = self.options.signal == "tokens"
+        self._by_tokens = self.options.signal in _OF_TOKENS
 
     def reads_joints(self) -> bool:
         """By value."""
@@ -75,7 +79,7 @@ class DeepConf(BestOfN):
 
     def reads_confidences(self, joints: bool) -> bool:
         """By tokens, as it works without a head unless it is told otherwise."""
-        return self.options.signal == "tokens" or (self.options.signal is None and not joints)
+        return self.options.signal in _OF_TOKENS or (self.options.signal is None and not joints)
 
     def decide(self, state: MetaState) -> MetaAction:
         """The warm-up samples until they are finished, then the others while their confidence lasts."""
@@ -141,13 +145,19 @@ class DeepConf(BestOfN):
     def _weight(self, item: Finished) -> float:
         if not self._by_tokens:
             return item.value
-        return item.token_confidence.lowest if item.token_confidence else 0.0
+        return self._least(item.token_confidence) if item.token_confidence else 0.0
+
+    def _least(self, sure: TokenConfidence) -> float:
+        """The confidence of the group that is least sure."""
+        return sure.lowest_likelihood if self.options.signal == "likelihood" else sure.lowest
 
     def _groups_of_tokens(self, state: MetaState) -> dict[int, float]:
         """The lowest group confidence of each unfinished sample that has a whole group."""
-        self._lowest |= {item.sample: item.token_confidence.lowest for item in state.finished if item.token_confidence}
+        self._lowest |= {
+            item.sample: self._least(item.token_confidence) for item in state.finished if item.token_confidence
+        }
         return {
-            leaf.sample: leaf.token_confidence.lowest
+            leaf.sample: self._least(leaf.token_confidence)
             for leaf in state.leaves
             if leaf.token_confidence and leaf.length >= self.config.confidence_window
         }

@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from zip_introspect.backend.confidences import token_confidence
+from zip_introspect.backend.confidences import token_confidences
 from zip_introspect.backend.contract import Advanced, Backend, BackendInfo, Prefilled, SequenceId
 from zip_introspect.backend.sequences import Sample, Sequences
 from zip_introspect.config import SamplingParams
@@ -298,13 +298,14 @@ class SimulatedBackend(Backend):
     def _advance(self, state: _State, steps: int) -> Advanced:
         tokens: list[int] = []
         rows: list[NDArray[np.float32]] = []
-        confidences: list[tuple[float, float]] = []
+        confidences: list[NDArray[np.float32]] = []
         greedy = state.sampling is not None and state.sampling.greedy
         for draw in state.draws(steps).tolist():
             token, chances = state.go_on(draw, greedy)
             tokens.append(token)
             if state.confident:
-                confidences.append(token_confidence(np.log(np.maximum(chances, _FLOOR)).astype(np.float32), token))
+                logs = np.log(np.maximum(chances, _FLOOR)).astype(np.float32)
+                confidences.append(token_confidences(logs[None], [token])[0])
             if state.ended:
                 break
             rows.append(self._logits(state))

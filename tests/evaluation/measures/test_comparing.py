@@ -89,7 +89,7 @@ def test_every_curve_of_the_comparison_is_there_and_runs() -> None:
     _, rollouts = simulated()
     found = settings_for(rollouts, CONFIG, alphas=(0.1, 1.0), betas=(0.5, 0.01))
     names = [setting.name for setting in found]
-    scored = {"weighted_best_of_n_external", "weighted_best_of_n_self", "deep_conf_tokens"}
+    scored = {"weighted_best_of_n_external", "weighted_best_of_n_self", "deep_conf_tokens", "deep_conf_likelihood"}
     assert set(names) == set(TITLES) - scored - {LITE}
     assert len({(setting.name, setting.config.alpha, label(setting)) for setting in found}) == len(found)
     assert [label(s) for s in found if s.name == "best_of_n"] == ["1 sample", "2 samples", "3 samples", "4 samples"]
@@ -111,7 +111,7 @@ def test_every_curve_of_the_comparison_is_there_and_runs() -> None:
 
 
 def test_scores_add_their_curves_and_zip_rc_is_capped_at_eight() -> None:
-    found = settings_of(GenerationConfig(), 16, scorers=("value", "external", "self"))
+    found = settings_of(GenerationConfig(), 16, scorers=("value", "external", "self"), confidences=True)
     assert {setting.name for setting in found} == set(TITLES) - {"majority_vote_pruned", "step_prune", LITE}
     assert {s.config.max_samples for s in found if s.name == ZIP_RC} == {8}
     assert max(s.config.max_samples for s in found if s.name == BOUND) == 16

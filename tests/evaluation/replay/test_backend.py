@@ -81,11 +81,11 @@ def test_rollouts_without_confidences_say_how_to_get_them() -> None:
         replays(rollouts, CONFIG.replace(strategy="deep_conf", strategy_options={"signal": "tokens"}, max_samples=4))
 
 
-def test_the_curve_by_tokens_is_there_where_rollouts_have_them() -> None:
+def test_the_curves_by_tokens_are_there_where_rollouts_have_them() -> None:
     names = {
         told: {item.name for item in settings_for(simulated(confidences=told)[1], CONFIG)} for told in (True, False)
     }
-    assert names[True] - names[False] == {"deep_conf_tokens"}
+    assert names[True] - names[False] == {"deep_conf_tokens", "deep_conf_likelihood"}
     _, rollouts = simulated(questions=4, confidences=True)
     curve = [item for item in settings_for(rollouts, CONFIG) if item.name == "deep_conf_tokens"]
     assert [evaluate(rollouts, item).samples.max() <= item.config.max_samples for item in curve] == [True] * 4

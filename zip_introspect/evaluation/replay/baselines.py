@@ -40,6 +40,7 @@ _WITHOUT_HEAD = {
     "adaptive_consistency_dirichlet": "adaptive consistency, Dirichlet",
     "early_stopping_consistency": "early-stopping consistency",
     "deep_conf_tokens": "DeepConf, by tokens",
+    "deep_conf_likelihood": "DeepConf, by likelihood",
     BOUND: "pass@k (oracle)",
 }
 TITLES = _WITH_HEAD | _WITHOUT_HEAD
@@ -111,9 +112,10 @@ def settings(
         held = {"max_tokens_held": max_tokens_held}
         found += [setting("step_prune", "step_prune", max_samples=size, strategy_options=held) for size in sizes]
     if confidences:
-        by_tokens = {"signal": "tokens"}
         found += [
-            setting("deep_conf_tokens", "deep_conf", max_samples=size, strategy_options=by_tokens) for size in sizes
+            setting(f"deep_conf_{signal}", "deep_conf", max_samples=size, strategy_options={"signal": signal})
+            for signal in ("tokens", "likelihood")
+            for size in sizes
         ]
     if max_length is not None:
         pruned = {"max_length": max_length}
