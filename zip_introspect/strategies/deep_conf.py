@@ -110,9 +110,7 @@ class DeepConf(BestOfN):
         if not self._by_tokens or not (votes := self._votes(finished)):
             return None
         answer = max(votes, key=lambda answer: votes[answer])
-        samples = [
-            item for item in finished if item.complete and item.answer is not None and key(item.answer) == answer
-        ]
+        samples = [item for item in finished if self._voted(item) == answer]
         best = max(samples, key=lambda item: (self._weight(item), -item.sample))
         weights = [self._weight(item) for item in finished if self._stands(item)]
         unseen = sum(weights) / len(weights)
@@ -125,18 +123,22 @@ class DeepConf(BestOfN):
         return _CONSENSUS if self._by_tokens else np.inf
 
     def _agreed(self, finished: Sequence[Finished]) -> float:
-        """The leading answer's share of the votes; 0 without any."""
+        """The leading answer's share of the votes; 0 where fewer than two were cast."""
         votes = self._votes(finished)
-        total = sum(votes.values())
-        return max(votes.values()) / total if total > 0 else 0.0
+        total, cast = sum(votes.values()), sum(self._voted(item) is not None for item in finished)
+        return max(votes.values()) / total if total > 0 and cast > 1 else 0.0
 
     def _votes(self, finished: Sequence[Finished]) -> dict[str, float]:
         """The weight of each answer, by its key, in the order of the samples."""
         votes: dict[str, float] = {}
         for item in finished:
-            if item.complete and item.answer is not None and self._stands(item):
-                votes[key(item.answer)] = votes.get(key(item.answer), 0.0) + self._weight(item)
+            if (answer := self._voted(item)) is not None:
+                votes[answer] = votes.get(answer, 0.0) + self._weight(item)
         return votes
+
+    def _voted(self, item: Finished) -> str | None:
+        """The key of the answer that a sample votes for; None where it has no vote."""
+        return key(item.answer) if item.complete and item.answer is not None and self._stands(item) else None
 
     def _stands(self, item: Finished) -> bool:
         """Whether a finished sample counts; by tokens those below the threshold do not."""
