@@ -55,6 +55,7 @@ reproduce: $(DEV)  ## the figures of docs/results.md from the embedded model
 bench: $(LLAMA)  ## time decisions, the search loop, many callers, kept prompts, growth, streaming, the start; JSON in build/bench/
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/decision_time.py --out build/bench/decision_time.json
 	$(BIN)/python benchmarks/introspection_overhead.py --out build/bench/introspection_overhead.json
+	$(BIN)/python benchmarks/token_confidences.py --out build/bench/token_confidences.json
 	$(BIN)/python benchmarks/search_loop.py --out build/bench/search_loop.json
 	$(BIN)/python benchmarks/growth.py --out build/bench/growth.json
 	$(BIN)/python benchmarks/streaming.py --out build/bench/streaming.json

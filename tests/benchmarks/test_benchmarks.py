@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.call_trace import travelled
+from tests.evaluation.stored import simulated
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 BACKENDS = ["transformers", *(["llama-cpp"] if find_spec("llama_cpp") else [])]
@@ -104,6 +105,25 @@ def test_introspection_is_timed_on_every_backend(tmp_path: Path) -> None:
     for row in figures["rows"]:
         assert row["ratio"] == pytest.approx(row["read"] / row["blind"])
         assert f"| {row['device']} | 2 | {row['read']:,.0f} |" in printed
+
+
+def test_confidences_of_tokens_are_timed_on_every_backend(tmp_path: Path) -> None:
+    settings = ["--samples", 2, "--steps", 4, "--rounds", 1, "--threads", 1, "--vocabulary", 5000]
+    figures, printed = run("token_confidences", tmp_path, *settings)
+    assert [row["backend"] for row in figures["rows"]] == [row["backend"] for row in figures["large"]] == BACKENDS
+    for row, large in zip(figures["rows"], figures["large"], strict=True):
+        assert row["ratio"] == pytest.approx(row["told"] / row["silent"])
+        assert f"| {row['device']} | 2 | {row['told']:,.0f} |" in printed
+        assert f"| {large['backend']} | 5,000 | 2 | {1000 * large['seconds']:.2f} |" in printed
+
+
+def test_what_confidences_of_tokens_tell_is_counted(tmp_path: Path) -> None:
+    rollouts = simulated(questions=8, confidences=True)[1].save(tmp_path / "r.parquet")
+    figures, printed = run("token_signals", tmp_path, rollouts, "--window", 4)
+    told = {row["signal"]: row["auroc"] for row in figures["rows"]}
+    assert told["value"] == 1, "the simulated world knows at the end"
+    assert set(told) >= {"likelihood", "lowest_likelihood", "group", "lowest"}
+    assert all(f"| {name} | {area:.3f} |" in printed for name, area in told.items())
 
 
 def test_the_search_loop_is_timed_against_generate(tmp_path: Path) -> None:
