@@ -16,11 +16,13 @@ from tests.searches import request, results
 from zip_introspect import Calibration, IntrospectiveLLM
 from zip_introspect.backend.contract import Advanced
 from zip_introspect.backend.streams import prompt_seed
-from zip_introspect.config import SamplingParams
+from zip_introspect.config import GenerationConfig, SamplingParams
 from zip_introspect.errors import BackendError, HeadError
+from zip_introspect.heads.head import Head, Searched
 from zip_introspect.result import TokenConfidence
-from zip_introspect.search.confidence import OF_ANOTHER_SOURCE, UNCALIBRATED
+from zip_introspect.search.confidence import OF_ANOTHER_SOURCE, UNCALIBRATED, calibration_of
 from zip_introspect.search.token_confidence import ConfidenceTrace
+from zip_introspect.testing.heads import random_head
 from zip_introspect.testing.simulator import SimulatedBackend
 
 TOKENS_MEAN = Calibration(
@@ -176,6 +178,17 @@ def test_it_is_labelled_until_a_calibration_has_learnt_from_tokens() -> None:
         )
         expected = pytest.approx(0.2 + 0.4 * result.confidence) if known and not warning else None
         assert result.calibrated_confidence == expected
+
+
+def test_a_heads_file_may_say_what_each_source_means() -> None:
+    of_head = TOKENS_MEAN.replace(source=None, probabilities=(0.0, 1.0))
+    kind = {"strategy": "best_of_n", "selection": "value", "max_samples": 4}
+    head, backend = random_head(8), SimulatedBackend()
+    searched = tuple(Searched(**kind, calibration=found) for found in (TOKENS_MEAN, of_head))
+    backend.head = Head(head.about.replace(searched=searched), head.weights, None)
+    config = GenerationConfig(strategy="best_of_n", max_samples=4)
+    for source, expected in ((None, of_head), ("head", of_head), ("tokens", TOKENS_MEAN), ("agreement", None)):
+        assert calibration_of(backend, config.replace(confidence_source=source)) == expected
 
 
 def test_a_batch_shares_passes_with_those_who_ask_for_nothing() -> None:

@@ -36,7 +36,7 @@ def confidence(chosen: SampleResult, samples: Sequence[SampleResult], source: Co
 
 def calibration_of(backend: Backend, config: GenerationConfig) -> Calibration | None:
     """What a model's head says that confidence means after a search with these settings; None where nobody does."""
-    if backend.head is None:
+    if backend.head is None or config.confidence_source == "agreement":  # of which a head's file says nothing
         return None
     strategy = strategies.chosen(config, joints=True)
     return backend.head.about.calibration(

@@ -126,10 +126,7 @@ class ReplayBackend(Backend):
         if max(samples, default=0) >= len(stored):
             raise BackendError(f"sample {max(samples)} was asked for, and {len(stored)} are stored for each question")
         begun = (stored[(self.first + sample) % len(stored)] for sample in samples)
-        return [
-            self._open(_Playing(parent.problem, rollout, confident=sampling.confidences and self.info.confidences))
-            for rollout in begun
-        ]
+        return [self._open(_Playing(parent.problem, rollout, confident=sampling.confidences)) for rollout in begun]
 
     def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
         """Go on with rollouts."""
