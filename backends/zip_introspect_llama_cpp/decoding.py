@@ -113,6 +113,7 @@ def read_further(
             joint[row : row + sound[row]].astype(np.float32),
             hidden[row : row + sound[row]].astype(np.float16) if reading.keep else None,
             sums[row] if reads_all else None,
+            None,  # of what is given, and not drawn
             logits[row] if sound[row] else None,
             finished=False,
         )

@@ -231,7 +231,8 @@ class TransformersBackend(Backend):
         samples = self._sequences.appendable(sequences, tokens, self._info, self.reserved)
         with computing_with(self._threads), self._sequences.recovering(samples):
             read = self._sequences.read_further(samples, tokens, self.num_cells)
-        advanced = [self._account(sample, read[id(sample)]) for sample in samples]
+        # What is given was not drawn, so there is no confidence in it.
+        advanced = [replace(self._account(sample, read[id(sample)]), confidences=None) for sample in samples]
         self._sequences.evict()
         return advanced
 

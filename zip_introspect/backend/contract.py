@@ -89,7 +89,8 @@ class Advanced:
     """Shape (n, 2), for each of the tokens, end of sequence included: its log-probability, and the mean log-probability
     of the `confidences.TOP_K` likeliest tokens (of all that may be drawn, where these are fewer); DeepConf's confidence
     of a token is the second, negated. Natural logarithms, of the distribution that the model itself gives before the
-    token: at a temperature of 1, before any filter, reserved ids masked. Only where `SamplingParams.confidences`."""
+    token: at a temperature of 1, before any filter, reserved ids masked. Only where `SamplingParams.confidences`, and
+    of tokens that were drawn: `append` gives none."""
 
 
 def joint_grid(backend: Backend) -> JointGrid:

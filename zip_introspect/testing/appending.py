@@ -65,6 +65,19 @@ class AppendConformance:
             self._go_on_alike(backend, [first], [second])
         backend.release([first, second])
 
+    def test_what_is_given_was_not_drawn_and_so_has_no_confidence(
+        self, backend: Backend, prefilled: list[Prefilled]
+    ) -> None:
+        if not backend.info.confidences:
+            pytest.skip("the backend reports no confidences")
+        (sequence,) = backend.fork(prefilled[0].sequence, [0], SAMPLED.replace(confidences=True))
+        (given,) = backend.append([sequence], [backend.spell(self.said[0])])
+        (drawn,) = backend.advance([sequence], [2])
+        assert given.confidences is None
+        assert drawn.confidences is not None
+        assert drawn.confidences.shape == (len(drawn.tokens), 2)
+        backend.release([sequence])
+
     def test_they_end_at_the_context(self, backend: Backend) -> None:
         limit = backend.info.max_context
         if limit > 4096:

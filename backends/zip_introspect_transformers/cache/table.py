@@ -172,7 +172,7 @@ class SequenceTable(Sequences[Row]):
                 for row, (sample, said) in enumerate(zip(rows, after.cpu().numpy(), strict=True)):
                     ids = np.array(given[id(sample)], np.int32)
                     joint, hidden = said[None, :cells].copy(), said[None, cells + 1 :].copy()
-                    found[id(sample)] = Drawn(ids, joint, hidden, broken=not said[cells])
+                    found[id(sample)] = Drawn(ids, joint, hidden, np.zeros((0, 2), np.float32), broken=not said[cells])
                     sample.sums = None if sums_after is None else sums_after[row]
         return found
 

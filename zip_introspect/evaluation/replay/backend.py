@@ -155,7 +155,7 @@ class ReplayBackend(Backend):
                     "the model, or leave thinking as it is (by='never')"
                 )
         moved = self.advance(sequences, [len(given) for given in tokens])
-        return [replace(item, joint_logits=item.joint_logits[-1:]) for item in moved]
+        return [replace(item, joint_logits=item.joint_logits[-1:], confidences=None) for item in moved]
 
     def pause(self, sequences: Sequence[SequenceId]) -> None:
         """Nothing to be done."""
