@@ -62,6 +62,7 @@ from zip_introspect.result import (
     UtilityReport,
 )
 from zip_introspect.search.request import HandOn
+from zip_introspect.shared_budget import SharedBudget
 
 __version__ = "0.1.0"
 
@@ -111,6 +112,7 @@ __all__ = [
     "SearchFailed",
     "SearchFinished",
     "SearchStarted",
+    "SharedBudget",
     "Thinking",
     "Thought",
     "TokenConfidence",

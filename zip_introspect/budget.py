@@ -13,15 +13,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self, get_args
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from zip_introspect.config import Settings
 from zip_introspect.errors import BudgetError, ConfigError
 
-Limit = Literal["tokens", "depth", "seconds", "cost"]
-"""The limits that end a search. A limit on samples only narrows what a strategy may propose."""
+if TYPE_CHECKING:
+    from zip_introspect.shared_budget import Share
+
+Limit = Literal["tokens", "depth", "seconds", "cost", "total"]
+"""The limits that end a search; total is that of a `SharedBudget`. A limit on samples only narrows what a strategy may
+propose."""
 
 LIMITS: tuple[Limit, ...] = get_args(Limit)
 
@@ -64,7 +68,8 @@ class Budget(Settings):
             return cls(max_tokens=value)
         raise BudgetError(
             f"budget is {value!r}; expected a Budget, a whole number of generated tokens, or None. "
-            f"Write for example Budget(max_tokens=2_000, max_samples=8)."
+            f"Write for example Budget(max_tokens=2_000, max_samples=8). A SharedBudget is for an IntrospectiveLLM "
+            f"and its chat model; a ladder takes none."
         )
 
     def within(self, other: Budget) -> Budget:
@@ -102,6 +107,24 @@ class Budget(Settings):
         return BudgetError(f"budget refused: {super()._explain(error)}")
 
 
+def affordable(budget: Budget, prompt_tokens: int, tokens: int) -> int | None:
+    """Generated tokens that tokens and money allow beyond those of so many prompts and answers; None is no limit."""
+    left = None if budget.max_tokens is None else max(0, budget.max_tokens - tokens)
+    if budget.max_cost is None or budget.price_per_token is None:
+        return left
+
+    def costs(count: int) -> float:
+        return prompt_tokens * budget.price_per_prompt_token + count * (budget.price_per_token or 0.0)
+
+    afforded = int(max(0.0, min((budget.max_cost - costs(tokens)) / budget.price_per_token, _PLENTY)))
+    # Division rounds either way: hold to the product, which is what is reported.
+    if costs(tokens + afforded + 1) <= budget.max_cost:
+        afforded += 1
+    while afforded > 0 and costs(tokens + afforded) > budget.max_cost:
+        afforded -= 1
+    return afforded if left is None else min(left, afforded)
+
+
 @dataclass(slots=True)
 class Ledger:
     """What one search has spent of its budget."""
@@ -111,6 +134,10 @@ class Ledger:
     clock: Callable[[], float] = time.perf_counter
     started: float | None = None
     """When it was called for, by the clock; None is now."""
+    part: Share | None = None
+    """In a budget that is shared."""
+    priced: bool = False
+    """Whether its strategy weighs the price of a token, so that the shared budget need not be divided evenly."""
     tokens: int = 0
     samples: int = 0
     depth: int = 0
@@ -136,17 +163,32 @@ class Ledger:
     @property
     def tokens_left(self) -> int | None:
         """Generated tokens that tokens and money still allow; None is no limit."""
-        left = None if self.budget.max_tokens is None else self.budget.max_tokens - self.tokens
-        if self.budget.max_cost is not None and self.budget.price_per_token is not None:
-            affordable = (self.budget.max_cost - self._cost_of(self.tokens)) / self.budget.price_per_token
-            afforded = int(min(affordable, _PLENTY))
-            # Division rounds either way: hold to the product, which is what is reported.
-            if self._cost_of(self.tokens + afforded + 1) <= self.budget.max_cost:
-                afforded += 1
-            while afforded > 0 and self._cost_of(self.tokens + afforded) > self.budget.max_cost:
-                afforded -= 1
-            left = afforded if left is None else min(left, afforded)
-        return left
+        own = affordable(self.budget, self.prompt_tokens, self.tokens)
+        common = self.part.tokens_left(self.priced) if self.part else None
+        return common if own is None else own if common is None else min(own, common)
+
+    @property
+    def price(self) -> float:
+        """Reward that a token of the shared budget costs; 0 without one."""
+        return self.part.price if self.part and self.priced else 0.0
+
+    @property
+    def waits(self) -> bool:
+        """Whether others have reserved all that is left of a shared budget, so that it has to be asked again."""
+        return self.part is not None and self.part.waits
+
+    def begin(self, most: int) -> bool:
+        """Begin to draw on a shared budget, if there is one; whether it carries the prompt and a token.
+
+        Args:
+            most: tokens that the search could take at most.
+        """
+        return self.part is None or self.part.begin(self.prompt_tokens, most)
+
+    def close(self) -> None:
+        """Give what is reserved of a shared budget back. Closing twice is harmless."""
+        if self.part is not None:
+            self.part.close()
 
     @property
     def depth_left(self) -> int | None:
@@ -171,8 +213,10 @@ class Ledger:
             return "tokens"
         if budget.max_depth is not None and self.depth >= budget.max_depth:
             return "depth"
-        if self.tokens_left == 0:
+        if affordable(budget, self.prompt_tokens, self.tokens) == 0:
             return "cost"
+        if self.part is not None and self.tokens_left == 0:
+            return "total"
         return "seconds" if self._cautious_depth == 0 else None
 
     @property
@@ -189,13 +233,21 @@ class Ledger:
         return self._shared(wanted, self.depth_left)
 
     def share(self, wanted: Sequence[int]) -> list[int]:
-        """Of the steps of a plan, those of the next call: at the slowest recent pace they end in time."""
-        return self._shared(wanted, self._cautious_depth)
+        """Of the steps of a plan, those of the next call: at the slowest recent pace they end in time.
+
+        Of a shared budget, they are reserved until `spend`, or until the next share.
+        """
+        steps = self._shared(wanted, self._cautious_depth)
+        if self.part is not None:
+            self.part.reserve(sum(steps))
+        return steps
 
     def spend(self, tokens: int, depth: int, seconds: float, steps: int | None = None) -> None:
         """Enter what one call of the backend took; `steps` are those of its whole batch, where it held others too."""
         self.tokens += tokens
         self.depth += depth
+        if self.part is not None:
+            self.part.settle(tokens)
         if depth:
             pace = seconds / max(depth, steps or 0)
             if self._slowest is None:  # the first call allocates: it counts only until there are others

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, cast, overload
+from typing import Any, Self, Unpack
 
 from zip_introspect.answers.extraction import AnswerExtractor, default_extractor
 from zip_introspect.backend import counting
 from zip_introspect.backend.contract import Backend, BackendInfo, joint_grid
 from zip_introspect.backend.discovery import InstalledBackends, integration
+from zip_introspect.batch_calls import BatchCalls
 from zip_introspect.config import GenerationConfig
 from zip_introspect.demo import embedded
-from zip_introspect.errors import BudgetError, PromptError, ZipIntrospectError
 from zip_introspect.events import Event, SearchFinished
 from zip_introspect.heads.head import Head
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.model_source import DEMO_NAME, ModelSource
 from zip_introspect.paths import expanded
-from zip_introspect.prompts import Message, Prompt, check_batch
+from zip_introspect.prompts import Message, Prompt
 from zip_introspect.result import GenerationResult, IntrospectionResult
 from zip_introspect.search import streams
 from zip_introspect.search.at_prompt import introspect
-from zip_introspect.search.batch_results import of_prompt, one_each, raise_first, refuse
 from zip_introspect.search.confidence import calibrated, calibration_of
 from zip_introspect.search.engine import Engine, Search
 from zip_introspect.search.request import CallSettings, Checked, prepared, settled
 
 
-class IntrospectiveLLM:
+class IntrospectiveLLM(BatchCalls):
     """A model that samples adaptively and says how sure it is.
 
     Every call takes keyword overrides of the fields of `GenerationConfig`: `llm.generate(prompt, alpha=0.5, seed=3)`.
@@ -214,59 +211,6 @@ class IntrospectiveLLM:
             async for event in events:
                 yield self._told(event)
 
-    @overload
-    def batch(
-        self, prompts: Sequence[Prompt], *, return_exceptions: Literal[False] = False, **settings: Any
-    ) -> list[GenerationResult]: ...
-
-    @overload
-    def batch(
-        self, prompts: Sequence[Prompt], *, return_exceptions: bool, **settings: Any
-    ) -> list[GenerationResult | ZipIntrospectError]: ...
-
-    def batch(
-        self, prompts: Sequence[Prompt], *, return_exceptions: bool = False, **settings: Any
-    ) -> list[GenerationResult] | list[GenerationResult | ZipIntrospectError]:
-        """Answer many prompts; their samples share forward passes. Results come in the order of the prompts.
-
-        Args:
-            return_exceptions: put the error of a prompt in its place instead of raising the first one. Without it,
-                bad input is refused before any prompt runs.
-            settings: as the keyword arguments of `generate`. The budget holds for each prompt; `budget` and `hand_on`
-                may be lists, one for each.
-
-        Raises:
-            ZipIntrospectError: as `generate`.
-            NonFiniteLogitsError: `partial` holds one result for each prompt, in order.
-        """
-        futures = self._begin(prompts, settings, return_exceptions)
-        try:
-            outcomes = [future.exception() or future.result() for future in futures]
-        finally:
-            for future in futures:
-                future.cancel()
-        return self._all(outcomes, return_exceptions)
-
-    @overload
-    async def abatch(
-        self, prompts: Sequence[Prompt], *, return_exceptions: Literal[False] = False, **settings: Any
-    ) -> list[GenerationResult]: ...
-
-    @overload
-    async def abatch(
-        self, prompts: Sequence[Prompt], *, return_exceptions: bool, **settings: Any
-    ) -> list[GenerationResult | ZipIntrospectError]: ...
-
-    async def abatch(
-        self, prompts: Sequence[Prompt], *, return_exceptions: bool = False, **settings: Any
-    ) -> list[GenerationResult] | list[GenerationResult | ZipIntrospectError]:
-        """`batch`, awaited. Cancelling it frees what it holds at the next call of the backend."""
-        import asyncio
-
-        futures = self._begin(prompts, settings, return_exceptions)
-        awaited = [asyncio.wrap_future(future) for future in futures]
-        return self._all(await asyncio.gather(*awaited, return_exceptions=True), return_exceptions)
-
     def introspect(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> IntrospectionResult:
         """What the model expects of itself at a prompt, before a token is generated: one forward pass.
 
@@ -349,25 +293,6 @@ class IntrospectiveLLM:
     def _prepare(self, prompt: Prompt, settings: CallSettings) -> Callable[[], Checked]:
         return prepared(prompt, settings, self.config, self.backend)
 
-    def _begin(
-        self, prompts: Sequence[Prompt], settings: dict[str, Any], return_exceptions: bool
-    ) -> list[Future[GenerationResult]]:
-        """Start a search for each prompt; without `return_exceptions`, once all are known to be sound."""
-        check_batch(prompts)
-        budgets = one_each(settings.get("budget"), len(prompts), "budget")
-        choices = one_each(settings.get("hand_on"), len(prompts), "hand_on")
-        settled(cast(CallSettings, settings), self.config)  # bad ones are no prompt's in particular
-        searches: list[Search] = []
-        for place, (prompt, budget, hand_on) in enumerate(zip(prompts, budgets, choices, strict=True)):
-            own = cast(CallSettings, {**settings, "budget": budget, "hand_on": hand_on})
-            try:
-                prepare = self._prepare(prompt, own)
-            except (PromptError, BudgetError) as error:
-                prepare = partial(refuse, error)
-            prepare = prepare if return_exceptions else partial(of_prompt, place, prepare)
-            searches.append(Search(prepare, self.extractor, index=place))
-        return self._engine.search_all(searches, whole=not return_exceptions)
-
     def _read(self, begun: Generator[Event, None, None]) -> Generator[Event, None, None]:
         with contextlib.closing(begun) as events:
             for event in events:
@@ -378,12 +303,6 @@ class IntrospectiveLLM:
 
     def _told(self, event: Event) -> Event:
         return replace(event, result=self._calibrated(event.result)) if isinstance(event, SearchFinished) else event
-
-    def _all(self, outcomes: Sequence[Any], return_exceptions: bool) -> list[Any]:
-        found = [self._calibrated(item) if isinstance(item, GenerationResult) else item for item in outcomes]
-        if not return_exceptions:
-            raise_first(found)
-        return found
 
 
 def _reopen(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from zip_introspect.budget import Budget
-from zip_introspect.errors import ConfigError, EscalationError, PromptError, ZipIntrospectError
+from zip_introspect.errors import BudgetError, ConfigError, EscalationError, PromptError, ZipIntrospectError
 from zip_introspect.escalation import drivers
 from zip_introspect.escalation.bounds import HeldByItsRungs
 from zip_introspect.escalation.models import SIDE_BY_SIDE, Introspective, LocalModel, Model, adapted, check_first
@@ -283,8 +283,22 @@ _OWN_CHOICE = frozenset({"hand_on"})
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
+    check_not_shared(settings.get("total_budget"))
     for name in _OWN_CHOICE & settings.keys():
         raise ConfigError(f"{name} was given; a ladder decides by its policy. Give it to an IntrospectiveLLM.")
+
+
+def check_not_shared(total: Any) -> None:
+    """Refuse a budget for many questions, which not every model of a ladder could be held to.
+
+    Raises:
+        BudgetError: there is one.
+    """
+    if total is not None:
+        raise BudgetError(
+            f"total_budget is {total!r}, and a ladder takes none: give it the limits of each question as budget, or "
+            f"ask an IntrospectiveLLM"
+        )
 
 
 def _spoken(reply: Reply, outcome: Outcome, known: GenerationResult | None, lowest: float) -> GenerationResult:

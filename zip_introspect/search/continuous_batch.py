@@ -33,6 +33,8 @@ FLOCK = 0.01
 """Seconds of the first call after idleness: callers come in flocks, and those behind the first need not wait long."""
 FIRST = 16
 """Steps of a call, at most, while nobody knows how long one takes."""
+_WAIT = 1e-3  # seconds, for what another model's call leaves of a budget
+_SPENT = "the shared budget is spent"
 WORTH = 6
 """A call takes so many times as long as the round around it, where it can: short calls are mostly overhead."""
 
@@ -97,6 +99,7 @@ class ContinuousBatch:
             self._waiting.remove(entry)
         if entry.search is not None:
             entry.search.release()
+        entry.checked.ledger.close()
 
     def clear(self) -> None:
         """Drop all requests."""
@@ -113,22 +116,31 @@ class ContinuousBatch:
             yield from self._decide(entry, turns)
         if turns:
             yield from self._advance(turns, begun, FLOCK if idle else PATIENCE)
+        elif any(entry.checked.ledger.waits for entry in self):
+            time.sleep(_WAIT)  # another model has reserved the rest of a budget that it shares with this one
 
     def fail_all(self, error: BaseException) -> Iterator[Told]:
         """End all requests, each with the samples that it has."""
         yield from self._fail_each(list(self), error)
 
     def _give_up_waiting(self) -> Iterator[Told]:
-        """End those whose time is over before their turn came."""
-        for entry in [entry for entry in self._waiting if _too_late(entry)]:
-            self.leave(entry)
-            detail = "the budget's limit on seconds is reached before its turn came"
-            yield entry, SearchFinished(entry.index, nothing(entry.checked, self._backend.grid, "budget", detail))
+        """End those whose time, or whose shared budget, is over before their turn came."""
+        for entry, what in [(entry, what) for entry in self._waiting if (what := _too_late(entry))]:
+            yield self._give_up(entry, what)
+
+    def _give_up(self, entry: Entry, what: str) -> Told:
+        self.leave(entry)
+        detail = f"{what} before its turn came"
+        return entry, SearchFinished(entry.index, nothing(entry.checked, self._backend.grid, "budget", detail))
 
     def _admit(self) -> Iterator[Told]:
         """Start as many waiting requests as there is room for; their prompts are computed in one batch."""
         joining: list[Entry] = []
         while self._waiting and self._fits(joining, self._waiting[0]):
+            entry = self._waiting[0]
+            if not entry.checked.begin():
+                yield self._give_up(entry, _SPENT)
+                continue
             joining.append(self._waiting.popleft())
         if not joining:
             return
@@ -163,6 +175,8 @@ class ContinuousBatch:
     def _fits(self, joining: Sequence[Entry], entry: Entry) -> bool:
         """Whether a request may start beside those that run and those that are about to."""
         present = [*self._running, *joining]
+        if entry.checked.ledger.waits:
+            return False
         if not present:
             return True
         if len(present) >= self._concurrency:
@@ -185,14 +199,15 @@ class ContinuousBatch:
         assert search is not None
         try:
             decision, moves = search.decide()
-            result = None if moves else search.result()
+            result = None if moves or search.waits else search.result()
         except BaseException as error:  # noqa: BLE001 - a strategy's, or a grader's: this request's alone
             yield from self._fail(entry, self._with_samples(entry, error))
             return
         if decision is not None:
             yield entry, DecisionMade(search.index, decision)
         if result is None:
-            turns.append((entry, search, moves))
+            if moves:
+                turns.append((entry, search, moves))
             return
         try:
             self.leave(entry)
@@ -312,9 +327,14 @@ def _tokens(entry: Entry) -> int:
     return len(entry.checked.request.tokens)
 
 
-def _too_late(entry: Entry) -> bool:
+def _too_late(entry: Entry) -> str | None:
+    """What is over; None where it may still begin."""
     ledger = entry.checked.ledger
-    return ledger.budget.max_seconds is not None and ledger.exhausted() == "seconds"
+    if ledger.part is not None and ledger.part.spent:
+        return _SPENT
+    if ledger.budget.max_seconds is not None and ledger.exhausted() == "seconds":
+        return "the budget's limit on seconds is reached"
+    return None
 
 
 def _prefill(backend: Backend, requests: Sequence[Request]) -> list[Prefilled | BaseException]:

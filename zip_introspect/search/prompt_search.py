@@ -11,6 +11,7 @@ from zip_introspect.backend.streams import prompt_seed
 from zip_introspect.errors import BackendError, NonFiniteLogitsError, ZipIntrospectError
 from zip_introspect.events import Event
 from zip_introspect.result import Decision, GenerationResult, Outlook, StopReason
+from zip_introspect.search.leaving import begun
 from zip_introspect.search.outcome import outcome
 from zip_introspect.search.request import Checked, HandOn
 from zip_introspect.search.samples import UNKNOWN, Reading, Samples, known, outlook
@@ -85,6 +86,9 @@ class PromptSearch:
         self._rest: dict[int, int] = {}
         self._decisions: list[Decision] = []
         self._stop: tuple[StopReason, str] | None = None
+        self.waits = False
+        """Whether others have reserved all that is left of a shared budget: it is asked again after their call."""
+        self._priced(self._state())
 
     @property
     def held_tokens(self) -> int:
@@ -94,18 +98,21 @@ class PromptSearch:
     def decide(self) -> tuple[Decision | None, list[Move]]:
         """Take the next decision and prepare the backend for it; no moves means that the search has ended.
 
-        Without a decision: the last one holds, as the call that followed it was cut short to be in time.
+        Without a decision: the last one holds, as the call that followed it was cut short to be in time; or it `waits`.
 
         Raises:
             NonFiniteLogitsError: after a thought was closed; the error holds what there is.
         """
+        self.waits = self.ledger.waits
+        if self.waits:
+            return None, []
         if moves := self._going_on():
             return None, moves
         if self._thoughts is not None:
             with _by_the_backend():
                 broken = self._thoughts.close(self._running)
             self._check_finite(broken)
-        state = self._state()
+        state = self._priced(self._state())
         place = len(self._decisions)
         if self._grid:
             for leaf in state.leaves:
@@ -114,13 +121,14 @@ class PromptSearch:
                 self.samples.trace(place, sample, known(self.samples.endings[sample].value), 0.0)
         action = self._strategy.decide(state)
         if not self._decisions:
-            action = self._begun(action, state)
+            action = begun(action, state, self._checked.request, self.samples.longest)
         limit = self.ledger.exhausted()
         # Where no step is left, what a strategy says of going on is not a choice.
         if limit is not None and action.stop in (None, "utility"):
-            action = MetaAction(
-                stop="budget", reason=f"the budget's limit on {limit} is reached", utility=action.utility
-            )
+            reason = f"the budget's limit on {limit} is reached"
+            if limit == "total":
+                reason = "its part of the shared budget is spent"
+            action = MetaAction(stop="budget", reason=reason, utility=action.utility)
         if self._thoughts is not None:
             with _by_the_backend():
                 action, broken = self._thoughts.last_call(action, self._config.interval)
@@ -167,7 +175,8 @@ class PromptSearch:
         return events
 
     def release(self) -> None:
-        """Give every sequence of this prompt back to the backend."""
+        """Give every sequence of this prompt back to the backend, and what it reserved of a shared budget."""
+        self.ledger.close()
         sequences = [self._root, *self._sequences.values()]
         self._sequences.clear()
         self._backend.release(sequences)
@@ -221,29 +230,16 @@ class PromptSearch:
             limit=limit,
             tokens_left=tokens_left,
             hand_on=self._hand_on.worth,
+            price=self.ledger.price,
         )
 
-    def _begun(self, action: MetaAction, state: MetaState) -> MetaAction:
-        """What a strategy begins with, unless the joint at the prompt says to leave before a token is paid for."""
-        below, share = self._hand_on.below, self.ledger.budget.max_expected_share
-        if below is not None and state.root_value < below:
-            reason = f"{state.root_value:.3f} is expected at the prompt, below {below:g}"
-            return self._leave("handed_on", reason, action, state)
-        whole = self.samples.longest if state.tokens_left is None else state.tokens_left
-        if share is not None and state.root_remaining > share * whole:
-            reason = (
-                f"one sample is expected to take {state.root_remaining:.0f} tokens, more than a share of {share:g} of "
-                f"{'a sample' if state.tokens_left is None else 'the budget'}'s {whole}"
-            )
-            stronger = self._checked.request.hand_on is not None
-            return self._leave("handed_on" if stronger else "budget", reason, action, state)
-        return action
-
-    def _leave(self, stop: StopReason, reason: str, action: MetaAction, state: MetaState) -> MetaAction:
-        """End at the prompt, in place of what the strategy would have begun with."""
-        one_each = state.root_remaining * action.new
-        saved = action.utility.expected_compute if action.utility else one_each
-        return MetaAction(stop=stop, reason=reason, utility=action.utility, tokens_saved=saved)
+    def _priced(self, state: MetaState) -> MetaState:
+        """The state with the price of a token, once a shared budget knows how many this question wants."""
+        part = self.ledger.part
+        if part is None or not self.ledger.priced or self._grid is None:
+            return state
+        part.expect(self._strategy.demand(state))
+        return replace(state, price=part.price)
 
     def _room_for_new(self) -> int:
         rooms = [self._checked.samples_at_most - len(self.samples.trie)]

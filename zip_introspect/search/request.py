@@ -16,6 +16,7 @@ from zip_introspect.errors import BackendError, ConfigError, HeadError, PromptEr
 from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.prompts import Prompt, check_prompt
 from zip_introspect.search.thought_rules import ThoughtRules, thought_rules
+from zip_introspect.shared_budget import Share, SharedBudget, total_of
 from zip_introspect.strategies import Strategy
 
 
@@ -45,8 +46,10 @@ class CallSettings(TypedDict, total=False):
     The rest are fields of `GenerationConfig`, for this call alone.
     """
 
-    budget: Budget | int | None
-    """A `Budget`, or a number of generated tokens; None is no limit."""
+    budget: Budget | SharedBudget | int | None
+    """A `Budget`, or a number of generated tokens; None is no limit. A `SharedBudget` is `total_budget`."""
+    total_budget: SharedBudget | Budget | int | None
+    """One budget for all prompts of the call, or with a `SharedBudget` for all calls that are given it."""
     config: GenerationConfig | None
     """In place of the model's own."""
     chat: bool
@@ -83,7 +86,7 @@ class CallSettings(TypedDict, total=False):
 TO_GET_ONE = "make it one with: zip-introspect fit MODEL QUESTIONS, and open it with head=FILE"
 """What to do where a model has no head."""
 
-OF_A_CALL = frozenset({"budget", "config", "chat", "hand_on", "framing"})
+OF_A_CALL = frozenset({"budget", "total_budget", "config", "chat", "hand_on", "framing"})
 """The settings of a call that are no fields of `GenerationConfig`."""
 
 
@@ -97,6 +100,8 @@ class Request:
     hand_on: HandOn | None = None
     warnings: tuple[str, ...] = ()
     """Of how it was asked."""
+    part: Share | None = None
+    """In a shared budget, which is drawn on within `budget`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,10 @@ class Checked:
         """How many sequences the backend has to hold for it: its samples, and the prompt that they start from."""
         return self.samples_at_once + 1 + self.spare
 
+    def begin(self) -> bool:
+        """Begin to draw on a shared budget, if there is one; whether it carries the prompt and a token."""
+        return self.ledger.begin(self.samples_at_most * self.request.config.max_new_tokens)
+
 
 def settled(settings: CallSettings, config: GenerationConfig) -> GenerationConfig:
     """The settings of a call: its own, over those of its `config` or of the model.
@@ -153,15 +162,21 @@ def prepared(
     """
     called = time.perf_counter()
     check_prompt(prompt)
-    config, budget = settled(settings, config), Budget.of(settings.get("budget"))
+    config = settled(settings, config)
+    budget, part = _limits(settings)
     chat, hand_on, options = settings.get("chat", True), settings.get("hand_on"), config.chat_template_kwargs
     # Backends of others that know no options go on working for those who give none.
     given = {"chat_template_kwargs": options} if options else {}
     put, warnings = _framed(prompt, settings.get("framing"), chat, backend)
 
     def prepare() -> Checked:
-        tokens = tuple(backend.encode(put, chat=chat, **given))
-        return check(Request(tokens, config, budget, hand_on, warnings), backend, called)
+        try:
+            tokens = tuple(backend.encode(put, chat=chat, **given))
+            return check(Request(tokens, config, budget, hand_on, warnings, part), backend, called)
+        except BaseException:
+            if part is not None:
+                part.close()
+            raise
 
     return prepare
 
@@ -214,8 +229,19 @@ def check(request: Request, backend: Backend, called: float | None = None) -> Ch
         warnings = (*warnings, f"{cause}, so all samples are the same, and one was taken")
         strategy, most = make(config.replace(max_samples=1)), 1  # what it says of itself is then right, too
     at_once = int(min(strategy.samples_at_once(), most, limit))
-    ledger = Ledger(request.budget, len(request.tokens), started=called)
+    ledger = Ledger(request.budget, len(request.tokens), started=called, part=request.part, priced=strategy.priced)
     return Checked(replace(request, config=config), strategy, ledger, most, at_once, warnings, thoughts, confidences)
+
+
+def _limits(settings: CallSettings) -> tuple[Budget, Share | None]:
+    """The limits of one call, and its part in a shared budget."""
+    given = settings.get("budget")
+    total = total_of(given, settings.get("total_budget"))
+    own = Budget() if isinstance(given, SharedBudget) else Budget.of(given)
+    if total is None:
+        return own, None
+    part = total.open(own)
+    return part.budget, part
 
 
 def _framed(prompt: Prompt, framing: Framing | None, chat: bool, backend: Backend) -> tuple[Prompt, tuple[str, ...]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from zip_introspect.config import GenerationConfig, Settings
 from zip_introspect.errors import ConfigError, HeadError
+from zip_introspect.introspection import demand
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.result import ConfidenceSource, StopReason, TokenConfidence, UtilityReport
 from zip_introspect.strategies.selection import Selection
@@ -82,6 +83,9 @@ class MetaState:
     """Tokens that the budget leaves to all samples together; None is no limit."""
     hand_on: float | None = None
     """What handing the question on to a stronger model is worth, its cost taken off; None where there is none."""
+    price: float = 0.0
+    """Reward that a token costs beside what beta says, since other questions of a shared budget want it. Above 0, a
+    question may be left without an answer."""
 
     @property
     def grid(self) -> JointGrid:
@@ -143,6 +147,8 @@ class Strategy(ABC):
     """Whether it reads joints or values, so that a model without a head cannot be searched by it."""
     needs_forks: ClassVar[bool] = False
     """Whether it branches within a sample, so that stored rollouts cannot be replayed by it."""
+    priced: ClassVar[bool] = False
+    """Whether it weighs `MetaState.price`; a shared budget is divided evenly among the searches of others."""
     oracle: ClassVar[bool] = False
     """Whether an evaluation counts it as right where any sample is: a bound, not a method."""
     options: Any
@@ -169,6 +175,20 @@ class Strategy(ABC):
         The search asks the backend for them then, and refuses one that reports none.
         """
         return False
+
+    def demand(self, state: MetaState) -> NDArray[np.float64]:
+        """Tokens that the question is expected to take yet, at each of `demand.PRICES`; asked of those that are priced.
+
+        Here, of one that draws samples one after another while another one is worth its price.
+        """
+        return demand.demand(
+            state.root_joint,
+            state.grid,
+            state.room,
+            running=[leaf.joint for leaf in state.leaves if leaf.running],
+            finished_values=[sample.value for sample in state.finished if sample.complete],
+            own_price=self.config.beta / max(1.0, state.root_remaining),
+        )
 
     def samples_at_most(self) -> int:
         """How many samples it may ever start, branches included."""

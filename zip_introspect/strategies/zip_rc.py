@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zip_introspect.introspection import joint, plans
+from zip_introspect.introspection.demand import PRICES
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.introspection.utility import TOLERANCE
 from zip_introspect.result import UtilityReport
@@ -38,10 +39,14 @@ class ZipRC(Strategy):
     - Handing the question on to a stronger model is one more constant in the maximum: what it is worth, its cost taken
       off. It can still be done later, so going on is worth that much at least; and no answer is owed where it is open.
       That worth is an expectation and lies in no bin: it enters as it is, where it is above every finished value.
+    - Where a shared budget may run short, a token has a price beside its own cost (`MetaState.price`), and compute
+      alone is charged with it. Samples then run one at a time: to wait for one before the next begins takes no tokens,
+      and may save some. A question without an answer that is not worth the price is left: others need its tokens more.
     """
 
     name: ClassVar[str] = "zip_rc"
     selection: ClassVar[Selection] = "value"
+    priced: ClassVar[bool] = True
 
     def decide(self, state: MetaState) -> MetaAction:
         """The best meta-action, or a stop."""
@@ -55,7 +60,9 @@ class ZipRC(Strategy):
             return all_finished(state.started)
         answered = bool(answers)
         reachable = self._reachable(state, state.tokens_left)
-        debt = None if answered or state.hand_on is not None else self._debt(state, reachable)
+        if state.price and not answered and not hand_on:
+            return self._first_answer(state, reachable)
+        debt = None if answered or hand_on else self._debt(state, reachable)
         best = self._best(state, reachable, debt)
         if debt is not None:
             reason = f"{OWED}, and this is the best way to an answer, at {best.utility.value:.3f}"
@@ -71,13 +78,32 @@ class ZipRC(Strategy):
             held = f"the best finished sample, at its bin's {best.keep_value:.3f},"
             reason = f"{held} beats running on, worth {best.utility.value:.3f}"
             return MetaAction(stop="utility", reason=reason, utility=_report(best, answered))
-        chosen = sorted((state.leaves[i] for i in best.leaves), key=_priority)
-        return MetaAction(
-            run=tuple(leaf.sample for leaf in chosen),
-            new=best.new_samples,
-            reason=reason,
-            utility=_report(best, answered or state.hand_on is not None),
+        return _action(state, best, reason, answered or hand_on)
+
+    def _first_answer(self, state: MetaState, reachable: NDArray[np.float64]) -> MetaAction:
+        """The best way to an answer that is worth the price of a shared budget, or none: the question is left.
+
+        What the question's own tokens cost it does not count against being answered: that an answer is owed.
+        """
+        best = self._best(state, reachable)
+        if not best.worth_running:
+            best = self._best(state, reachable, at_price_alone=True)
+        if best.worth_running:
+            return _action(state, best, f"utility {best.utility.value:.3f} beats leaving the question", False)
+        reason = (
+            f"left: no answer is worth {state.price:.2e} a token, the price at which the shared budget just suffices"
         )
+        return MetaAction(stop="budget", reason=reason, utility=_report(best, answered=False))
+
+    def demand(self, state: MetaState) -> NDArray[np.float64]:
+        """As of one that draws samples one after another, which it does at a price; without, what its plan takes."""
+        curve = super().demand(state)
+        if state.price <= PRICES[1] and (state.leaves or state.room):
+            free = replace(state, price=0.0)
+            plan = self._best(free, self._reachable(free, state.tokens_left))
+            if plan.worth_running or not any(sample.complete for sample in state.finished):
+                curve[0] = max(curve[0], plan.utility.expected_compute)
+        return curve
 
     def _answers(self, state: MetaState) -> list[float]:
         """What is worth how much of what has been answered: at best one of these; none while nothing is complete."""
@@ -97,12 +123,20 @@ class ZipRC(Strategy):
         worths = joint.expected_value(reachable, state.grid) - price * joint.expected_length(reachable, state.grid)
         return float(worths.max(initial=-np.inf))
 
-    def _best(self, state: MetaState, reachable: NDArray[np.float64], debt: float | None = None) -> plans.Plan:
+    def _best(
+        self,
+        state: MetaState,
+        reachable: NDArray[np.float64],
+        debt: float | None = None,
+        at_price_alone: bool = False,
+    ) -> plans.Plan:
         """The best meta-action that the tokens left can carry, shared evenly by those that run.
 
         Where they carry every one of its samples to its end, they take nothing away.
         """
-        best = self._best_of(state, reachable, len(state.leaves) + state.room, debt)
+        weights = self._weights(state, at_price_alone)
+        at_once = 1 if state.price else len(state.leaves) + state.room
+        best = self._best_of(state, reachable, at_once, weights, debt)
         longest = math.ceil(state.grid.length_edges[-1]) - 1  # what lies beyond is in the last bin too
         new = min(state.limit, longest)
         limits = [min(leaf.limit, longest) for leaf in state.leaves]
@@ -112,13 +146,18 @@ class ZipRC(Strategy):
         sizes = {1, *(best.size >> shift for shift in range(best.size.bit_length()))} - {0}
         most = sorted([*limits, *[new] * state.room], reverse=True)
         shared = [
-            self._best_of(state, self._reachable(state, _share(state.tokens_left, most[:size])), size, debt)
+            self._best_of(state, self._reachable(state, _share(state.tokens_left, most[:size])), size, weights, debt)
             for size in sorted(sizes)
         ]
         return max(shared, key=lambda action: action.utility.value)
 
     def _best_of(
-        self, state: MetaState, reachable: NDArray[np.float64], max_active: int, debt: float | None = None
+        self,
+        state: MetaState,
+        reachable: NDArray[np.float64],
+        max_active: int,
+        weights: tuple[float, float],
+        debt: float | None = None,
     ) -> plans.Plan:
         counted = self._counted(state)
         finished = _standing(state)
@@ -130,8 +169,8 @@ class ZipRC(Strategy):
             reachable[:-1],
             reachable[-1],
             grid,
-            alpha=self.config.alpha,
-            beta=self.config.beta,
+            alpha=weights[0],
+            beta=weights[1],
             leaf_lengths=[leaf.length + counted for leaf in state.leaves],
             root_length=counted,
             finished_values=finished if state.hand_on is None else [*finished, state.hand_on],
@@ -148,6 +187,14 @@ class ZipRC(Strategy):
         limits = np.array([*(min(leaf.limit, share) for leaf in state.leaves), min(state.limit, share)])
         return _within(np.array([*(leaf.joint for leaf in state.leaves), state.root_joint]), limits, state.grid)
 
+    def _weights(self, state: MetaState, at_price_alone: bool = False) -> tuple[float, float]:
+        """alpha and beta, with the price of a token in them: compute costs that more, and latency does not."""
+        alpha, beta = (1.0, 0.0) if at_price_alone else (self.config.alpha, self.config.beta)
+        if not state.price:
+            return alpha, beta
+        more = state.price * self._typical_length(state)
+        return (alpha * beta + more) / (beta + more), beta + more
+
     def _counted(self, state: MetaState) -> int:
         return state.prompt_tokens if self.config.count_prompt else 0
 
@@ -159,6 +206,13 @@ class ZipRC(Strategy):
         roots = [state.root_remaining] if state.room or not state.leaves else []
         totals = [*roots, *(leaf.length + leaf.remaining for leaf in state.leaves)]
         return max(1.0, self._counted(state) + sum(totals) / len(totals))
+
+
+def _action(state: MetaState, best: plans.Plan, reason: str, answered: bool) -> MetaAction:
+    """What a plan does, its most promising samples first."""
+    chosen = sorted((state.leaves[i] for i in best.leaves), key=_priority)
+    run = tuple(leaf.sample for leaf in chosen)
+    return MetaAction(run=run, new=best.new_samples, reason=reason, utility=_report(best, answered))
 
 
 def _share(tokens: int, limits: Sequence[int]) -> int:

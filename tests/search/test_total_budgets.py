@@ -1,0 +1,195 @@
+"""One budget for many searches: never exceeded, and where it suffices, nothing is changed by it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.scripted import GatedBackend, freed
+from tests.searches import untimed
+from zip_introspect import (
+    Budget,
+    BudgetError,
+    EscalationPolicy,
+    GenerationConfig,
+    GenerationResult,
+    IntrospectiveLLM,
+    Ladder,
+    PromptError,
+    Reply,
+    SharedBudget,
+)
+from zip_introspect.testing.simulator import SimulatedBackend
+
+CONFIG = GenerationConfig(interval=4, beta=0.05, max_new_tokens=40)
+PROMPTS = [f"question {number}" for number in range(24)]
+STRATEGIES = ["zip_rc", "best_of_n", "majority_vote", "single", "adaptive_consistency", "zip_rc_reward_pruning"]
+LONGEST = 40
+
+
+def model(config: GenerationConfig = CONFIG, backend: SimulatedBackend | None = None) -> IntrospectiveLLM:
+    return IntrospectiveLLM(backend or SimulatedBackend(), config)
+
+
+def spent(results: list[GenerationResult]) -> int:
+    return sum(result.usage.generated_tokens for result in results)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    strategy=st.sampled_from(STRATEGIES),
+    total=st.integers(1, 1500),
+    count=st.integers(1, len(PROMPTS)),
+    alpha=st.sampled_from([0.1, 1.0]),
+    own=st.none() | st.integers(1, 60),
+)
+def test_a_total_is_never_exceeded_by_a_token(
+    strategy: str, total: int, count: int, alpha: float, own: int | None
+) -> None:
+    with model() as llm:
+        shared = SharedBudget(total)
+        results = llm.batch(PROMPTS[:count], strategy=strategy, alpha=alpha, budget=own, total_budget=shared)
+    assert spent(results) == shared.tokens <= total
+    assert all(own is None or result.usage.generated_tokens <= own for result in results)
+    for result in results:
+        if result.finish_reason == "budget" and not result.complete:
+            assert result.answer is None
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_total_that_suffices_changes_nothing(strategy: str) -> None:
+    ample = len(PROMPTS) * 8 * LONGEST
+    with model() as llm:
+        free = llm.batch(PROMPTS, strategy=strategy)
+        held = llm.batch(PROMPTS, strategy=strategy, total_budget=ample)
+    assert list(map(untimed, held)) == list(map(untimed, free))
+
+
+def test_a_scarce_total_answers_more_than_even_shares() -> None:
+    config = CONFIG.replace(beta=0.001, strategy="zip_rc")
+    prompts = [f"question {number}" for number in range(150)]
+    with model(config) as llm:
+        free = spent(llm.batch(prompts, max_samples=1))
+        for share in (0.3, 0.6):
+            total = int(free * share)
+            priced = llm.batch(prompts, total_budget=total)
+            even = llm.batch(prompts, budget=total // len(prompts))
+            worth = [sum(r.confidence for r in results if r.complete) for results in (priced, even)]
+            assert worth[0] > worth[1]
+            assert spent(priced) <= total
+
+
+def test_what_one_call_spends_the_next_one_lacks() -> None:
+    shared = SharedBudget(Budget(max_tokens=70, price_per_token=0.5))
+    with model() as llm:
+        results = [llm.generate(prompt, strategy="single", budget=shared) for prompt in PROMPTS[:8]]
+        streamed = list(llm.stream("more", budget=shared))[-1]
+    assert spent(results) == shared.tokens == 70
+    assert shared.tokens_left == 0
+    assert shared.cost == 35.0
+    assert [result.usage.cost for result in results] == [0.5 * result.usage.generated_tokens for result in results]
+    assert results[-1].finish_reason == "budget"
+    assert results[-1].text == ""
+    assert "shared budget is spent" in results[-1].stop_detail
+    assert streamed.result.finish_reason == "budget"  # type: ignore[union-attr]
+
+
+def test_two_models_share_one_budget_from_their_own_threads() -> None:
+    shared = SharedBudget(700)
+    results: list[GenerationResult] = []
+    with model() as one, model(backend=SimulatedBackend(seed=1)) as other:
+        threads = [
+            threading.Thread(target=lambda llm=llm: results.extend(llm.batch(PROMPTS, total_budget=shared)))
+            for llm in (one, other)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(results) == 2 * len(PROMPTS)
+    assert spent(results) == shared.tokens <= 700
+
+
+async def test_tasks_share_one_budget() -> None:
+    shared = SharedBudget(200, calls=len(PROMPTS))
+    with model() as llm:
+        results = await asyncio.gather(*(llm.agenerate(prompt, budget=shared) for prompt in PROMPTS))
+        more = await llm.abatch(PROMPTS, total_budget=300)
+    assert spent(results) == shared.tokens <= 200
+    assert spent(more) <= 300
+
+
+def test_a_call_that_is_cancelled_gives_back_what_it_reserved() -> None:
+    backend = GatedBackend()
+    shared = SharedBudget(100)
+    with model(CONFIG.replace(strategy="best_of_n"), backend) as llm:
+        backend.close_gate(after=0)
+        events = llm.stream("to be given up", budget=shared)
+        assert backend.reached.wait(60)
+        events.close()
+        backend.gate.set()
+        assert freed(backend)
+        result = llm.generate("another", budget=shared, strategy="single")
+    taken = result.usage.generated_tokens
+    assert result.complete
+    assert shared.tokens >= taken
+    assert shared.tokens_left == 100 - shared.tokens
+    part = shared.open(Budget())
+    assert part.begin(1, 1)
+    assert part.tokens_left(priced=True) == shared.tokens_left  # nothing is reserved
+
+
+def test_a_prompt_that_is_refused_takes_no_share() -> None:
+    with model() as llm:
+        results: list[Any] = llm.batch(["", *PROMPTS[:3]], total_budget=4 * 8 * LONGEST, return_exceptions=True)
+        free = llm.batch(PROMPTS[:3])
+    assert isinstance(results[0], PromptError)
+    assert list(map(untimed, results[1:])) == list(map(untimed, free))
+
+
+def test_results_come_as_they_are_there() -> None:
+    with model() as llm:
+        expected = llm.batch(PROMPTS)
+        found = dict(llm.batch_as_completed(PROMPTS))
+        assert sorted(found) == list(range(len(PROMPTS)))
+        assert [untimed(found[place]) for place in sorted(found)] == list(map(untimed, expected))  # type: ignore[arg-type]
+        with pytest.raises(PromptError, match="prompt 1"):
+            list(llm.batch_as_completed(["a", ""]))
+        kept = dict(llm.batch_as_completed(["a", ""], return_exceptions=True))
+        assert isinstance(kept[1], PromptError)
+
+
+async def test_results_are_awaited_as_they_are_there() -> None:
+    with model() as llm:
+        found = {place: result async for place, result in llm.abatch_as_completed(PROMPTS[:5])}
+        assert (
+            [found[place].usage.generated_tokens for place in range(5)]
+            == [  # type: ignore[union-attr]
+                result.usage.generated_tokens for result in llm.batch(PROMPTS[:5])
+            ]
+        )
+
+
+def test_closing_stops_the_others() -> None:
+    backend = SimulatedBackend()
+    with model(CONFIG.replace(strategy="best_of_n"), backend) as llm:
+        results = llm.batch_as_completed(PROMPTS)
+        next(results)
+        results.close()
+        assert freed(backend)
+
+
+def test_two_totals_and_ladders_are_refused_by_name() -> None:
+    with model() as llm:
+        with pytest.raises(BudgetError, match="give one of the two"):
+            llm.generate("a", budget=SharedBudget(5), total_budget=5)
+        ladder = Ladder(llm, lambda prompt: Reply("42"), policy=EscalationPolicy(min_confidence=0.5))
+        with pytest.raises(BudgetError, match="a ladder takes none"):
+            ladder.generate("a", total_budget=5)
+        with pytest.raises(BudgetError, match="a ladder takes none"):
+            ladder.batch(["a"], budget=SharedBudget(5))  # type: ignore[arg-type]

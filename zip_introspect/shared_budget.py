@@ -1,0 +1,283 @@
+"""One budget that many calls draw on: the prompts of a batch, or the calls of an agent's run.
+
+Each call has a share in it. Steps are reserved before the backend takes them and settled after, so that the total is
+never exceeded, whoever draws at once. What is left is divided
+
+- by worth among questions whose strategy weighs prices (`Strategy.priced`): a token has the price at which all of them
+  want just what is left (`introspection.demand`); those that have not begun are taken for the mean of those that have;
+- evenly among others: each may come to the same level, at which all just spend it. What one leaves is the others'.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn, Self
+from weakref import WeakSet
+
+import numpy as np
+
+from zip_introspect.budget import Budget, affordable
+from zip_introspect.errors import BudgetError
+from zip_introspect.introspection.demand import PRICES, clearing_price
+from zip_introspect.introspection.joint import Floats
+
+_OF_ONE_PROMPT = ("max_samples", "max_depth")
+_SOONEST = 1e-6  # seconds of a call for which none are left: it ends as one that is too late
+
+
+class SharedBudget:
+    """Limits for many calls together: what one spends, the next one lacks. Threads and models may share it.
+
+    Args:
+        limits: tokens, money and seconds for all; seconds count from the first call on. Its prices hold in every call.
+        calls: how many are expected: what those to come will want is kept from those that run. A batch says by itself
+            how many prompts it has.
+
+    Raises:
+        BudgetError: limits that hold for one prompt (`max_samples`, `max_depth`), or none at all.
+    """
+
+    def __init__(self, limits: Budget | int, *, calls: int = 0, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.limits = Budget.of(limits)
+        for name in _OF_ONE_PROMPT:
+            if getattr(self.limits, name) is not None:
+                raise BudgetError(f"{name} holds for one prompt and cannot be shared; give it as budget=Budget(...)")
+        if all(limit is None for limit in (self.limits.max_tokens, self.limits.max_cost, self.limits.max_seconds)):
+            raise BudgetError("a shared budget without a limit; give it max_tokens, max_cost or max_seconds")
+        if calls < 0:
+            raise BudgetError(f"calls is {calls}; expected how many calls will share the budget, 0 where that is open")
+        self._calls, self._clock = calls, clock
+        self._started: float | None = None
+        self._lock = threading.RLock()
+        self._waiting: WeakSet[Share] = WeakSet()
+        self._running: set[Share] = set()
+        self._begun = self._tokens = self._prompt_tokens = self._reserved = 0
+        self._wanted = np.zeros_like(PRICES)
+        """Tokens that those who run want yet, at each price."""
+        self._told, self._every = 0, np.zeros_like(PRICES)
+        """How many questions have told what they want, and the sum of that at their prompts."""
+        self._most = 0
+        """Tokens that the greediest question so far could take."""
+        self._price: float | None = None
+        """As last found; None is to be found."""
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens so far."""
+        return self._tokens
+
+    @property
+    def cost(self) -> float | None:
+        """Money spent so far; None without prices."""
+        price = self.limits.price_per_token
+        if price is None:
+            return None
+        return self._prompt_tokens * self.limits.price_per_prompt_token + self._tokens * price
+
+    @property
+    def tokens_left(self) -> int | None:
+        """Generated tokens that tokens and money still allow; None where neither is limited."""
+        return affordable(self.limits, self._prompt_tokens, self._tokens)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the deadline, negative beyond it; None is no limit."""
+        if self.limits.max_seconds is None:
+            return None
+        return self.limits.max_seconds - (0.0 if self._started is None else self._clock() - self._started)
+
+    @property
+    def price(self) -> float:
+        """Reward that a token costs, since others want it; 0 where there is enough for all."""
+        with self._lock:
+            if self._price is None:
+                self._price = self._found_price()
+            return self._price
+
+    def open(self, budget: Budget) -> Share:
+        """The share of a call, from now on.
+
+        Args:
+            budget: the call's own limits.
+
+        Raises:
+            BudgetError: it has prices that are not the shared ones.
+        """
+        with self._lock:
+            self._started = self._clock() if self._started is None else self._started
+            share = Share(self, self._within(budget))
+            self._waiting.add(share)
+            return share
+
+    def _within(self, budget: Budget) -> Budget:
+        """A call's own limits, at the shared prices and within the seconds that are left."""
+        changes: dict[str, Any] = {}
+        if self.limits.price_per_token is not None:
+            prices = {name: getattr(self.limits, name) for name in ("price_per_token", "price_per_prompt_token")}
+            if budget.price_per_token is not None and any(getattr(budget, n) != p for n, p in prices.items()):
+                raise BudgetError("the budget of a prompt and the shared one have different prices; give them in one")
+            changes |= prices
+        seconds = self.seconds_left
+        if seconds is not None:
+            changes["max_seconds"] = max(_SOONEST, min(seconds, budget.max_seconds or seconds))
+        return budget.replace(**changes) if changes else budget
+
+    def _unbegun(self) -> int:
+        """How many questions are yet to begin."""
+        return max(len(self._waiting), self._calls - self._begun)
+
+    def _plannable(self) -> float | None:
+        """Tokens to divide: those left, less what the prompts that are still to come will cost."""
+        left = self.tokens_left
+        if left is None or self.limits.max_cost is None or not self._begun or not self.limits.price_per_token:
+            return left
+        prompt = self._prompt_tokens / self._begun * self.limits.price_per_prompt_token / self.limits.price_per_token
+        return max(0.0, left - self._unbegun() * prompt)
+
+    def _level(self, left: float) -> float:
+        """Tokens to which each question may come, so that all together just spend what is left."""
+        return (left + sum(share.tokens for share in self._running)) / max(1, self._unbegun() + len(self._running))
+
+    def _found_price(self) -> float:
+        left, unbegun = self._plannable(), self._unbegun()
+        if left is None or not self._told:
+            return 0.0
+        if left >= sum(share.most - share.tokens for share in self._running) + unbegun * self._most:
+            return 0.0  # it cannot bind
+        return clearing_price(self._wanted + unbegun * self._every / self._told, left)
+
+    def __copy__(self) -> Self:
+        return self  # a copy of whatever holds it draws on the same
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a shared budget lives in one process, and cannot be pickled: a copy could be spent once more")
+
+    def __repr__(self) -> str:
+        return f"SharedBudget({self.limits!r}, tokens={self._tokens}, price={self.price:.3g})"
+
+
+class Share:
+    """One call's part in a shared budget, made by `SharedBudget.open`.
+
+    Attributes:
+        budget: the call's own limits, at the shared prices.
+        tokens: what it has generated.
+        most: tokens that it could take at most, once that is known.
+    """
+
+    def __init__(self, shared: SharedBudget, budget: Budget) -> None:
+        self.budget, self.tokens, self.most = budget, 0, 0
+        self._shared, self._reserved, self._closed = shared, 0, False
+        self._wanted: Floats | None = None
+
+    @property
+    def price(self) -> float:
+        """Reward a token, as `SharedBudget.price`."""
+        return self._shared.price
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left of the total, for anybody."""
+        return self._shared.tokens_left == 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether all that is left is reserved by others: what they do not take is left again after their call."""
+        shared = self._shared
+        with shared._lock:
+            left = shared.tokens_left
+            return left is not None and 0 < left <= shared._reserved - self._reserved
+
+    def begin(self, prompt_tokens: int, most: int) -> bool:
+        """Take the prompt into account; whether there is enough for it and one token.
+
+        Args:
+            most: tokens that the call could take at most.
+        """
+        shared = self._shared
+        with shared._lock:
+            shared._waiting.discard(self)
+            left = affordable(shared.limits, shared._prompt_tokens + prompt_tokens, shared._tokens)
+            if self._closed or (left is not None and left - shared._reserved < 1):
+                return False
+            shared._begun += 1
+            shared._prompt_tokens += prompt_tokens
+            shared._most, self.most = max(shared._most, most), most
+            shared._running.add(self)
+            shared._price = None
+            return True
+
+    def tokens_left(self, priced: bool) -> int | None:
+        """Generated tokens that it may take from here: of all that nobody has reserved, or up to the even level."""
+        shared = self._shared
+        with shared._lock:
+            left = shared.tokens_left
+            if left is None:
+                return None
+            free = left - (shared._reserved - self._reserved)
+            if not priced:
+                free = min(free, int(shared._level(shared._plannable() or 0.0)) - self.tokens)
+            return max(0, free)
+
+    def reserve(self, tokens: int) -> None:
+        """Keep tokens for the next call of the backend, in place of those kept before."""
+        shared = self._shared
+        with shared._lock:
+            shared._reserved += tokens - self._reserved
+            self._reserved = tokens
+
+    def settle(self, tokens: int) -> None:
+        """Enter what a call of the backend generated; what was reserved beyond that is free again."""
+        shared = self._shared
+        with shared._lock:
+            self.reserve(0)
+            self.tokens += tokens
+            shared._tokens += tokens
+            shared._price = None
+
+    def expect(self, wanted: Floats) -> None:
+        """Tell how many tokens it wants yet, at each price (`introspection.demand`)."""
+        shared = self._shared
+        with shared._lock:
+            if self._wanted is None:
+                shared._every += wanted
+                shared._told += 1
+            else:
+                shared._wanted -= self._wanted
+            shared._wanted += wanted
+            self._wanted, shared._price = wanted, None
+
+    def close(self) -> None:
+        """The call has ended, or never began. Closing twice is harmless."""
+        shared = self._shared
+        with shared._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self.reserve(0)
+            shared._waiting.discard(self)
+            shared._running.discard(self)
+            if self._wanted is not None:
+                shared._wanted -= self._wanted
+            shared._price = None
+
+
+def total_of(budget: Any, total: SharedBudget | Budget | int | None) -> SharedBudget | None:
+    """The budget that a call draws on with others: a `budget` that is shared, or a `total_budget`; None without.
+
+    Raises:
+        BudgetError: both, or limits that cannot be shared.
+    """
+    if not isinstance(budget, SharedBudget):
+        return total if total is None or isinstance(total, SharedBudget) else SharedBudget(total)
+    if total is not None:
+        raise BudgetError(
+            "budget is a SharedBudget, and there is a total_budget too; give one of the two, and as budget the limits "
+            "of each prompt"
+        )
+    return budget
