@@ -16,6 +16,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 
 from langchain_zip_introspect.settings import IntrospectiveSettings
+from zip_introspect.shared_budget import SharedBudget
 from zip_introspect.threads import in_loop
 
 
@@ -47,12 +48,14 @@ class ConcurrentBatch(IntrospectiveSettings):
             config: for all inputs, or one for each.
             return_exceptions: put the error of an input in its place; without it the first one is raised, once the
                 others are done.
-            kwargs: settings, for all inputs.
+            kwargs: settings, for all inputs. `budget` holds for each of them, `total_budget` for all together.
 
         Raises:
-            ConfigError: bad settings, before anything runs.
+            ConfigError, BudgetError: bad settings, before anything runs.
             ZipIntrospectError: as `IntrospectiveLLM.generate`.
         """
+        if inputs and not isinstance(kwargs.get("total_budget"), SharedBudget | None):
+            kwargs = {**kwargs, "total_budget": SharedBudget(kwargs["total_budget"], calls=len(inputs))}
         await self.acall(None, kwargs)
         ask = cast(Runnable[Any, Any], self).ainvoke
         return await at_once(lambda *item: ask(*item, **kwargs), inputs, config, return_exceptions)

@@ -19,7 +19,7 @@ from langchain_zip_introspect.rungs import Conversation, NestedChat, as_chunk, r
 from langchain_zip_introspect.settings import Settled
 from zip_introspect.errors import EscalationError, PromptError
 from zip_introspect.escalation import drivers
-from zip_introspect.escalation.ladder import Ladder
+from zip_introspect.escalation.ladder import Ladder, check_not_shared
 from zip_introspect.escalation.plan import Flow, Outcome
 from zip_introspect.escalation.policy import EscalationPolicy
 from zip_introspect.escalation.reply import Reply
@@ -194,6 +194,7 @@ class EscalatingChat(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     def _asked(self, given: LanguageModelInput, settled: Settled) -> tuple[Prompt, Flow]:
         prompt = _prompt(self.chat, given)
+        check_not_shared(settled.total)
         return prompt, self._ladder.plan(prompt, settled.budget).flow()
 
 

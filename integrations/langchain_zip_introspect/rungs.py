@@ -148,12 +148,12 @@ class _Judged(RunnableModel):
 
     def __init__(self, runnable: Runnable[Any, Any], name: str, settled: Settled) -> None:
         super().__init__(runnable, name)
-        self.llm, self._own = settled.llm, settled.budget
+        self.llm, self._own, self._total = settled.llm, settled.budget, settled.total
 
     def limits(self, call: Call, settings: Conversation) -> dict[str, Any]:
         if call.place == 0:  # its budget is the ladder's
             return {**settings.kwargs, "budget": call.budget}
-        return {"budget": call.budget.within(self._own)}
+        return {"budget": call.budget.within(self._own), "total_budget": self._total}
 
     def patience(self, call: Call) -> float | None:
         return None

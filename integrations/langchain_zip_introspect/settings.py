@@ -17,6 +17,7 @@ from zip_introspect.config import GenerationConfig, Thinking
 from zip_introspect.errors import ConfigError
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.model_source import ModelSource
+from zip_introspect.shared_budget import SharedBudget, total_of
 
 PROVIDER = "zip-introspect"
 """As traces and metadata name it."""
@@ -31,7 +32,9 @@ LOCATION = ("model", "backend", "backend_options")
 IGNORED = frozenset({"api_key", "max_retries"})
 """Standard parameters of hosted models: a local one has no key, and does not fail for a moment."""
 
-CALL_KWARGS = frozenset({*OVERRIDES, *LOCATION, "budget", "hand_on", "timeout", "stream_interval", "stream", *IGNORED})
+CALL_KWARGS = frozenset(
+    {*OVERRIDES, *LOCATION, "budget", "total_budget", "hand_on", "timeout", "stream_interval", "stream", *IGNORED}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Settled:
     hand_on: HandOn | None = None
     chat: bool = True
     """Whether the prompt goes through the chat template."""
+    total: SharedBudget | None = None
+    """A budget that other calls draw on too."""
 
     @property
     def one_sample(self) -> bool:
@@ -55,7 +60,13 @@ class Settled:
     @property
     def settings(self) -> dict[str, Any]:
         """For `IntrospectiveLLM.generate` and its kin."""
-        return {"budget": self.budget, "hand_on": self.hand_on, "config": self.config, "chat": self.chat}
+        return {
+            "budget": self.budget,
+            "total_budget": self.total,
+            "hand_on": self.hand_on,
+            "config": self.config,
+            "chat": self.chat,
+        }
 
     @property
     def stream_settings(self) -> dict[str, Any]:
@@ -117,8 +128,9 @@ class IntrospectiveSettings(BaseModel):
     """Variables for the model's chat template, such as `{"enable_thinking": False}`."""
     thinking: Thinking | None = None
     """Budgets of a model that thinks before it answers; a dict of `Thinking`'s fields is taken too."""
-    budget: Budget | StrictInt | None = None
-    """Hard limits for each prompt, or a number of generated tokens; a dict of `Budget`'s fields is taken too."""
+    budget: Budget | SharedBudget | StrictInt | None = None
+    """Hard limits for each prompt, or a number of generated tokens; a dict of `Budget`'s fields is taken too. A
+    `SharedBudget` is for all calls together, of an agent's run for instance; it is not serialised."""
     timeout: float | None = None
     """Seconds for each prompt, where the budget given beside it sets no `max_seconds`. When they are over, the best
     answer so far is returned."""
@@ -174,6 +186,8 @@ class IntrospectiveSettings(BaseModel):
         kwargs = data["kwargs"]
         if isinstance(self.budget, Budget):
             kwargs["budget"] = self.budget.model_dump(exclude_defaults=True)
+        elif isinstance(self.budget, SharedBudget):
+            del kwargs["budget"]  # what is left of it is this process's
         if self.thinking is not None:
             kwargs["thinking"] = self.thinking.model_dump(mode="json", exclude_defaults=True)
         if self.llm is not None:
@@ -257,7 +271,8 @@ class IntrospectiveSettings(BaseModel):
         if llm is not self.llm:
             self._models[wanted.key] = llm  # open as long as this object
         config, budget, interval = self._settle(llm.config, given)
-        return Settled(llm, wanted.origin.model, budget, config, interval, given.get("hand_on"))
+        total = total_of(given.get("budget", self.budget), given.get("total_budget"))
+        return Settled(llm, wanted.origin.model, budget, config, interval, given.get("hand_on"), total=total)
 
     def _settle(self, base: GenerationConfig, given: Mapping[str, Any]) -> tuple[GenerationConfig, Budget, int]:
         """The settings, the limits and the tokens in a chunk, over a model's own settings."""
@@ -269,7 +284,9 @@ class IntrospectiveSettings(BaseModel):
         interval = given.get("stream_interval", self.stream_interval)
         config.replace(interval=interval)  # refused here, not at the first chunk
         budget = given.get("budget", self.budget)
-        limits = Budget.of(Budget(**budget) if isinstance(budget, dict) else budget)
+        limits = Budget()
+        if not isinstance(budget, SharedBudget):
+            limits = Budget.of(Budget(**budget) if isinstance(budget, dict) else budget)
         # A call's own goes before this object's, and a budget's seconds before the timeout beside it.
         if "timeout" in given and not ("budget" in given and limits.max_seconds is not None):
             limits = limits.replace(max_seconds=given["timeout"])

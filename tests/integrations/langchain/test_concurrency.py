@@ -21,12 +21,15 @@ from langchain_zip_introspect import ChatIntrospective, IntrospectiveRunnable, T
 from tests.scripted import FaultyBackend, GatedBackend, freed, nan_in_the_last, out_of_memory, unchanged
 from zip_introspect import (
     BackendError,
+    Budget,
+    BudgetError,
     ConfigError,
     GenerationConfig,
     GenerationResult,
     IntrospectiveLLM,
     NonFiniteLogitsError,
     PromptError,
+    SharedBudget,
 )
 from zip_introspect.testing.simulator import SimulatedBackend
 
@@ -319,3 +322,31 @@ def test_an_interrupted_batch_stops_at_the_next_interval(monkeypatch: pytest.Mon
     assert backend.calls < 20
     assert freed(backend)
     assert chat.batch(["a"])[0].text
+
+
+def test_a_total_budget_is_for_all_inputs_together() -> None:
+    with IntrospectiveLLM(SimulatedBackend(), CONFIG) as llm:
+        chat = ChatIntrospective(llm=llm)
+        answers = chat.batch([f"question {number}" for number in range(12)], total_budget=Budget(max_tokens=90))
+        used = [answer.usage_metadata["output_tokens"] for answer in answers]
+        assert 0 < sum(used) <= 90
+        ample = chat.batch(PROMPTS, total_budget=100_000)
+        free = chat.batch(PROMPTS)
+        assert [answer.content for answer in ample] == [answer.content for answer in free]
+
+
+async def test_calls_of_a_run_share_a_budget() -> None:
+    shared = SharedBudget(60)
+    with IntrospectiveLLM(SimulatedBackend(), CONFIG) as llm:
+        chat = ChatIntrospective(llm=llm, budget=shared)
+        first = chat.invoke("one")
+        more = await chat.abatch(PROMPTS, total_budget=None)
+        used = [answer.usage_metadata["output_tokens"] for answer in (first, *more)]
+        assert sum(used) == shared.tokens <= 60
+        assert "budget" not in chat.to_json()["kwargs"]  # what is left of it cannot be written
+        own = ChatIntrospective(llm=llm).invoke("two", budget=shared)
+        assert own.usage_metadata["output_tokens"] <= 60 - sum(used)
+        with pytest.raises(BudgetError, match="give one of the two"):
+            chat.invoke("three", total_budget=5)
+        with pytest.raises(BudgetError, match="a ladder takes none"):
+            chat.with_escalation(lambda prompt: "42", min_confidence=0.5).invoke("four")
