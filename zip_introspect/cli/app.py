@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from zip_introspect.cli.answer import answer
 from zip_introspect.cli.ask import ask
 from zip_introspect.cli.attach import attach
 from zip_introspect.cli.calibrate import calibrate
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for command in (
     ask,
+    answer,
     inspect,
     demo,
     fit,
