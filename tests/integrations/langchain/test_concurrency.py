@@ -345,6 +345,7 @@ async def test_calls_of_a_run_share_a_budget() -> None:
         assert sum(used) == shared.tokens <= 60
         assert "budget" not in chat.to_json()["kwargs"]  # what is left of it cannot be written
         own = ChatIntrospective(llm=llm).invoke("two", budget=shared)
+        assert own.usage_metadata is not None
         assert own.usage_metadata["output_tokens"] <= 60 - sum(used)
         with pytest.raises(BudgetError, match="give one of the two"):
             chat.invoke("three", total_budget=5)
