@@ -87,11 +87,16 @@ class AnswerPosterior(ZipRC):
         return self._way(state, reachable)
 
     def _best_of(
-        self, state: MetaState, reachable: NDArray[np.float64], max_active: int, debt: float | None = None
+        self,
+        state: MetaState,
+        reachable: NDArray[np.float64],
+        max_active: int,
+        weights: tuple[float, float],
+        debt: float | None = None,
     ) -> plans.Plan:
         assert self._belief is not None
-        grid, alpha = state.grid, self.config.alpha
-        price = self.config.beta / self._typical_length(state)
+        grid, (alpha, beta) = state.grid, weights
+        price = beta / self._typical_length(state)
         rows = np.concatenate([reachable[:-1], np.repeat(reachable[-1:], min(state.room, _WEIGHED), axis=0)])
         # Those first that are likely to be right for what they cost.
         open_still = 1.0 - max(self._standing.posterior, default=0.0)
