@@ -12,8 +12,9 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -237,10 +238,24 @@ class Ledger:
 
         Of a shared budget, they are reserved until `spend`, or until the next share.
         """
-        steps = self._shared(wanted, self._cautious_depth)
-        if self.part is not None:
-            self.part.reserve(sum(steps))
+        with self._alone():
+            steps = self._shared(wanted, self._cautious_depth)
+            if self.part is not None:
+                self.part.reserve(sum(steps))
         return steps
+
+    def lots(self, tokens: int, most: int) -> int:
+        """Of `most` lots of so many tokens, how many can be taken; reserved as by `share`."""
+        with self._alone():
+            left = self.tokens_left
+            count = most if left is None else min(most, left // tokens)
+            if self.part is not None:
+                self.part.reserve(count * tokens)
+        return count
+
+    def _alone(self) -> AbstractContextManager[Any]:
+        """Nobody else draws on a shared budget between looking at what is left of it and reserving that."""
+        return nullcontext() if self.part is None else self.part.lock
 
     def spend(self, tokens: int, depth: int, seconds: float, steps: int | None = None) -> None:
         """Enter what one call of the backend took; `steps` are those of its whole batch, where it held others too."""

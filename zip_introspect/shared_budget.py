@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn, Self
 from weakref import WeakSet
 
@@ -174,6 +175,11 @@ class Share:
         self.budget, self.tokens, self.most = budget, 0, 0
         self._shared, self._reserved, self._closed = shared, 0, False
         self._wanted: Floats | None = None
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held by whoever looks at what is left of the total; may be taken again by who holds it."""
+        return self._shared._lock
 
     @property
     def price(self) -> float:

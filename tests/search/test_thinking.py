@@ -18,8 +18,10 @@ from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig, Thinking
 from zip_introspect.errors import BackendError, ConfigError, HeadError, NonFiniteLogitsError
 from zip_introspect.events import SampleAdvanced, SearchFinished
+from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.result import GenerationResult, SampleResult
 from zip_introspect.search import continuous_batch
+from zip_introspect.shared_budget import SharedBudget
 from zip_introspect.testing.simulator import HURRY, SYMBOLS, SimulatedBackend
 
 WORLD: dict[str, Any] = {"open": None, "close": "\nans"}
@@ -102,6 +104,21 @@ def test_no_budget_is_exceeded(
         # Who cannot pay for closing a thought may think on.
         check(sample, 60 if by == "never" or tokens or depth or most is None else most)
     assert backend.held == 0
+
+
+@pytest.mark.parametrize("by", ["count", "joint"])
+@pytest.mark.parametrize("total", [40, 150, 600])
+def test_a_shared_budget_pays_for_closing_too(by: str, total: int) -> None:
+    shared = SharedBudget(total)
+    with IntrospectiveLLM(SimulatedBackend()) as llm:
+        found = llm.batch(
+            [f"problem {number}" for number in range(8)],
+            total_budget=shared,
+            max_new_tokens=60,
+            thinking=Thinking(**{**WORLD, "answer_budget": 3, "budget": 6, "by": by, "probe_interval": 2}),
+        )
+    assert sum(result.usage.generated_tokens for result in found) == shared.tokens <= total
+    assert any(sample.thought is not None and sample.thought.closed for item in found for sample in item.samples)
 
 
 def test_what_the_thought_leaves_is_the_answers() -> None:

@@ -113,7 +113,7 @@ class ThoughtKeeper:
 
     def _close_due(self, due: Sequence[int]) -> list[int]:
         """Close the first of some thoughts, as many as can be paid for."""
-        given = {number: self._sequences[number] for number in due[: self._affordable()]} if due else {}
+        given = {number: self._sequences[number] for number in due[: self._affordable(len(due))]}
         if not given:
             return []
         found = self._append(list(given.values()))
@@ -126,8 +126,8 @@ class ThoughtKeeper:
         interval = self._rules.probe_interval
         wanted = [item for item in thinking if self._length(item) - self._probed.get(item, 0) >= interval]
         wanted.sort(key=lambda number: self._probed.get(number, 0))
-        at_once = self._affordable() if self._backend.info.max_sequences is None else min(1, self._affordable())
-        wanted = wanted[:at_once]
+        at_once = len(wanted) if self._backend.info.max_sequences is None else min(1, len(wanted))
+        wanted = wanted[: self._affordable(at_once)]
         if not wanted:
             return
         self._probed |= {number: self._length(number) for number in wanted}
@@ -169,12 +169,11 @@ class ThoughtKeeper:
         self._ledger.spend(len(forced) * len(sequences), 1, time.perf_counter() - begun)
         return [replace(item, non_finite=not _finite(item)) for item in found]
 
-    def _affordable(self) -> int:
-        """How many thoughts the budget allows to close, and an answer of a token at the least."""
+    def _affordable(self, most: int) -> int:
+        """How many of so many thoughts the budget allows to close, with an answer of a token at the least."""
         if self._ledger.exhausted() or self._ledger.depth_left in (0, 1):
             return 0
-        left, count = self._ledger.tokens_left, len(self._rules.forced)
-        return len(self._sequences) if left is None else left // (count + 1)
+        return self._ledger.lots(len(self._rules.forced) + 1, most)
 
     def _thinks(self, number: int) -> bool:
         return self._text(number).phase == "thinking"
