@@ -22,7 +22,7 @@ from zip_introspect.evaluation.measures.metrics import (
     risk_coverage,
     total_variation,
 )
-from zip_introspect.evaluation.replay.baselines import LITE, TITLES, ZIP_RC, label
+from zip_introspect.evaluation.replay.baselines import OURS, TITLES, WEIGHED, ZIP_RC, label
 from zip_introspect.evaluation.replay.trials import Outcomes, Setting, single
 from zip_introspect.evaluation.store.rollout_file import QuestionRollouts, Rollouts
 from zip_introspect.introspection.grid import JointGrid
@@ -50,9 +50,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of zip_rc less that of another curve at the same mean cost."""
+    """Accuracy of one of our strategies less that of another curve at the same mean cost."""
 
     group: str
+    curve: str
     setting: str
     rival: str
     reach: str
@@ -135,10 +136,10 @@ class _Measured:
 
 
 def compare(rollouts: Rollouts, outcomes: Sequence[Outcomes], alpha: float) -> Comparison:
-    """Accuracy and cost of every setting at one alpha, and zip_rc against every other curve at equal cost.
+    """Accuracy and cost of every setting at one alpha, and ours against every other curve at equal cost.
 
     Args:
-        outcomes: those of zip_rc, with either head, that were made with another alpha are left out; others know none.
+        outcomes: those of strategies that weigh cost, made with another alpha, are left out; others know none.
 
     Raises:
         EvaluationDataError: outcomes of another number of questions than the rollouts'.
@@ -152,7 +153,7 @@ def compare(rollouts: Rollouts, outcomes: Sequence[Outcomes], alpha: float) -> C
             )
     measured: dict[str, list[_Measured]] = {}
     for outcome in outcomes:
-        if outcome.setting.name in (ZIP_RC, LITE) and outcome.setting.config.alpha != alpha:
+        if outcome.setting.name in WEIGHED and outcome.setting.config.alpha != alpha:
             continue
         item = _Measured(
             outcome.setting,
@@ -170,9 +171,10 @@ def compare(rollouts: Rollouts, outcomes: Sequence[Outcomes], alpha: float) -> C
     for group, inside in groups(rollouts).items():
         points += [item.point(group, inside) for items in measured.values() for item in items]
         frontier = sorted(measured.get(ZIP_RC, []), key=lambda item: float(item.cost[inside].mean()))
-        rivals = {name: items for name, items in measured.items() if name != ZIP_RC}
-        for name, rival in rivals.items() if frontier else ():
-            differences += _differences(group, inside, measured[ZIP_RC], name, rival)
+        for curve in (name for name in OURS if name in measured):
+            for name, rival in measured.items():
+                if name != curve:
+                    differences += _differences(group, inside, measured[curve], name, rival)
         steps += _steps(group, inside, frontier)
     return Comparison(alpha, tuple(points), tuple(differences), tuple(steps))
 
@@ -197,7 +199,10 @@ def _differences(
     reach = ["below" if mean < cheapest else "above" if mean > dearest else "within" for mean in cost.mean(1)]
     found = paired_differences(right, cost, rival_right, rival_cost)
     rows = zip(items, reach, found, strict=True)
-    return [Difference(group, label(item.setting), name, where, interval) for item, where, interval in rows]
+    return [
+        Difference(group, item.setting.name, label(item.setting), name, where, interval)
+        for item, where, interval in rows
+    ]
 
 
 def _steps(group: str, inside: NDArray[np.bool_], frontier: Sequence[_Measured]) -> list[FrontierStep]:

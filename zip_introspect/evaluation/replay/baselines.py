@@ -15,11 +15,16 @@ from zip_introspect.config import GenerationConfig
 from zip_introspect.evaluation.replay.trials import Scorer, Setting
 from zip_introspect.evaluation.store.rollout_file import Rollouts
 
-ZIP_RC, LITE, BOUND = "zip_rc", "zip_rc_lite", "pass_at_k"
+ZIP_RC, POSTERIOR, LITE, BOUND = "zip_rc", "answer_posterior", "zip_rc_lite", "pass_at_k"
+OURS = (ZIP_RC, POSTERIOR)
+"""What the others are held against."""
+WEIGHED = (*OURS, LITE)
+"""Curves whose points are betas, and differ with alpha."""
 GUESSES = "best_of_majority_2"
 """Gives two answers, and is right where one of them is."""
 _WITH_HEAD = {
     ZIP_RC: "ZIP-RC",
+    POSTERIOR: "answer posterior",
     LITE: "ZIP-RC-Lite",
     "best_of_n": "best of N, by value",
     "weighted_best_of_n": "weighted best of N, by value",
@@ -85,7 +90,9 @@ def settings(
     def setting(name: str, strategy: str, scorer: Scorer = "value", /, **changes: Any) -> Setting:
         return Setting(name, config.replace(strategy=strategy, **changes), scorer)
 
-    found = adaptive_settings(config, stored, alphas=alphas, betas=betas)
+    found = [
+        item for curve in OURS for item in adaptive_settings(config, stored, alphas=alphas, betas=betas, curve=curve)
+    ]
     # Where every sample runs to its end, decisions change nothing: one is enough.
     once = {"interval": config.max_new_tokens}
     for name in ("majority_vote", "best_of_n", "best_of_majority", BOUND):
@@ -143,8 +150,9 @@ def adaptive_settings(
     betas: Sequence[float] = BETAS,
     curve: str = ZIP_RC,
 ) -> list[Setting]:
-    """The points of zip_rc; `curve` is `LITE` on rollouts with the joints of that head."""
-    shared = {"strategy": ZIP_RC, "max_samples": min(_ADAPTIVE_SAMPLES, stored)}
+    """The points of a strategy that weighs cost; `curve` is `LITE` for zip_rc on rollouts with that head's joints."""
+    strategy = ZIP_RC if curve == LITE else curve
+    shared = {"strategy": strategy, "max_samples": min(_ADAPTIVE_SAMPLES, stored)}
     return [Setting(curve, config.replace(alpha=alpha, beta=beta, **shared)) for alpha in alphas for beta in betas]
 
 
@@ -195,7 +203,7 @@ def need(curve: str) -> str:
 def label(setting: Setting) -> str:
     """What a point is within its curve."""
     config = setting.config
-    if setting.name in (ZIP_RC, LITE):
+    if setting.name in WEIGHED:
         return f"beta {config.beta:g}"
     for varied in ("threshold", "confidence", "window"):
         if varied in config.strategy_options:

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 
 from zip_introspect.evaluation.measures.comparing import ALL, Comparison, Point, Predictions, Start
 from zip_introspect.evaluation.measures.metrics import expected_calibration_error, reliability, risk_coverage
-from zip_introspect.evaluation.replay.baselines import BOUND, GUESSES, LITE, ZIP_RC, title
+from zip_introspect.evaluation.replay.baselines import BOUND, GUESSES, LITE, POSTERIOR, ZIP_RC, title
 from zip_introspect.evaluation.reporting.drawing import bare
 from zip_introspect.evaluation.reporting.training_log import LoggedUpdates
 from zip_introspect.introspection.grid import JointGrid
@@ -25,6 +25,7 @@ from zip_introspect.introspection.grid import JointGrid
 # Okabe and Ito's colours, told apart by people who see fewer; the marker says the same once more.
 _STYLES: dict[str, dict[str, Any]] = {
     ZIP_RC: {"color": "#D55E00", "marker": "o", "linewidth": 2.6, "markersize": 6, "zorder": 10},
+    POSTERIOR: {"color": "#7B3294", "marker": "o", "linewidth": 2.2, "markersize": 5.5, "zorder": 9},
     LITE: {"color": "#F4A582", "marker": "o", "linestyle": "--", "linewidth": 2.0},
     "majority_vote": {"color": "#0072B2", "marker": "s"},
     "majority_vote_pruned": {"color": "#56B4E9", "marker": "D"},
@@ -106,8 +107,8 @@ def frontier(comparison: Comparison, groups: Sequence[str]) -> Figure:
     aside.text(
         0.03,
         0.02,
-        "ZIP-RC: one point for each beta, with 95%\nbootstrap intervals over questions. The others:\n"
-        "one point for each number of samples,\nthreshold, window or confidence.",
+        "ZIP-RC (with 95% bootstrap intervals over\nquestions) and the answer posterior: one point\n"
+        "for each beta. The others: one for each number\nof samples, threshold, window or confidence.",
         transform=aside.transAxes,
         fontsize="small",
         color="0.3",

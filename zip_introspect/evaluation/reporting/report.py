@@ -27,7 +27,7 @@ from zip_introspect.evaluation.measures.comparing import (
 )
 from zip_introspect.evaluation.measures.cost_of_pass import Tariff
 from zip_introspect.evaluation.replay.backend import ReplayBackend
-from zip_introspect.evaluation.replay.baselines import BOUND, GUESSES, MATCHED_BETA, ZIP_RC, title
+from zip_introspect.evaluation.replay.baselines import BOUND, GUESSES, MATCHED_BETA, POSTERIOR, ZIP_RC, title
 from zip_introspect.evaluation.replay.trials import Outcomes
 from zip_introspect.evaluation.reporting import figures, spending, tables
 from zip_introspect.evaluation.reporting.drawing import save
@@ -265,6 +265,20 @@ def _section(comparison: Comparison, shown: dict[str, str]) -> list[str]:
         f"{title(GUESSES)} gives two answers, and is right where one is. Every "
         f"difference, by group: [differences_{suffix}.md](differences_{suffix}.md); every point: "
         f"[points_{suffix}.md](points_{suffix}.md).",
+        "",
+        shown[f"verdict_{suffix}"],
+        "",
+        *_of_posterior(comparison, shown),
+    ]
+
+
+def _of_posterior(comparison: Comparison, shown: Mapping[str, str]) -> list[str]:
+    points, suffix = comparison.curve(POSTERIOR), tables.suffix(comparison, POSTERIOR)
+    if not points:
+        return []
+    return [
+        f"The posterior of answers (`answer_posterior`) likewise, at its {len(points)} betas; every "
+        f"difference: [differences_{suffix}.md](differences_{suffix}.md).",
         "",
         shown[f"verdict_{suffix}"],
         "",

@@ -24,7 +24,7 @@ from zip_introspect.evaluation.measures.cost_of_pass import (
 from zip_introspect.evaluation.measures.foretelling import Forecast, of_samples, of_searches, reversals
 from zip_introspect.evaluation.measures.guarding import Guarded, guarded
 from zip_introspect.evaluation.measures.resampling import Verified, verifiers
-from zip_introspect.evaluation.replay.baselines import BOUND, LITE, ZIP_RC, label, title
+from zip_introspect.evaluation.replay.baselines import BOUND, WEIGHED, ZIP_RC, label, title
 from zip_introspect.evaluation.replay.trials import Outcomes
 from zip_introspect.evaluation.reporting import spending_figures as pictures
 from zip_introspect.evaluation.reporting.drawing import save
@@ -132,7 +132,7 @@ def priced(rollouts: Rollouts, outcomes: Sequence[Outcomes], tariff: Tariff) -> 
         if setting.name == BOUND:
             continue
         curve = title(setting.name)
-        if setting.name in (ZIP_RC, LITE):
+        if setting.name in WEIGHED:
             curve += f", alpha {setting.config.alpha:g}"
         paid = tariff.paid(outcome.compute, outcome.tokens)
         by_group = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zip_introspect.evaluation.measures.comparing import ALL, Comparison
 from zip_introspect.evaluation.measures.cost import Interval
-from zip_introspect.evaluation.replay.baselines import MATCHED_BETA, ZIP_RC, need, title
+from zip_introspect.evaluation.replay.baselines import MATCHED_BETA, OURS, ZIP_RC, need, title
 
 _PREDICTIONS = {
     "total_variation": "total variation at the start",
@@ -61,7 +61,18 @@ def prediction_table(name: str, quality: dict[str, dict[str, float]], intervals:
 
 def of_comparison(comparison: Comparison, groups: list[str]) -> list[Table]:
     """Everything about one alpha."""
-    return [_matched(comparison, groups), _verdict(comparison), _differences(comparison, groups), _points(comparison)]
+    ours = [curve for curve in OURS if comparison.curve(curve)]
+    return [
+        _matched(comparison, groups),
+        *(_verdict(comparison, curve) for curve in ours),
+        *(_differences(comparison, groups, curve) for curve in ours),
+        _points(comparison),
+    ]
+
+
+def suffix(comparison: Comparison, curve: str) -> str:
+    """Of the names of tables in which one of our strategies is held against others."""
+    return f"alpha_{comparison.alpha:g}" if curve == ZIP_RC else f"{curve}_alpha_{comparison.alpha:g}"
 
 
 def _matched(comparison: Comparison, names: list[str]) -> Table:
@@ -75,14 +86,14 @@ def _matched(comparison: Comparison, names: list[str]) -> Table:
     return Table(f"matched_alpha_{comparison.alpha:g}", headings, tuple(rows))
 
 
-def _differences(comparison: Comparison, names: list[str]) -> Table:
+def _differences(comparison: Comparison, names: list[str], curve: str) -> Table:
     rows: dict[tuple[str, str], list[str]] = {}
-    for item in comparison.differences:
+    for item in (item for item in comparison.differences if item.curve == curve):
         note = "" if item.reach == "within" else f" ({item.reach})"
         key = (item.setting, item.rival)
         rows.setdefault(key, [item.setting, title(item.rival)]).append(gain(item.accuracy) + note)
-    name = f"differences_alpha_{comparison.alpha:g}"
-    return Table(name, ("ZIP-RC", "less", *names), tuple(map(tuple, rows.values())))
+    name = f"differences_{suffix(comparison, curve)}"
+    return Table(name, (title(curve), "less", *names), tuple(map(tuple, rows.values())))
 
 
 def _points(comparison: Comparison) -> Table:
@@ -106,16 +117,21 @@ def _points(comparison: Comparison) -> Table:
     return Table(f"points_alpha_{comparison.alpha:g}", headings, tuple(rows))
 
 
-def _verdict(comparison: Comparison) -> Table:
-    """Over all questions: at how many settings of zip_rc the interval lies above zero, holds it, or lies below it."""
+def _verdict(comparison: Comparison, curve: str) -> Table:
+    """Over all questions: at how many of a strategy's settings the interval lies above zero, holds it, or lies below;
+    and at how many it is the more accurate one, intervals aside.
+    """
     rows = []
+    of_all = [item for item in comparison.differences if (item.curve, item.group) == (curve, ALL)]
     for name in comparison.curves:
-        found = [item.accuracy for item in comparison.differences if (item.rival, item.group) == (name, ALL)]
+        found = [item.accuracy for item in of_all if item.rival == name]
         if found:
             ahead, behind = sum(item.low > 0 for item in found), sum(item.high < 0 for item in found)
-            rows.append((title(name), str(ahead), str(len(found) - ahead - behind), str(behind), need(name)))
-    headings = ("ZIP-RC against", "ahead", "undecided", "behind", "needs")
-    return Table(f"verdict_alpha_{comparison.alpha:g}", headings, tuple(rows))
+            better = sum(item.value > 0 for item in found)
+            counts = ahead, len(found) - ahead - behind, behind, better
+            rows.append((title(name), *map(str, counts), need(name)))
+    headings = (f"{title(curve)} against", "ahead", "undecided", "behind", "more accurate", "needs")
+    return Table(f"verdict_{suffix(comparison, curve)}", headings, tuple(rows))
 
 
 def reference(comparison: Comparison) -> str:
