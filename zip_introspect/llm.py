@@ -20,6 +20,7 @@ from zip_introspect.events import Event, SearchFinished
 from zip_introspect.heads.head import Head
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.posterior import AnswerModel
 from zip_introspect.model_source import DEMO_NAME, ModelSource
 from zip_introspect.paths import expanded
 from zip_introspect.prompts import Message, Prompt
@@ -80,7 +81,8 @@ class IntrospectiveLLM(BatchCalls):
         extractor: AnswerExtractor = default_extractor,
         **options: Any,
     ) -> Self:
-        """Open a model from a directory, file or hub id. A calibration beside it is loaded with it.
+        """Open a model from a directory, file or hub id. What was learnt of it is loaded with it from beside it: what a
+        confidence means, and what is believed of answers.
 
         Args:
             backend: an installed backend's name or a backend class; None finds one that accepts the model.
@@ -93,7 +95,7 @@ class IntrospectiveLLM(BatchCalls):
             ModelLoadError: missing, truncated or foreign files.
             GridError, ReservedTokensError: a grid that is malformed, or does not fit the model.
             HeadError: a head that cannot be read, or is another model's.
-            CalibrationError: a calibration beside the model that is malformed.
+            CalibrationError: a malformed file beside the model that says what confidences mean, or of answers.
         """
         model = expanded(model)
         calibration = Calibration.beside(model)
@@ -102,7 +104,10 @@ class IntrospectiveLLM(BatchCalls):
         elif isinstance(backend, str):
             backend = InstalledBackends().load(backend)
         options |= {name: value for name, value in {"grid": grid, "head": head}.items() if value is not None}
-        llm = cls(backend.open(model, **options), config, extractor=extractor, calibration=calibration)
+        answers = AnswerModel.beside(model)
+        opened = backend.open(model, **options)
+        opened.answers = answers
+        llm = cls(opened, config, extractor=extractor, calibration=calibration)
         found = Path(model)
         llm.origin = ModelSource(str(found.resolve() if found.exists() else model), backend, options)
         return llm

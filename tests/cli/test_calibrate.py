@@ -13,12 +13,21 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from zip_introspect.cli.app import app
+from zip_introspect.config import GenerationConfig
 from zip_introspect.demo.embedded import DEMO_MODEL
 from zip_introspect.demo.problems import held_out
+from zip_introspect.evaluation.measures import graders
+from zip_introspect.evaluation.replay.backend import ReplayBackend
+from zip_introspect.evaluation.store.collecting import collect_rollouts
+from zip_introspect.evaluation.store.rollout_file import Question, Rollouts
 from zip_introspect.introspection.calibration import FILE_NAME, Calibration
 from zip_introspect.introspection.grid import FILE_NAME as GRID
+from zip_introspect.introspection.posterior import FILE_NAME as ANSWERS
+from zip_introspect.introspection.posterior import AnswerModel
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.search.confidence import OF_ANOTHER_SOURCE, UNCALIBRATED
+from zip_introspect.search.request import Request, check
+from zip_introspect_transformers import TransformersBackend
 
 pytest.importorskip("sklearn", reason="the extra eval is not installed")
 
@@ -155,3 +164,27 @@ def test_options_reach_the_chat_template(tmp_path: Path, thinking_model: str, mo
     rows = written(tmp_path, [{"question": "1+1", "answer": 2}, {"question": "2+2", "answer": 4}])
     run(rows, "--model", thinking_model, "--template-option", "enable_thinking=false")
     assert seen == [{"enable_thinking": False}]
+
+
+def test_rollouts_tell_what_to_believe_of_answers(tmp_path: Path) -> None:
+    """From rollouts to a model that searches by it, and back into rollouts, which replays then read."""
+    model = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, model, ignore=shutil.ignore_patterns("*.gguf", ANSWERS))
+    rollouts, again = tmp_path / "rollouts.parquet", tmp_path / "again.parquet"
+    question = CliRunner().invoke(app, ["rollouts", "abacus", str(rollouts), "--limit", "6", "--samples", "3"])
+    assert question.exit_code == 0, question.stderr
+    done = run(rollouts, "--model", model)
+    assert done.exit_code == 0, done.stderr
+    learnt = AnswerModel.load(model)
+    assert f"{learnt.trust:.3f}" in done.stdout
+    assert learnt != AnswerModel()
+    with IntrospectiveLLM.from_pretrained(model, "transformers") as llm:
+        assert llm.backend.answers == learnt
+        assert isinstance(llm.backend, TransformersBackend)
+        checked = check(Request((1, 2), GenerationConfig(strategy="answer_posterior")), llm.backend)
+        assert checked.strategy.options.answers == learnt
+        own = GenerationConfig(strategy="answer_posterior", strategy_options={"answers": {"trust": 0.0}})
+        assert check(Request((1, 2), own), llm.backend).strategy.options.answers.trust == 0
+        kept = collect_rollouts(llm, [Question("Solve 3*x+5=35", "10")], graders.get("abacus"), samples=1)
+    kept.save(again)
+    assert Rollouts.load(again).answers == ReplayBackend(Rollouts.load(again)).answers == learnt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import beta
 
-from zip_introspect.errors import ConfigError
-from zip_introspect.introspection.posterior import NOTHING_SAID, AnswerModel, Belief, log_odds
+from zip_introspect.errors import CalibrationError, ConfigError
+from zip_introspect.introspection.posterior import FILE_NAME, NOTHING_SAID, AnswerModel, Belief, log_odds
 
 models = st.builds(
     AnswerModel,
@@ -122,6 +123,36 @@ def test_weights_of_some_samples_are_those_of_all(model: AnswerModel, at_prompt:
     assert all(all_of_them[k, n] == -np.inf for n in range(most + 1) for k in range(n + 1, most + 1))
     some = Belief(model, at_prompt).weights(1, most - 1, most)
     assert np.allclose(some, all_of_them[:2, most - 1 :])
+
+
+def test_what_was_learnt_lies_beside_a_model(tmp_path: Path) -> None:
+    learnt = AnswerModel(strength=3.0, variety=0.5)
+    assert AnswerModel.beside(tmp_path) is None
+    file = learnt.save(tmp_path)
+    assert AnswerModel.load(tmp_path) == AnswerModel.load(file) == AnswerModel.beside(tmp_path) == learnt
+    (tmp_path / "model.gguf").touch()
+    assert AnswerModel.beside(tmp_path / "model.gguf") == learnt
+    assert AnswerModel.beside("of/a/hub") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not readable JSON"),
+        ("[1]", "says nothing of answers"),
+        ('{"format_version": 2}', "says nothing of answers"),
+        ('{"format_version": 1, "strength": -1}', "strength"),
+        ('{"format_version": 1, "temper": 1}', "temper"),
+        ('{"format_version": 1, "trust": NaN}', "trust"),
+        ("0" * 70_000, "too large"),
+    ],
+)
+def test_a_file_that_is_no_model_of_answers_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / FILE_NAME).write_text(content)
+    with pytest.raises(CalibrationError, match=said):
+        AnswerModel.beside(tmp_path)
+    with pytest.raises(CalibrationError, match="does not exist"):
+        AnswerModel.load(tmp_path / "other.json")
 
 
 def test_parameters_out_of_range_are_refused() -> None:

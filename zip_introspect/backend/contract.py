@@ -22,6 +22,7 @@ from zip_introspect.errors import BackendError, HeadError
 from zip_introspect.heads.fingerprint import Fingerprint
 from zip_introspect.heads.head import Head
 from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.posterior import AnswerModel
 from zip_introspect.prompts import Message
 
 SequenceId = NewType("SequenceId", int)
@@ -116,6 +117,8 @@ class Backend(ABC):
     """The bins of its joints; None for a model without a head, which gives none."""
     head: Head | None = None
     """What gives its joints; None where they are logits of reserved tokens, or where there are none."""
+    answers: AnswerModel | None = None
+    """What is believed of answers (`answer_posterior`), where a file beside the model says so."""
     warnings: tuple[str, ...] = ()
     """What every result of the model should be taken with."""
 

@@ -27,7 +27,7 @@ from zip_introspect.cli.session import (
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import BackendNotInstalledError, CalibrationError
 from zip_introspect.framing import NO_FRAMING, Framing
-from zip_introspect.introspection.calibration import FILE_NAME, Calibration
+from zip_introspect.introspection.calibration import Calibration
 
 _LONGEST_LINE = 1 << 20
 
@@ -36,7 +36,9 @@ def calibrate(
     results: Annotated[
         Path,
         typer.Argument(
-            parser=path, help='JSONL of {"confidence": 0.8, "right": true}, or of {"question": ..., "answer": ...}.'
+            parser=path,
+            help='JSONL of {"confidence": 0.8, "right": true}, or of {"question": ..., "answer": ...}; or the Parquet '
+            "file of rollouts, several a question, which tells what to believe of answers (answer_posterior).",
         ),
     ],
     model: Annotated[
@@ -56,7 +58,7 @@ def calibrate(
     delta: Annotated[float, typer.Option(help="Probability that a level does not hold.")] = 0.1,
     out: Annotated[
         Path | None,
-        typer.Option(parser=path, help=f"File or directory. (default: {FILE_NAME} beside the model, or the results)"),
+        typer.Option(parser=path, help="File or directory. (default: beside the model, or the results)"),
     ] = None,
     seed: Annotated[
         int, typer.Option(parser=parse_seed, metavar="INTEGER|random", help="Fixes the answers; random draws one.")
@@ -71,6 +73,9 @@ def calibrate(
     """Fit what a confidence means to results whose correctness is known, and choose thresholds for levels of error."""
     with reporting(debug):
         calibrating = _calibrating()
+        if results.suffix == ".parquet":
+            _believe(results, out or _beside(model, results), as_json)
+            return
         levels = level or calibrating.LEVELS
         calibrating.check(method, levels, delta)
         settings: dict[str, Any] = {"seed": seed, "chat_template_kwargs": template_kwargs(template_option)}
@@ -93,6 +98,21 @@ def calibrate(
             typer.echo(json.dumps({"file": str(file), **found.model_dump(mode="json")}, indent=2))
         else:
             _print(Console(), found, sum(right) / len(right), file)
+
+
+def _believe(rollouts: Path, out: Path, as_json: bool) -> None:
+    """Learn what to believe of answers, and say it."""
+    from zip_introspect.evaluation.store.rollout_file import Rollouts
+    from zip_introspect.fitting import believing
+
+    found = believing.fit(Rollouts.load(rollouts))
+    file = found.save(out)
+    if as_json:
+        typer.echo(json.dumps({"file": str(file), **found.model_dump(mode="json")}, indent=2))
+        return
+    for name, value in found.model_dump().items():
+        typer.echo(f"{name:<9} {value:.3f}")
+    typer.echo(f"What answer_posterior believes of answers. Written to {file}")
 
 
 def _beside(model: str | None, results: Path) -> Path:

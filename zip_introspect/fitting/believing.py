@@ -60,6 +60,7 @@ def fit(rollouts: Rollouts) -> AnswerModel:
     Rewards have to be probabilities.
 
     Raises:
+        EvaluationDataError: rollouts of a model without a head.
         TrainingDataError: no sample was complete.
     """
     seen = _seen(rollouts)

@@ -50,4 +50,4 @@ def with_joints(rollouts: Rollouts, grid: JointGrid, probabilities: NDArray[np.f
             at = np.searchsorted(item.hidden.positions, rows, side="right") - 1
             laid.append(replace(item, joints=next(own)[at].astype(np.float16), hidden=None))
         problems.append(QuestionRollouts(problem.question, problem.prompt_tokens, tuple(laid)))
-    return replace(rollouts, grid=grid, problems=tuple(problems), hidden_size=None)
+    return replace(rollouts, grid=grid, problems=tuple(problems), hidden_size=None, answers=None)

@@ -106,6 +106,7 @@ class Prospects:
         sums = over_values[..., -1:] + _TINY
         odds = (sums[1] / sums[0] * ((1.0 - rate) / rate)).astype(np.float32) * (chance / (1.0 - chance))
         right = draws.right * (1.0 + odds) < odds
+        self._first = None if known else float(sums[1, 0, 0] / (sums[0, 0, 0] + sums[1, 0, 0]))
         wrongly, rightly = (over_values / sums).astype(np.float32)[..., :-1].transpose(0, 2, 1)[..., None]
         bins = (np.where(right, rightly, wrongly) < draws.value).sum(axis=0)
         self._evidence = evidence.astype(np.float32)[bins]
@@ -124,7 +125,7 @@ class Prospects:
         """The expected posterior of the best answer, or what is worth more, once the first k samples have ended:
         shape (n + 1,), for every k from 0 on.
         """
-        return np.asarray(self._kept_after(self._says, self._evidence).mean(axis=1, dtype=np.float64))
+        return np.asarray(self._kept_after(self._says, self._evidence, self._first).mean(axis=1, dtype=np.float64))
 
     def by_horizon(self, size: int) -> Floats:
         """The same of the first `size` samples, pruned where they end beyond a length bin: for each, shape (B_T,)."""
@@ -137,15 +138,16 @@ class Prospects:
         ended = (lengths <= np.arange(horizons)[:, None, None]).sum(axis=1)
         return np.asarray(kept[ended, at].mean(axis=1, dtype=np.float64))
 
-    def _kept_after(self, says: Integers, evidence: Singles) -> Singles:
+    def _kept_after(self, says: Integers, evidence: Singles, first: float | None = None) -> Singles:
         """What is kept after each sample, from none on, in expectation as in these scenarios: shape (n + 1, M).
 
         The posterior of the answer that leads now is expected to stay as it is, so what it does in the scenarios is
-        taken off: only what exceeds it is integrated.
+        taken off: only what exceeds it is integrated. Where there is none, the same holds of the first sample's answer.
 
         Args:
             says: shape (n, M), the samples' answers, in the order in which they end.
             evidence: shape (n, M).
+            first: how probably the first sample is right, if it is the same one in all scenarios.
         """
         n, known = len(says), len(self._standing.answers)
         hits = says[:, None] == np.arange(known + 1 + len(self._says))[:, None]
@@ -166,6 +168,8 @@ class Prospects:
         np.maximum(shares.max(axis=1) / total, self._otherwise, out=kept[1:])
         if self._leader is not None:
             kept[1:] += self.best - shares[:, self._leader] / total
+        elif first is not None:
+            kept[1:] += first - shares[np.arange(n)[:, None], says[0], np.arange(SCENARIOS)] / total
         return kept
 
 

@@ -215,7 +215,7 @@ def check(request: Request, backend: Backend, called: float | None = None) -> Ch
             f"larger max_sequences."
         )
     make = strategies.chosen(config, joints=backend.grid is not None)
-    answers = backend.head.about.answers if backend.head else None
+    answers = backend.head.about.answers if backend.head else backend.answers
     if answers is not None and "answers" in make.Options.model_fields:
         config = config.replace(strategy_options={"answers": answers.model_dump(), **config.strategy_options})
     strategy, warnings = make(config), (*backend.warnings, *request.warnings)

@@ -107,20 +107,22 @@ class AnswerPosterior(ZipRC):
         compute = capped.lengths.cumsum(axis=0)
         latency = expectation_from_cdf(capped.cdfs[..., grid.num_reward_bins - 1 :].cumprod(axis=0), grid.length_values)
         cost = price * (alpha * compute + (1.0 - alpha) * latency)
+        values = _chance(grid.reward_values, grid)
         prospects = Prospects(
             self._belief,
             self._standing,
             rows,
-            _chance(grid.reward_values, grid),
+            values,
             otherwise=-np.inf if state.hand_on is None else state.hand_on,
             nothing=min(0.0, debt or 0.0),
         )
         best = np.full(cost.shape, -np.inf)
         best[:, -1] = prospects.by_size()[1:]
-        # Planned to be pruned where they are long: those that are best without that, or as many as there are.
+        # Planned to be pruned where they are long: as many as seem best so, by the chance that one of them is right.
         if self.config.horizon != "none":
-            for size in {int((best - cost)[:, -1].argmax()) + 1, len(rows)}:
-                best[size - 1] = prospects.by_horizon(size)
+            promise = 1.0 - (1.0 - (values @ rows).cumsum(axis=1)).cumprod(axis=0)
+            place = int((open_still * promise - cost).max(axis=1).argmax())
+            best[place] = prospects.by_horizon(place + 1)
         utility = best - cost
         k, h = divmod(int(utility.argmax()), grid.num_length_bins)
         leaves = tuple(sorted(place for place in order[: k + 1].tolist() if place < len(state.leaves)))

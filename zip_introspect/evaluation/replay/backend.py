@@ -43,7 +43,7 @@ class ReplayBackend(Backend):
     """
 
     def __init__(self, rollouts: Rollouts, first: int = 0) -> None:
-        self.rollouts, self.first, self.grid = rollouts, first, rollouts.grid
+        self.rollouts, self.first, self.grid, self.answers = rollouts, first, rollouts.grid, rollouts.answers
         self._problems = {problem.prompt_tokens: problem for problem in rollouts.problems}
         self._prompts = {problem.question.text: problem.prompt_tokens for problem in rollouts.problems}
         everything = [rollout for problem in rollouts.problems for rollout in problem.rollouts]

@@ -237,6 +237,7 @@ class _Run:
             hidden_size=size,
             framing=self.framing,
             confidences=sampling.confidences,
+            answers=llm.backend.head.about.answers if llm.backend.head else llm.backend.answers,
         )
         self.header = replace(self.header, settings=json.loads(json.dumps(self.settings())))
 

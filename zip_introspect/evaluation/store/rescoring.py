@@ -128,7 +128,7 @@ def with_joints_of(rollouts: Rollouts, model: str | Path) -> Rollouts:
     at_once = min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // head.config.get_text_config().vocab_size)
     found = _read(rollouts, head, predict, 0, (), "joints", at_once)
     changed = _changed(rollouts, found, lambda rollout, joints: replace(rollout, joints=joints))
-    return replace(changed, grid=grid, model=Path(model).name)
+    return replace(changed, grid=grid, model=Path(model).name, answers=None)
 
 
 def _joints(logits: NDArray[np.float32], grid: JointGrid, prompt: int, rows: int) -> NDArray[np.float16]:

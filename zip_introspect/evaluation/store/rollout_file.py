@@ -42,6 +42,7 @@ from zip_introspect.errors import ConfigError, EvaluationDataError, GridError
 from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import JointGrid, lowest_reward
+from zip_introspect.introspection.posterior import AnswerModel
 from zip_introspect.paths import expanded
 from zip_introspect.training.on_policy import HiddenRows
 
@@ -113,6 +114,8 @@ class Rollouts:
     """All that the samples depend on, by the names that a user knows them by; empty where it is not known."""
     confidences: bool = False
     """Whether the confidences of tokens are kept."""
+    answers: AnswerModel | None = None
+    """What is believed of answers, where that was learnt."""
 
     @property
     def joint_grid(self) -> JointGrid:
@@ -133,8 +136,7 @@ class Rollouts:
         return self.grid.num_cells if self.grid else 0
 
     def final_value(self, rollout: StoredRollout) -> float:
-        """The expected reward at the last prefix; the lowest reward where the rollout was cut (eq. 26), or without a
-        head."""
+        """The expected reward at the last prefix; the lowest where the rollout was cut (eq. 26), or without a head."""
         if not rollout.finished or self.grid is None:
             return lowest_reward(self.grid)
         last = rollout.joints[-1].astype(np.float64).reshape(self.grid.shape)
@@ -152,8 +154,7 @@ class Rollouts:
         )
         if ours != theirs:
             raise EvaluationDataError(
-                f"the samples of {other.model} are not those of {self.model}: make them from the same file, with "
-                "zip-introspect score --joints-of"
+                f"the samples of {other.model} are not those of {self.model}: make them with score --joints-of"
             )
 
     def save(self, path: str | Path, problems: Iterable[QuestionRollouts] | None = None) -> Path:
@@ -175,12 +176,12 @@ class Rollouts:
             "framing": self.framing.model_dump(mode="json"),
             "settings": dict(self.settings),
             "confidences": self.confidences,
+            "answers": self.answers and self.answers.model_dump(mode="json"),
         }
         widths = self._widths
         schema = _schema(widths).with_metadata({_KEY: json.dumps(about)})
         part = file.with_name(file.name + ".part")
-        stream = iter(self.problems if problems is None else problems)
-        first = 0
+        stream, first = iter(self.problems if problems is None else problems), 0
         with pq.ParquetWriter(part, schema, compression="zstd") as writer:
             while some := list(islice(stream, _PROBLEMS_AT_ONCE)):
                 writer.write_batch(_batch(first, some, schema, widths))
@@ -212,11 +213,12 @@ class Rollouts:
             external, judgement = float(about.get("external_cost", 1.0)), int(about.get("judgement_tokens", 0))
             size = None if about.get("hidden_size") is None else int(about["hidden_size"])
             framing, settings = Framing(**about.get("framing", {})), dict(about.get("settings", {}))
-            confidences = bool(about.get("confidences", False))
+            confidences, told = bool(about.get("confidences", False)), about.get("answers")
+            answers = AnswerModel(**told) if told else None
         except (KeyError, TypeError, ValueError, GridError, ConfigError) as error:
             raise EvaluationDataError(f"{file} says nothing usable of its model: {error}") from error
         found = cls(
-            grid, model, limit, (), parameters, external, judgement, size, framing, settings, confidences=confidences
+            grid, model, limit, (), parameters, external, judgement, size, framing, settings, confidences, answers
         )
         expected = _schema(found._widths)
         if not table.schema.remove_metadata().equals(expected):
