@@ -6,8 +6,9 @@ Times are of one core, on an 8x8 grid with up to 8 new samples and all horizons.
 deciding thread, which other work on the machine does not lengthen as it does the wall time; both are medians over
 eight cases, the same for every mode. A mode that takes longer than `--longest` at one number of leaves is left out at
 larger ones, and the table says so.
-The second table times whole decisions of the strategy, over the searches of simulated problems: those that owe an
-answer that is not worth its cost, which weigh it on a grid with one more reward bin, beside all others.
+The second table times whole decisions of a strategy, in searches of eight samples. The third one does so over the
+searches of simulated problems: those that owe an answer that is not worth its cost, which weigh it on a grid with one
+more reward bin, beside all others.
 The regret of a search is the utility of the best meta-action of brute force, less that of the one it found: over every
 subset and every number of new samples for a shared horizon, and over every horizon of each prefix for per-prefix ones.
 Brute force doubles with each leaf, so at the numbers of leaves of the first table a search is held against the best
@@ -29,14 +30,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.reporting import processor, table, write
+from zip_introspect import strategies
 from zip_introspect.config import GenerationConfig
+from zip_introspect.introspection import joint
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.introspection.joint import expected_length
-from zip_introspect.introspection.plans import EXACT_LIMIT, HorizonMode, Plan, SearchMode, best_plan
+from zip_introspect.introspection.plans import EXACT_LIMIT, HorizonMode, SearchMode, best_plan
 from zip_introspect.introspection.utility import capped_statistics, evaluate, normalized_beta
 from zip_introspect.search.continuous_batch import run
 from zip_introspect.search.request import Request
-from zip_introspect.strategies import MetaAction, MetaState, ZipRC, register
+from zip_introspect.strategies import Finished, Leaf, MetaAction, MetaState, ZipRC, register
 from zip_introspect.strategies.zip_rc import OWED
 from zip_introspect.testing.simulator import SimulatedBackend
 
@@ -86,7 +89,7 @@ def draw_decision(rng: np.random.Generator, n: int, grid: JointGrid, max_new: in
     }
 
 
-def timed(decisions: Sequence[Callable[[], Plan]], seconds: float) -> dict[str, float]:
+def timed(decisions: Sequence[Callable[[], object]], seconds: float) -> dict[str, float]:
     """Median wall and processor time of a decision in microseconds, and processor time of the slowest of them."""
     wall: list[float] = []
     cpu: list[list[float]] = [[] for _ in decisions]
@@ -160,6 +163,45 @@ def measure_times(leaves: Sequence[int], seconds: float, longest: float) -> tupl
                 break
     base = rows[0]["cpu_us"]
     return [{**row, "ratio": row["cpu_us"] / base} for row in rows], left_out
+
+
+def draw_state(rng: np.random.Generator, leaves: int, finished: int, room: int) -> MetaState:
+    """What a strategy sees of a search with so many samples; finished ones gave one of three answers."""
+    joints = draw_joints(rng, leaves + 1, GRID)
+    values, lengths = joint.expected_value(joints, GRID), joint.expected_length(joints, GRID)
+    limit = int(GRID.length_edges[-1])
+    return MetaState(
+        decision=1,
+        bins=GRID,
+        config=GenerationConfig(),
+        prompt_tokens=100,
+        root_joint=joints[-1],
+        root_value=float(values[-1]),
+        root_remaining=float(lengths[-1]),
+        leaves=tuple(
+            Leaf(place, 100, joints[place], float(values[place]), float(lengths[place]), limit, True)
+            for place in range(leaves)
+        ),
+        finished=tuple(
+            Finished(leaves + place, 200, float(rng.random()), True, str(rng.integers(3))) for place in range(finished)
+        ),
+        started=leaves + finished,
+        room=room,
+        limit=limit,
+    )
+
+
+def measure_strategies(seconds: float) -> list[dict[str, Any]]:
+    """A row for each strategy and kind of search of eight samples: one whole decision, the state given."""
+    rows: list[dict[str, Any]] = []
+    for name in ("zip_rc", "answer_posterior"):
+        for leaves, finished, room in ((0, 0, 8), (8, 0, 0), (4, 2, 2), (3, 5, 0)):
+            rng = np.random.default_rng(0)
+            states = [draw_state(rng, leaves, finished, room) for _ in range(CASES)]
+            decisions = [partial(strategies.get(name)(GenerationConfig(strategy=name)).decide, s) for s in states]
+            rows.append({"strategy": name, "leaves": leaves, "finished": finished, "room": room})
+            rows[-1] |= timed(decisions, seconds)
+    return rows
 
 
 class _Timed(ZipRC):
@@ -289,6 +331,12 @@ def main() -> None:
     print(table(["mode", "leaves", "sets weighed", "processor, ms", "slowest case, ms", "wall, ms", first], told))
     for line in left_out:
         print(f"left out: {line}")
+    whole = measure_strategies(options.seconds)
+    shown = [
+        [r["strategy"], r["leaves"], r["finished"], r["room"], f"{r['cpu_us']:.0f}", f"{r['wall_us']:.0f}"]
+        for r in whole
+    ]
+    print(f"\n{table(['strategy', 'running', 'finished', 'may start', 'processor, us', 'wall, us'], shown)}")
     debt = measure_debt(options.problems)
     owed = [[row["answer"], row["decisions"], f"{row['cpu_us'] / 1e3:.2f}", f"{row['ratio']:.1f}"] for row in debt]
     print(f"\n{table(['answer', 'decisions', 'processor, ms', 'to none owed'], owed)}")
@@ -304,6 +352,7 @@ def main() -> None:
             "device": device,
             "times": times,
             "left_out": left_out,
+            "strategies": whole,
             "debt": debt,
             "regret": regret,
             "beyond_brute_force": beyond,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from zip_introspect.introspection import answer_plans
-from zip_introspect.introspection.answer_plans import Prospects
+from zip_introspect.introspection.answer_plans import Prospects, Scenarios
 from zip_introspect.introspection.posterior import AnswerModel, Belief, log_odds
 
 VALUES = np.array([0.1, 0.5, 0.9])
@@ -101,7 +101,7 @@ def test_it_is_the_sum_over_all_outcomes(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(answer_plans, "SCENARIOS", 1 << 15)
         answer_plans._draws.cache_clear()
-        found = Prospects(belief, belief.standing(said), joints, VALUES).by_size()
+        found = Prospects(Scenarios(belief, belief.standing(said), more, VALUES), joints).by_size()
     answer_plans._draws.cache_clear()
     assert found[-1] == pytest.approx(continued(model, at_prompt, said, joints), abs=0.01)
 
@@ -111,7 +111,8 @@ def prospects(seed: int, known: int, more: int, **given: float) -> Prospects:
     joints = rng.dirichlet(np.ones(32), size=more).reshape(more, 4, 8)
     belief = Belief(AnswerModel(), 0.5)
     said = [(answer, rng.uniform(0.1, 0.9)) for answer in "abc"[:known] for _ in range(rng.integers(1, 4))]
-    return Prospects(belief, belief.standing(said), joints, np.array([0.1, 0.4, 0.7, 0.9]), **given)
+    scenarios = Scenarios(belief, belief.standing(said), more, np.array([0.1, 0.4, 0.7, 0.9]))
+    return Prospects(scenarios, joints, **given)
 
 
 @settings(deadline=None, max_examples=60)

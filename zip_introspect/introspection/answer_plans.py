@@ -56,70 +56,79 @@ def _draws(samples: int, variety: float) -> _Draws:
     return _Draws(answer, rate, right, value, length, said, alike)
 
 
-class Prospects:
-    """What samples may come to, in every scenario.
+class Scenarios:
+    """All of the scenarios that no joint changes: it holds from one complete sample to the next.
 
     Args:
         standing: what the complete samples have said.
-        joints: shape (n, B_V, B_T), of the samples that may run, in the order in which plans take them; n >= 1.
+        samples: how many more may run, one or more.
         values: shape (B_V,), the final values as probabilities.
-        otherwise: what is worth as much as an answer of this posterior, whatever comes.
-        nothing: what it is worth where no sample is complete.
     """
 
     # Arrays of scenarios have them last: what is summed and multiplied up lies before, in few long rows.
 
-    def __init__(
-        self,
-        belief: Belief,
-        standing: Standing,
-        joints: Floats,
-        values: Floats,
-        *,
-        otherwise: float = -np.inf,
-        nothing: float = 0.0,
-    ) -> None:
+    def __init__(self, belief: Belief, standing: Standing, samples: int, values: Floats) -> None:
         model, rate = belief.model, belief.rate
-        n, known, complete = len(joints), len(standing.answers), standing.complete
-        draws = _draws(n, model.variety)
-        self._standing, self._nothing, self._otherwise = standing, nothing, otherwise
-        self._weights = belief.weights(max(standing.counts, default=0) + n, complete + 1, complete + n).astype(
-            np.float32
-        )
-        best = max(standing.posterior, default=nothing)
-        self.best = max(best, otherwise)
-        """What is kept if nothing runs."""
-        self._leader = standing.posterior.index(best) if known and best >= otherwise else None
+        known, complete = len(standing.answers), standing.complete
+        self.standing, self.samples = standing, samples
+        self.draws = _draws(samples, model.variety)
+        most = max(standing.counts, default=0) + samples
+        self.weights = belief.weights(most, complete + 1, complete + samples).astype(np.float32)
         # Which answer is right; the last index is another one than those known.
+        draws = self.draws
         truth = np.minimum(np.cumsum(standing.posterior).searchsorted(draws.answer), known)
         says = np.array([*standing.counts, 0])
-        low, high, lower = (
-            point.astype(np.float32)
-            for point in _two_points(model.strength * rate + says, model.strength * (1.0 - rate) + complete - says)
-        )
+        low, high, lower = _two_points(model.strength * rate + says, model.strength * (1.0 - rate) + complete - says)
         chance = np.where(draws.rate < lower[truth], low[truth], high[truth])
+        self.truth = truth
+        self.odds = (chance / (1.0 - chance) * ((1.0 - rate) / rate)).astype(np.float32)
+        """Shape (M,): of a sample to be right, beside those at the prompt."""
         # What a final value says, and so how it is spread over right samples and over wrong ones.
         evidence = np.array([model.evidence(value, belief.at_prompt) for value in values.tolist()])
         odds_of = np.exp(evidence) * (rate / (1.0 - rate))
-        spread = np.stack([np.ones(len(values)), odds_of]) / (1.0 + odds_of)
-        over_values = (joints.sum(axis=2) * spread[:, None]).cumsum(axis=2)  # of wrong samples, then of right ones
-        sums = over_values[..., -1:] + _TINY
-        odds = (sums[1] / sums[0] * ((1.0 - rate) / rate)).astype(np.float32) * (chance / (1.0 - chance))
-        right = draws.right * (1.0 + odds) < odds
-        self._first = None if known else float(sums[1, 0, 0] / (sums[0, 0, 0] + sums[1, 0, 0]))
-        wrongly, rightly = (over_values / sums).astype(np.float32)[..., :-1].transpose(0, 2, 1)[..., None]
-        bins = (np.where(right, rightly, wrongly) < draws.value).sum(axis=0)
-        self._evidence = evidence.astype(np.float32)[bins]
-        self._bins, self._joints, self._length = bins, joints, draws.length
+        self.evidence = evidence.astype(np.float32)
+        self.spread = np.stack([np.ones(len(values)), odds_of]) / (1.0 + odds_of)
+        """Shape (2, B_V): how probably a sample with a final value is wrong, and right."""
         # What a wrong sample says: an answer that is known, or a new one.
-        wrong = known + 1 + draws.alike
+        self.wrong = known + 1 + draws.alike
         if known:
             others = np.tile(says[:-1], (known + 1, 1))
             np.fill_diagonal(others, 0)
             seats = (others.cumsum(axis=1) / (model.variety + complete - says)[:, None]).astype(np.float32)
             taken = (seats[truth].T[:, None] < draws.said).sum(axis=0)
-            wrong = np.where(taken < known, taken, wrong)
-        self._says = np.where(right, truth, wrong)
+            self.wrong = np.where(taken < known, taken, self.wrong)
+        self.counts = np.array(standing.counts, dtype=np.intp)[:, None]
+        self.said = np.array(standing.evidence, dtype=np.float32)[:, None]
+
+
+class Prospects:
+    """What samples may come to, in every scenario.
+
+    Args:
+        joints: shape (n, B_V, B_T), of as many samples as there are in the scenarios, in the order in which plans take
+            them.
+        otherwise: what is worth as much as an answer of this posterior, whatever comes.
+        nothing: what it is worth where no sample is complete.
+    """
+
+    def __init__(
+        self, scenarios: Scenarios, joints: Floats, *, otherwise: float = -np.inf, nothing: float = 0.0
+    ) -> None:
+        standing, draws = scenarios.standing, scenarios.draws
+        self._scenarios, self._joints, self._otherwise = scenarios, joints, otherwise
+        best = max(standing.posterior, default=nothing)
+        self.best = max(best, otherwise)
+        """What is kept if nothing runs."""
+        self._leader = standing.posterior.index(best) if standing.complete and best >= otherwise else None
+        over_values = (joints.sum(axis=2) * scenarios.spread[:, None]).cumsum(axis=2)  # of wrong samples, then of right
+        sums = over_values[..., -1:] + _TINY
+        odds = (sums[1] / sums[0]).astype(np.float32) * scenarios.odds
+        right = draws.right * (1.0 + odds) < odds
+        self._first = None if standing.complete else float(sums[1, 0, 0] / (sums[0, 0, 0] + sums[1, 0, 0]))
+        wrongly, rightly = (over_values / sums).astype(np.float32)[..., :-1].transpose(0, 2, 1)[..., None]
+        self._bins = (np.where(right, rightly, wrongly) < draws.value).sum(axis=0)
+        self._evidence = scenarios.evidence[self._bins]
+        self._says = np.where(right, scenarios.truth, scenarios.wrong)
 
     def by_size(self) -> Floats:
         """The expected posterior of the best answer, or what is worth more, once the first k samples have ended:
@@ -132,7 +141,8 @@ class Prospects:
         n, _, horizons = self._joints.shape
         over_lengths = self._joints.astype(np.float32).cumsum(axis=2).reshape(-1, horizons).T
         over_lengths = over_lengths.take(self._bins + np.arange(n)[:, None] * self._joints.shape[1], axis=1)
-        lengths = (over_lengths[:-1, :size] < self._length[:size] * over_lengths[-1, :size]).sum(axis=0)
+        drawn = self._scenarios.draws.length[:size]
+        lengths = (over_lengths[:-1, :size] < drawn * over_lengths[-1, :size]).sum(axis=0)
         order, at = lengths.argsort(axis=0, kind="stable"), np.arange(SCENARIOS)
         kept = self._kept_after(self._says[order, at], self._evidence[order, at])
         ended = (lengths <= np.arange(horizons)[:, None, None]).sum(axis=1)
@@ -149,17 +159,18 @@ class Prospects:
             evidence: shape (n, M).
             first: how probably the first sample is right, if it is the same one in all scenarios.
         """
-        n, known = len(says), len(self._standing.answers)
-        hits = says[:, None] == np.arange(known + 1 + len(self._says))[:, None]
+        scenarios, n = self._scenarios, len(says)
+        known = len(scenarios.counts)
+        hits = says[:, None] == np.arange(known + 1 + scenarios.samples)[:, None]
         counts, logs = hits.astype(np.intp), hits * evidence[:, None]
-        counts[0, :known] += np.array(self._standing.counts, dtype=np.intp)[:, None]
-        logs[0, :known] += np.array(self._standing.evidence, dtype=np.float32)[:, None]
+        counts[0, :known] += scenarios.counts
+        logs[0, :known] += scenarios.said
         for sample in range(1, n):  # as cumsum, which is slow along long rows
             counts[sample] += counts[sample - 1]
             logs[sample] += logs[sample - 1]
-        counts *= self._weights.shape[1]
+        counts *= scenarios.samples
         counts += np.arange(n)[:, None, None]
-        logs += self._weights.ravel().take(counts)
+        logs += scenarios.weights.ravel().take(counts)
         highest = np.maximum(logs.max(axis=1), 0.0)
         logs -= highest[:, None]
         shares = np.exp(logs, out=logs)

@@ -15,7 +15,7 @@ from pydantic import Field
 from zip_introspect.answers.extraction import key
 from zip_introspect.config import GenerationConfig, Settings
 from zip_introspect.introspection import joint, plans
-from zip_introspect.introspection.answer_plans import Prospects
+from zip_introspect.introspection.answer_plans import Prospects, Scenarios
 from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.introspection.order_statistics import expectation_from_cdf
 from zip_introspect.introspection.posterior import NOTHING_SAID, AnswerModel, Belief, Standing
@@ -59,6 +59,7 @@ class AnswerPosterior(ZipRC):
         self._belief: Belief | None = None
         self._grid: JointGrid | None = None
         self._standing = NOTHING_SAID
+        self._kept: Scenarios | None = None
 
     def decide(self, state: MetaState) -> MetaAction:
         """The best meta-action, or a stop."""
@@ -66,7 +67,8 @@ class AnswerPosterior(ZipRC):
             return self._by_votes.decide(state)
         self._grid = state.bins
         self._belief = self._belief or Belief(self.options.answers, _chance(state.root_value, state.bins))
-        self._standing = _standing(self._belief, state.finished, state.bins)
+        standing = _standing(self._belief, state.finished, state.bins)
+        self._standing = self._standing if standing == self._standing else standing
         return super().decide(state)
 
     def verdict(self, finished: Sequence[Finished]) -> Verdict | None:
@@ -108,27 +110,32 @@ class AnswerPosterior(ZipRC):
         latency = expectation_from_cdf(capped.cdfs[..., grid.num_reward_bins - 1 :].cumprod(axis=0), grid.length_values)
         cost = price * (alpha * compute + (1.0 - alpha) * latency)
         values = _chance(grid.reward_values, grid)
+        otherwise = -np.inf if state.hand_on is None else state.hand_on
         prospects = Prospects(
-            self._belief,
-            self._standing,
-            rows,
-            values,
-            otherwise=-np.inf if state.hand_on is None else state.hand_on,
-            nothing=min(0.0, debt or 0.0),
+            self._scenarios(len(rows), values), rows, otherwise=otherwise, nothing=min(0.0, debt or 0.0)
         )
         best = np.full(cost.shape, -np.inf)
         best[:, -1] = prospects.by_size()[1:]
-        # Planned to be pruned where they are long: as many as seem best so, by the chance that one of them is right.
         if self.config.horizon != "none":
+            # Whether some are to be pruned where they are long, by the chance that one of them is right.
             promise = 1.0 - (1.0 - (values @ rows).cumsum(axis=1)).cumprod(axis=0)
-            place = int((open_still * promise - cost).max(axis=1).argmax())
-            best[place] = prospects.by_horizon(place + 1)
+            place, until = divmod(int((open_still * promise - cost).argmax()), grid.num_length_bins)
+            if until < grid.num_length_bins - 1:
+                best[place] = prospects.by_horizon(place + 1)
         utility = best - cost
         k, h = divmod(int(utility.argmax()), grid.num_length_bins)
         leaves = tuple(sorted(place for place in order[: k + 1].tolist() if place < len(state.leaves)))
         value, reward, tokens, steps = (float(part[k, h]) for part in (utility, best, compute, latency))
         found = SamplingUtility(value, reward, tokens, steps, h)
         return plans.Plan(leaves, k + 1 - len(leaves), found, prospects.best, price)
+
+    def _scenarios(self, samples: int, values: NDArray[np.float64]) -> Scenarios:
+        """Those of what has been said; kept until another sample is complete."""
+        assert self._belief is not None
+        kept = self._kept
+        if kept is None or kept.standing is not self._standing or kept.samples != samples:
+            self._kept = kept = Scenarios(self._belief, self._standing, samples, values)
+        return kept
 
 
 def _standing(belief: Belief, finished: Sequence[Finished], grid: JointGrid) -> Standing:
