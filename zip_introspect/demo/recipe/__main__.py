@@ -16,7 +16,6 @@ from rich import print as show
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zip_introspect.backend.exporting import exporter
-from zip_introspect.config import SamplingParams
 from zip_introspect.demo.embedded import DEMO_GGUF, DEMO_MODEL
 from zip_introspect.demo.problems import training_mix
 from zip_introspect.demo.recipe.base import train_base
@@ -25,13 +24,7 @@ from zip_introspect.demo.recipe.evaluate import evaluate as measure
 from zip_introspect.demo.recipe.head import abacus_grid, train_head
 from zip_introspect.demo.recipe.report import page
 from zip_introspect.demo.recipe.scorers import train_judge, train_reward_model
-from zip_introspect.evaluation.measures import graders
-from zip_introspect.evaluation.store import datasets
-from zip_introspect.evaluation.store.collecting import collect_to_file
-from zip_introspect.evaluation.store.rollout_file import Rollouts
-from zip_introspect.fitting import believing
 from zip_introspect.introspection.grid import FILE_NAME
-from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.training.dataset import load
 from zip_introspect.training.run import FOLDER, LOG_FILE
 from zip_introspect_transformers import TransformersBackend
@@ -98,19 +91,6 @@ def ship(runs: Runs = Path("runs")) -> None:
 
 
 @app.command()
-def answers(runs: Runs = Path("runs"), seed: Seed = 0, problems: int = 200, samples: int = 8) -> None:
-    """Sample the shipped model on problems like those that it learnt from; keep what to believe of its answers."""
-    path = runs / "answers.parquet"
-    if not _done(runs, "answers", path.name, seed=seed, problems=problems, samples=samples):
-        other = seed + 1
-        questions, grade = datasets.load("abacus:training", limit=problems, seed=other), graders.get("abacus")
-        with IntrospectiveLLM.demo(backend="transformers") as llm:
-            sampling = SamplingParams(seed=other)
-            collect_to_file(llm, questions, grade, path, samples=samples, sampling=sampling)
-    show(believing.fit(Rollouts.load(path)).save(DEMO_MODEL))
-
-
-@app.command()
 def rivals(
     runs: Runs = Path("runs"),
     seed: Seed = 0,
@@ -160,7 +140,6 @@ def everything(runs: Runs = Path("runs"), seed: Seed = 0) -> None:
     rollouts(runs, seed)
     final(runs, seed)
     ship(runs)
-    answers(runs, seed)
     evaluate(runs, seed)
 
 
