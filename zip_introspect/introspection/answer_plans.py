@@ -124,7 +124,8 @@ class Prospects:
         sums = over_values[..., -1:] + _TINY
         odds = (sums[1] / sums[0]).astype(np.float32) * scenarios.odds
         right = draws.right * (1.0 + odds) < odds
-        self._first = None if standing.complete else float(sums[1, 0, 0] / (sums[0, 0, 0] + sums[1, 0, 0]))
+        self._first = float(sums[1, 0, 0] / (sums[0, 0, 0] + sums[1, 0, 0]))
+        """How probably the first sample is right, if none is complete."""
         wrongly, rightly = (over_values / sums).astype(np.float32)[..., :-1].transpose(0, 2, 1)[..., None]
         self._bins = (np.where(right, rightly, wrongly) < draws.value).sum(axis=0)
         self._evidence = scenarios.evidence[self._bins]
@@ -134,53 +135,63 @@ class Prospects:
         """The expected posterior of the best answer, or what is worth more, once the first k samples have ended:
         shape (n + 1,), for every k from 0 on.
         """
-        return np.asarray(self._kept_after(self._says, self._evidence, self._first).mean(axis=1, dtype=np.float64))
+        return self._means(self._kept_after(self._says, self._evidence))
 
-    def by_horizon(self, size: int) -> Floats:
-        """The same of the first `size` samples, pruned where they end beyond a length bin: for each, shape (B_T,)."""
+    def by_size_and_horizon(self, size: int) -> tuple[Floats, Floats]:
+        """`by_size`, and the same of the first `size` samples, pruned where they end beyond a length bin: shape (B_T,).
+
+        Both in one go, as two times as many scenarios.
+        """
         n, _, horizons = self._joints.shape
         over_lengths = self._joints.astype(np.float32).cumsum(axis=2).reshape(-1, horizons).T
         over_lengths = over_lengths.take(self._bins + np.arange(n)[:, None] * self._joints.shape[1], axis=1)
-        drawn = self._scenarios.draws.length[:size]
-        lengths = (over_lengths[:-1, :size] < drawn * over_lengths[-1, :size]).sum(axis=0)
+        lengths = (over_lengths[:-1] < self._scenarios.draws.length * over_lengths[-1]).sum(axis=0)
+        lengths[size:] = horizons  # never
         order, at = lengths.argsort(axis=0, kind="stable"), np.arange(SCENARIOS)
-        kept = self._kept_after(self._says[order, at], self._evidence[order, at])
+        kept = self._kept_after(
+            np.concatenate([self._says, self._says[order, at]], axis=1),
+            np.concatenate([self._evidence, self._evidence[order, at]], axis=1),
+        )
         ended = (lengths <= np.arange(horizons)[:, None, None]).sum(axis=1)
-        return np.asarray(kept[ended, at].mean(axis=1, dtype=np.float64))
+        return self._means(kept[:, :SCENARIOS]), np.asarray(kept[ended, SCENARIOS + at].mean(axis=1, dtype=np.float64))
 
-    def _kept_after(self, says: Integers, evidence: Singles, first: float | None = None) -> Singles:
-        """What is kept after each sample, from none on, in expectation as in these scenarios: shape (n + 1, M).
+    def _means(self, kept: Singles) -> Floats:
+        return np.asarray(kept.mean(axis=1, dtype=np.float64))
+
+    def _kept_after(self, says: Integers, evidence: Singles) -> Singles:
+        """What is kept after each sample, from none on, in expectation as in these scenarios: shape (n + 1, X).
 
         The posterior of the answer that leads now is expected to stay as it is, so what it does in the scenarios is
-        taken off: only what exceeds it is integrated. Where there is none, the same holds of the first sample's answer.
+        taken off: only what exceeds it is integrated. Where there is none, the same holds of the first sample's answer,
+        in the first M of the scenarios, where that is always the same sample.
 
         Args:
-            says: shape (n, M), the samples' answers, in the order in which they end.
-            evidence: shape (n, M).
-            first: how probably the first sample is right, if it is the same one in all scenarios.
+            says: shape (n, X), the samples' answers, in the order in which they end.
+            evidence: shape (n, X).
         """
         scenarios, n = self._scenarios, len(says)
         known = len(scenarios.counts)
-        hits = says[:, None] == np.arange(known + 1 + scenarios.samples)[:, None]
+        hits = says[:, None] == np.arange(known + 1 + n)[:, None]
         counts, logs = hits.astype(np.intp), hits * evidence[:, None]
         counts[0, :known] += scenarios.counts
         logs[0, :known] += scenarios.said
         for sample in range(1, n):  # as cumsum, which is slow along long rows
             counts[sample] += counts[sample - 1]
             logs[sample] += logs[sample - 1]
-        counts *= scenarios.samples
+        counts *= n
         counts += np.arange(n)[:, None, None]
         logs += scenarios.weights.ravel().take(counts)
         highest = np.maximum(logs.max(axis=1), 0.0)
         logs -= highest[:, None]
         shares = np.exp(logs, out=logs)
         total = shares.sum(axis=1) + np.exp(-highest)
-        kept = np.full((n + 1, SCENARIOS), self.best, dtype=np.float32)
+        kept = np.full((n + 1, says.shape[1]), self.best, dtype=np.float32)
         np.maximum(shares.max(axis=1) / total, self._otherwise, out=kept[1:])
         if self._leader is not None:
             kept[1:] += self.best - shares[:, self._leader] / total
-        elif first is not None:
-            kept[1:] += first - shares[np.arange(n)[:, None], says[0], np.arange(SCENARIOS)] / total
+        elif not known:
+            same = shares[np.arange(n)[:, None], says[0, :SCENARIOS], np.arange(SCENARIOS)]
+            kept[1:, :SCENARIOS] += self._first - same / total[:, :SCENARIOS]
         return kept
 
 

@@ -114,14 +114,15 @@ class AnswerPosterior(ZipRC):
         prospects = Prospects(
             self._scenarios(len(rows), values), rows, otherwise=otherwise, nothing=min(0.0, debt or 0.0)
         )
+        # Whether some are to be pruned where they are long: as seems best by the chance that one of them is right.
+        promise = 1.0 - (1.0 - (values @ rows).cumsum(axis=1)).cumprod(axis=0)
+        place, until = divmod(int((open_still * promise - cost).argmax()), grid.num_length_bins)
         best = np.full(cost.shape, -np.inf)
-        best[:, -1] = prospects.by_size()[1:]
-        if self.config.horizon != "none":
-            # Whether some are to be pruned where they are long, by the chance that one of them is right.
-            promise = 1.0 - (1.0 - (values @ rows).cumsum(axis=1)).cumprod(axis=0)
-            place, until = divmod(int((open_still * promise - cost).argmax()), grid.num_length_bins)
-            if until < grid.num_length_bins - 1:
-                best[place] = prospects.by_horizon(place + 1)
+        if self.config.horizon == "none" or until == grid.num_length_bins - 1:
+            best[:, -1] = prospects.by_size()[1:]
+        else:
+            by_size, best[place] = prospects.by_size_and_horizon(place + 1)
+            best[:, -1] = by_size[1:]
         utility = best - cost
         k, h = divmod(int(utility.argmax()), grid.num_length_bins)
         leaves = tuple(sorted(place for place in order[: k + 1].tolist() if place < len(state.leaves)))
