@@ -14,7 +14,7 @@ from langchain_zip_introspect.shared_models import Key, Wanted, aopen_shared, op
 from zip_introspect import HandOn
 from zip_introspect.budget import Budget
 from zip_introspect.config import GenerationConfig, Thinking
-from zip_introspect.errors import ConfigError
+from zip_introspect.errors import BudgetError, ConfigError
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.model_source import ModelSource
 from zip_introspect.shared_budget import SharedBudget, total_of
@@ -271,7 +271,13 @@ class IntrospectiveSettings(BaseModel):
         if llm is not self.llm:
             self._models[wanted.key] = llm  # open as long as this object
         config, budget, interval = self._settle(llm.config, given)
-        total = total_of(given.get("budget", self.budget), given.get("total_budget"))
+        common = given.get("total_budget")
+        if not isinstance(common, SharedBudget | None):
+            raise BudgetError(
+                f"total_budget is {common!r}, and this call may be one of many, each of which would have such a total "
+                f"of its own; give SharedBudget(...), or ask by batch or abatch"
+            )
+        total = total_of(given.get("budget", self.budget), common)
         return Settled(llm, wanted.origin.model, budget, config, interval, given.get("hand_on"), total=total)
 
     def _settle(self, base: GenerationConfig, given: Mapping[str, Any]) -> tuple[GenerationConfig, Budget, int]:

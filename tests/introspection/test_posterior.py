@@ -113,6 +113,8 @@ def test_many_samples_and_sure_values_stay_finite() -> None:
     extreme = AnswerModel(strength=1e3, variety=1e6, trust=10.0)
     found = posterior(extreme, 0.001, ["a", "b"] * 500, [1.0, 0.0] * 500)
     assert found["a"] == pytest.approx(1.0)
+    sure = posterior(AnswerModel(slope=10.0, offset=10.0), 0.99, ["a", "b", "a"], [0.9, 0.2, 0.8])
+    assert 0 < sure["a"] + sure["b"] <= 1
 
 
 @given(models, st.floats(0.02, 0.98), st.integers(1, 12))

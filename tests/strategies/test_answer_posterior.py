@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from tests.strategies.test_strategies import HOPELESS, OPEN, SURE_AND_NEAR, decide, leaf, state
 from zip_introspect.config import GenerationConfig
 from zip_introspect.errors import ConfigError
+from zip_introspect.introspection import answer_plans
+from zip_introspect.introspection.answer_plans import Prospects, Scenarios
+from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.posterior import AnswerModel, Belief
 from zip_introspect.llm import IntrospectiveLLM
+from zip_introspect.shared_budget import SharedBudget
 from zip_introspect.strategies import Finished, MetaAction, MetaState, get
 from zip_introspect.testing.simulator import SimulatedBackend
 
@@ -161,3 +166,45 @@ def test_in_a_known_world_it_is_as_sure_as_it_is_right_and_worth_its_cost(alpha:
         if some.sum() >= 40:
             assert abs(sure[NAME][some].mean() - right[NAME][some].mean()) < 0.12
     assert worth[NAME] >= worth["zip_rc"] - 0.02
+
+
+def test_rewards_that_are_no_probabilities_are_refused() -> None:
+    grid = JointGrid(
+        reward_edges=[-1.0, 0.0, 1.0], reward_values=[-1.0, 1.0], length_edges=[0.0, 4.0], first_reserved=0
+    )
+    with pytest.raises(ConfigError, match="rewards go from -1 to 1"):
+        decide(state((), (), root=np.full((2, 1), 0.5), grid=grid, strategy=NAME))
+
+
+@pytest.mark.parametrize("total", [60, 400, 10_000])
+def test_it_draws_on_a_shared_budget(total: int) -> None:
+    prompts = [f"question {number}" for number in range(12)]
+    shared = SharedBudget(total)
+    with IntrospectiveLLM(SimulatedBackend(seed=5, max_length=40), extractor=answer_of) as llm:
+        found = llm.batch(prompts, strategy=NAME, max_new_tokens=40, total_budget=shared)
+        free = llm.batch(prompts, strategy=NAME, max_new_tokens=40)
+    assert sum(result.usage.generated_tokens for result in found) == shared.tokens <= total
+    assert any(result.complete for result in found)
+    if total == 10_000:
+        assert [result.answer for result in found] == [result.answer for result in free]
+
+
+def test_where_little_is_asked_what_a_plan_is_worth_is_known_to_a_few_hundredths() -> None:
+    """The scenarios that decisions use, against very many."""
+    rng = np.random.default_rng(0)
+    belief, values = Belief(AnswerModel(), 0.5), np.array([0.1, 0.4, 0.7, 0.9])
+    errors = []
+    for known in (0, 1, 2, 3):
+        for _ in range(5):
+            said = [
+                (answer, float(rng.uniform(0.1, 0.9))) for answer in "abc"[:known] for _ in range(rng.integers(1, 4))
+            ]
+            joints = rng.dirichlet(np.ones(16), size=5).reshape(5, 4, 4)
+            few = Prospects(Scenarios(belief, belief.standing(said), 5, values), joints).by_size()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(answer_plans, "SCENARIOS", 1 << 14)
+                answer_plans._draws.cache_clear()
+                many = Prospects(Scenarios(belief, belief.standing(said), 5, values), joints).by_size()
+            answer_plans._draws.cache_clear()
+            errors.append(few - many)
+    assert np.sqrt(np.mean(np.square(errors))) < 0.025

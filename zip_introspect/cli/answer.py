@@ -20,10 +20,9 @@ from zip_introspect.cli.answer_rows import AnswerRows, Row
 from zip_introspect.cli.arguments import path
 from zip_introspect.cli.question_rows import QuestionRow
 from zip_introspect.cli.reporting import AsJson, Debug, reporting
-from zip_introspect.cli.seed import SEED_HELP, parse_seed
 from zip_introspect.cli.session import Examples, Instruction, System, TemplateOptions, open_llm, template_kwargs
 from zip_introspect.config import GenerationConfig
-from zip_introspect.errors import BackendError
+from zip_introspect.errors import BackendError, ConfigError
 from zip_introspect.framing import NO_FRAMING, Framing
 from zip_introspect.llm import IntrospectiveLLM
 from zip_introspect.result import GenerationResult
@@ -77,10 +76,7 @@ def answer(
         int | None, typer.Option(help="Tokens of one sample, at most.", rich_help_panel=_SAMPLING)
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.", rich_help_panel=_SAMPLING)] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(parser=parse_seed, metavar="INTEGER|random", help=SEED_HELP, rich_help_panel=_SAMPLING),
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes the answers.", rich_help_panel=_SAMPLING)] = None,
     system: System = None,
     examples: Examples = None,
     instruction: Instruction = None,
@@ -113,6 +109,8 @@ def answer(
         framing = Framing.of(system, examples, instruction)
         each = Budget(max_tokens=budget, price_per_token=price_per_token, price_per_prompt_token=price_per_prompt_token)
         total = each.replace(max_tokens=total_tokens, max_cost=total_cost)
+        if out.exists() and questions.exists() and out.samefile(questions):
+            raise ConfigError(f"{out} holds the questions; name another file for the answers")
         rows = question_rows.read(questions, question_column, id_column, limit)
         kept = AnswerRows(
             out,
@@ -164,11 +162,12 @@ def _answer(
         for name, limit, spent in (("max_tokens", total.max_tokens, tokens), ("max_cost", total.max_cost, cost))
         if limit is not None
     }
-    places = [place for place in range(len(rows)) if place not in kept.done]
     if any(limit <= 0 for limit in left.values()):
-        for place in places:
-            kept.add(place, _row(rows[place]))
+        for place in range(len(rows)):
+            if place not in kept.done:
+                kept.add(place, _row(rows[place]))
         return
+    places = [place for place in range(len(rows)) if place not in kept.done or _wanted(kept.done[place])]
     shared = SharedBudget(total.replace(**left)) if left else None
     limits: dict[str, Any] = {"budget": each} if shared is None else {"budget": each, "total_budget": shared}
     prompts = [rows[place].prompt for place in places]
@@ -188,6 +187,11 @@ def _answer(
     finally:
         if shared is not None:
             kept.note_spent(tokens + shared.tokens, cost + (shared.cost or 0.0))
+
+
+def _wanted(row: Row) -> bool:
+    """Whether a row has no answer since a total was spent: a higher one may pay for it."""
+    return row["finish_reason"] == "budget" and not row["complete"]
 
 
 def _row(question: QuestionRow, outcome: GenerationResult | Exception | None = None) -> Row:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from zip_introspect.cli.question_rows import PARQUET, parquet_library
 from zip_introspect.errors import ConfigError
@@ -59,6 +59,7 @@ class AnswerRows:
             self._claim(json.loads(json.dumps(settings)))
             self.done = self._kept()
             self._stream = (self.folder / "rows.jsonl").open("a", encoding="utf-8")
+            _alone(self._stream, self.folder)
         except OSError as error:
             raise ConfigError(f"{self.folder} cannot be used: {error.strerror}") from error
 
@@ -70,11 +71,10 @@ class AnswerRows:
 
     def spent(self) -> tuple[int, float]:
         """Tokens and money that earlier parts of the run have taken."""
-        known = sum(row["tokens"] or 0 for row in self.done.values()), sum(r["cost"] or 0.0 for r in self.done.values())
         with suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads((self.folder / "spent.json").read_text(encoding="utf-8"))
-            known = max(known[0], int(found["tokens"])), max(known[1], float(found["cost"]))
-        return known
+            return int(found["tokens"]), float(found["cost"])
+        return sum(row["tokens"] or 0 for row in self.done.values()), sum(r["cost"] or 0.0 for r in self.done.values())
 
     def note_spent(self, tokens: int, cost: float) -> None:
         """Keep what all parts of the run have taken so far."""
@@ -101,9 +101,10 @@ class AnswerRows:
             self.folder.rmdir()
 
     def _claim(self, settings: dict[str, Any]) -> None:
-        file = self.folder / "settings.json"
+        file, rows = self.folder / "settings.json", self.folder / "rows.jsonl"
         way_out = "Run it as it was to complete it, delete the directory to begin anew, or name another output."
-        if not file.exists() and not (self.folder / "rows.jsonl").exists():
+        nothing = not (self.folder / "spent.json").exists() and (not rows.exists() or not rows.stat().st_size)
+        if nothing and (file.exists() or not rows.exists()):
             _write(file, json.dumps(settings, indent=2))
             return
         try:
@@ -140,6 +141,19 @@ class AnswerRows:
         return kept
 
 
+def _alone(stream: IO[str], folder: Path) -> None:
+    """Refuse a second run on the same rows, as long as the first one lives."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.close()
+        raise ConfigError(f"another run is writing to {folder}; wait for it, or name another output") from None
+
+
 def _write(file: Path, text: str) -> None:
     part = file.with_name(file.name + ".part")
     part.write_text(text, encoding="utf-8")
@@ -158,4 +172,4 @@ def _save_parquet(file: Path, rows: list[Row]) -> None:
 def _cell(value: Any, kind: str) -> Any:
     if kind != "string" or value is None or isinstance(value, str):
         return value
-    return str(value) if isinstance(value, int) else json.dumps(value, ensure_ascii=False)
+    return str(value) if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False)

@@ -74,6 +74,14 @@ def calibrate(
     with reporting(debug):
         calibrating = _calibrating()
         if results.suffix == ".parquet":
+            without = {
+                "--head": head,
+                "--strategy": strategy,
+                "--confidence-source": confidence_source,
+                "--level": level,
+            }
+            if unused := ", ".join(name for name, value in without.items() if value):
+                raise CalibrationError(f"rollouts tell what to believe of answers, for which {unused} says nothing")
             _believe(results, out or _beside(model, results), as_json)
             return
         levels = level or calibrating.LEVELS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ PARQUET = ".parquet"
 class QuestionRow:
     """One question of a file."""
 
-    id: str | int
+    id: str | int | float
     """As the file says, or else its place, from 0."""
     prompt: Prompt
     """A text, or messages that end in a question."""
@@ -52,7 +53,9 @@ def read(file: Path, question_column: str | None, id_column: str | None, limit: 
         if id_column is not None and id_column not in row:
             raise ConfigError(f"{where} has the columns {sorted(row)}, and no {id_column!r}; name another --id-column")
         given = row.get(id_column or "id")
-        name = given if isinstance(given, str | int) and not isinstance(given, bool) else number
+        name = given if isinstance(given, str | int | float) and not isinstance(given, bool) else number
+        if not _writable(name):
+            raise ConfigError(f"{where} has an id that no file can hold: {name!r}; expected a text, or a finite number")
         prompt = row[question_column]
         try:
             check_prompt(prompt)
@@ -62,6 +65,13 @@ def read(file: Path, question_column: str | None, id_column: str | None, limit: 
     if not found:
         raise ConfigError(f"{file} holds no questions; expected one a row")
     return found
+
+
+def _writable(name: str | float) -> bool:
+    try:
+        return name.encode() is not None if isinstance(name, str) else math.isfinite(name)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def digest(rows: list[QuestionRow]) -> str:

@@ -57,12 +57,16 @@ class _Seen:
 def fit(rollouts: Rollouts) -> AnswerModel:
     """The parameters with the highest likelihood of what was right, held near their defaults where questions are few.
 
-    Rewards have to be probabilities.
-
     Raises:
         EvaluationDataError: rollouts of a model without a head.
-        TrainingDataError: no sample was complete.
+        TrainingDataError: no sample was complete, or rewards are no probabilities.
     """
+    rewards = rollouts.joint_grid.reward_values
+    if not (rewards[0] >= 0 and rewards[-1] <= 1):
+        raise TrainingDataError(
+            f"the rewards of {rollouts.model} go from {rewards[0]:g} to {rewards[-1]:g}; expected probabilities of "
+            f"being right, from 0 to 1"
+        )
     seen = _seen(rollouts)
     start = _coordinates(AnswerModel())
 

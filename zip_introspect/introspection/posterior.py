@@ -39,6 +39,7 @@ Floats = NDArray[np.float64]
 
 _NEAREST = 1e-3
 """To 0 and 1, where odds are taken: no head is surer than that."""
+_NEAREST_RATE = 1e-9
 
 
 FILE_NAME = "zip_introspect_answers.json"
@@ -100,7 +101,8 @@ class AnswerModel(Settings):
 
     def rate(self, at_prompt: float) -> float:
         """The mean m of a sample's probability to be right, given what the joint at the prompt expects."""
-        return 1.0 / (1.0 + math.exp(-(self.offset + self.slope * log_odds(at_prompt))))
+        rate = 1.0 / (1.0 + math.exp(-(self.offset + self.slope * log_odds(at_prompt))))
+        return min(max(rate, _NEAREST_RATE), 1.0 - _NEAREST_RATE)
 
     def evidence(self, value: float, at_prompt: float) -> float:
         """The logarithm of what a sample's final value says for it."""

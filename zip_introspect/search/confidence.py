@@ -39,6 +39,11 @@ def calibration_of(backend: Backend, config: GenerationConfig) -> Calibration | 
     if backend.head is None or config.confidence_source == "agreement":  # of which a head's file says nothing
         return None
     strategy = strategies.chosen(config, joints=True)
+    asked = config.selection is not None or config.confidence_source == "head"
+    if (
+        asked and strategy.verdict is not strategies.Strategy.verdict
+    ):  # its file speaks of the strategy's own confidence
+        return None
     return backend.head.about.calibration(
         strategy.name,
         config.selection or strategy.selection,

@@ -6,7 +6,8 @@ Ours; `docs/answer-posterior.md` derives it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, overload
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,11 @@ from pydantic import Field
 
 from zip_introspect.answers.extraction import key
 from zip_introspect.config import GenerationConfig, Settings
+from zip_introspect.errors import ConfigError
 from zip_introspect.introspection import joint, plans
 from zip_introspect.introspection.answer_plans import Prospects, Scenarios
-from zip_introspect.introspection.grid import JointGrid
 from zip_introspect.introspection.order_statistics import expectation_from_cdf
-from zip_introspect.introspection.posterior import NOTHING_SAID, AnswerModel, Belief, Standing
+from zip_introspect.introspection.posterior import NOTHING_SAID, AnswerModel, Belief
 from zip_introspect.introspection.utility import SamplingUtility, capped_statistics
 from zip_introspect.strategies.adaptive_consistency import AdaptiveConsistency, AdaptiveConsistencyOptions
 from zip_introspect.strategies.base import Finished, MetaAction, MetaState, Verdict, register
@@ -57,7 +58,6 @@ class AnswerPosterior(ZipRC):
         votes = {"overtaken": self.options.overtaken}
         self._by_votes = AdaptiveConsistency(config.replace(strategy_options=votes))
         self._belief: Belief | None = None
-        self._grid: JointGrid | None = None
         self._standing = NOTHING_SAID
         self._kept: Scenarios | None = None
 
@@ -65,18 +65,36 @@ class AnswerPosterior(ZipRC):
         """The best meta-action, or a stop."""
         if state.bins is None:
             return self._by_votes.decide(state)
-        self._grid = state.bins
-        self._belief = self._belief or Belief(self.options.answers, _chance(state.root_value, state.bins))
-        standing = _standing(self._belief, state.finished, state.bins)
-        self._standing = self._standing if standing == self._standing else standing
+        self._hear(state)
         return super().decide(state)
+
+    def demand(self, state: MetaState) -> NDArray[np.float64]:
+        """As that of `zip_rc`; what a complete sample is worth is its answer's posterior."""
+        shares = self._hear(state)
+        told = (replace(item, value=shares[_says(item)]) if item.complete else item for item in state.finished)
+        return super().demand(replace(state, finished=tuple(told)))
+
+    def _hear(self, state: MetaState) -> dict[str, float]:
+        """Take in what the complete samples have said; the posterior of each answer."""
+        grid = state.grid
+        if self._belief is None:
+            if not (grid.reward_values[0] >= 0 and grid.reward_values[-1] <= 1):
+                raise ConfigError(
+                    f"the grid's rewards go from {grid.reward_values[0]:g} to {grid.reward_values[-1]:g}; "
+                    f"answer_posterior needs probabilities of being right, from 0 to 1. Choose another strategy"
+                )
+            self._belief = Belief(self.options.answers, state.root_value)
+        said = ((_says(sample), sample.value) for sample in state.finished if sample.complete)
+        standing = self._belief.standing(said)
+        self._standing = self._standing if standing == self._standing else standing
+        return dict(zip(standing.answers, standing.posterior, strict=True))
 
     def verdict(self, finished: Sequence[Finished]) -> Verdict | None:
         """The sample that stands for the most probable answer."""
         complete = [sample for sample in finished if sample.complete]
-        if self._belief is None or self._grid is None or not complete:
+        if self._belief is None or not complete:
             return None
-        standing = _standing(self._belief, complete, self._grid)
+        standing = self._belief.standing((_says(sample), sample.value) for sample in complete)
         sure = max(standing.posterior)
         answer = standing.answers[standing.posterior.index(sure)]
         stands = max((s for s in complete if _says(s) == answer), key=lambda s: (s.value, -s.sample))
@@ -109,7 +127,7 @@ class AnswerPosterior(ZipRC):
         compute = capped.lengths.cumsum(axis=0)
         latency = expectation_from_cdf(capped.cdfs[..., grid.num_reward_bins - 1 :].cumprod(axis=0), grid.length_values)
         cost = price * (alpha * compute + (1.0 - alpha) * latency)
-        values = _chance(grid.reward_values, grid)
+        values = grid.reward_values
         otherwise = -np.inf if state.hand_on is None else state.hand_on
         prospects = Prospects(
             self._scenarios(len(rows), values), rows, otherwise=otherwise, nothing=min(0.0, debt or 0.0)
@@ -139,24 +157,6 @@ class AnswerPosterior(ZipRC):
         return kept
 
 
-def _standing(belief: Belief, finished: Sequence[Finished], grid: JointGrid) -> Standing:
-    return belief.standing((_says(sample), _chance(sample.value, grid)) for sample in finished if sample.complete)
-
-
 def _says(sample: Finished) -> str:
     """The key of its answer; without one, something that no other sample says."""
     return f"\0{sample.sample}" if sample.answer is None else key(sample.answer)
-
-
-@overload
-def _chance(value: float, grid: JointGrid) -> float: ...
-
-
-@overload
-def _chance(value: NDArray[np.float64], grid: JointGrid) -> NDArray[np.float64]: ...
-
-
-def _chance(value: float | NDArray[np.float64], grid: JointGrid) -> float | NDArray[np.float64]:
-    """A reward as a probability; those that are none are taken between the lowest and the highest."""
-    low, high = min(0.0, float(grid.reward_values[0])), max(1.0, float(grid.reward_values[-1]))
-    return (value - low) / (high - low)

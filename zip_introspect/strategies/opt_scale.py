@@ -57,7 +57,8 @@ class OptScale(Strategy):
         limits = [*(leaf.limit for leaf in state.leaves), state.limit]
         joints = np.array([*(leaf.joint for leaf in state.leaves), state.root_joint])
         within = joint.cap(joints, state.grid.length_bin(limits))
-        *leaves, fresh = joint.value_marginal(within)[:, lowest:].sum(axis=1).clip(0.0, 1.0).tolist()
+        reaching = joint.value_marginal(within)[:, lowest:].sum(axis=1).clip(0.0, 1.0)
+        *leaves, fresh = (reaching * (target <= state.grid.reward_edges[-1])).tolist()
         left = max(0, min(self.samples_at_most() - state.started, state.room))
         # The chance that the next one falls short too, given that all before it did.
         tries = np.arange(left) + len(state.finished) + self.options.weight

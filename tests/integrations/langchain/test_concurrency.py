@@ -348,6 +348,11 @@ async def test_calls_of_a_run_share_a_budget() -> None:
         assert own.usage_metadata is not None
         assert own.usage_metadata["output_tokens"] <= 60 - sum(used)
         with pytest.raises(BudgetError, match="give one of the two"):
-            chat.invoke("three", total_budget=5)
+            chat.invoke("three", total_budget=SharedBudget(5))
+        # LangChain calls the model once for each input of these, which would give each of them a total of its own.
+        with pytest.raises(BudgetError, match="give SharedBudget"):
+            chat.generate([[HumanMessage("one")], [HumanMessage("two")]], total_budget=5)
+        with pytest.raises(BudgetError, match="give SharedBudget"):
+            list(chat.batch_as_completed(["one", "two"], total_budget=5))
         with pytest.raises(BudgetError, match="a ladder takes none"):
             chat.with_escalation(lambda prompt: "42", min_confidence=0.5).invoke("four")

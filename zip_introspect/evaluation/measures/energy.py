@@ -137,5 +137,8 @@ def _nvml() -> tuple[list[_Counter], Callable[[], None]]:
 
         return read
 
-    handles = [nvml.nvmlDeviceGetHandleByIndex(place) for place in range(nvml.nvmlDeviceGetCount())]
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(place) for place in range(nvml.nvmlDeviceGetCount())]
+    except nvml.NVMLError:  # a device that is lost
+        return [], nvml.nvmlShutdown
     return [_Counter("NVML", reading(handle)) for handle in handles], nvml.nvmlShutdown
