@@ -125,9 +125,7 @@ class Rollouts:
             EvaluationDataError: the model had no head.
         """
         if self.grid is None:
-            raise EvaluationDataError(
-                f"{self.model} had no head, so its rollouts hold no joints; expected some that do"
-            )
+            raise EvaluationDataError(f"{self.model} had no head: its rollouts hold no joints; expected some that do")
         return self.grid
 
     @property
