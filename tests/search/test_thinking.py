@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,65 @@ def test_a_budget_is_not_thought_away(name: str, limit: str) -> None:
 
     assert complete("count") == 6
     assert complete("never") < 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("tokens", [12, 64])
+def test_the_first_decision_does_not_spend_the_budget(name: str, tokens: int) -> None:
+    """Where all that a strategy would begin could not be closed any more, one sample begins."""
+    backend = SimulatedBackend(max_length=200)
+    thinking = Thinking(**WORLD, answer_budget=3)
+    more: dict[str, Any] = {"strategy": name, "max_samples": 4, "interval": 16, "max_new_tokens": 100}
+    wanted = [request(f"{i}", Budget(max_tokens=tokens), thinking=thinking, **more) for i in range(6)]
+    for result in results(backend, wanted):
+        assert result.complete
+        assert result.usage.generated_tokens <= tokens
+
+
+LATE: dict[str, Any] = {"open": "d", "close": "\nans", "forced": "abab\nans", "answer_budget": 4}
+"""Samples of a simulated world think from the first "d" on, which may come late, or never."""
+
+
+@pytest.mark.parametrize("by", ["count", "joint"])
+@pytest.mark.parametrize("interval", [1, 3, 16])
+@pytest.mark.parametrize("short", ["max_new_tokens", "context"])
+def test_a_thought_that_opens_late_breaks_nothing(by: str, interval: int, short: str) -> None:
+    """It is closed where an answer fits behind that; else the sample is cut, as it is without thinking."""
+    backend = SimulatedBackend(max_length=40)
+    longest = 14
+    if short == "context":
+        backend.info = replace(backend.info, max_context=longest + len(request("q").tokens))
+    thinking = Thinking(**LATE, by=by, probe_interval=1)
+    config: dict[str, Any] = {"interval": interval, "max_new_tokens": longest if short == "max_new_tokens" else 512}
+    wanted = [
+        request("q", seed=seed, thinking=thinking, strategy="single", max_samples=1, **config) for seed in range(80)
+    ]
+    found = results(backend, wanted)
+    assert {result.finish_reason for result in found} == {"stop", "length"}
+    for (sample,) in (result.samples for result in found):
+        assert sample.tokens <= longest
+        assert sample.finish in ("stop", "length")
+        assert sample.thought is not None
+        if sample.thought.closed in ("count", "joint"):
+            assert sample.thought.tokens < longest
+    late = [sample for result in found for sample in result.samples if "d" not in backend.decode(sample.token_ids[:9])]
+    assert any("d" in backend.decode(sample.token_ids) for sample in late)
+
+
+def test_who_does_not_think_decides_as_without_thinking() -> None:
+    """But for a decision where a thought that had begun would have had to be closed."""
+    backend = SimulatedBackend(max_length=200)
+    plain, asked_to = (
+        results(
+            backend,
+            [request(f"q{i}", thinking=rules, strategy="single", max_new_tokens=200, interval=32) for i in range(6)],
+        )
+        for rules in (None, Thinking(open="a" * 16, close="\nans", answer_budget=150))
+    )
+    assert max(result.usage.generated_tokens for result in plain) > 49 + 16
+    for one, other in zip(plain, asked_to, strict=True):
+        assert [sample.token_ids for sample in one.samples] == [sample.token_ids for sample in other.samples]
+        assert len(other.decisions) <= len(one.decisions) + 1
 
 
 def test_never_changes_nothing_but_the_text() -> None:

@@ -64,7 +64,8 @@ def test_parts_are_those_of_the_whole_text(tokens: list[int], cuts: list[int], o
     if closed:  # the tokens of the thought are the fewest that hold its end
         count = growing.thought.tokens
         assert parted(said(tokens[:count]), opened)[1] == thought
-        assert parted(said(tokens[: count - 1]), opened)[1] != thought or "</think>" not in said(tokens[: count - 1])
+        one_less = said(tokens[: count - 1])
+        assert "</think>" not in (one_less if opened else one_less.partition("<think>")[2])
 
 
 @given(tokens=st.lists(st.integers(0, SPECIAL + 1), max_size=25), cut=st.integers(0, 25))
@@ -94,6 +95,40 @@ def test_stop_strings_end_the_answer_alone() -> None:
     assert growing.grow([9, 8, 1, 8]) is None
     assert growing.grow([8, 9, 8]) == 2
     assert (growing.thought.text, growing.text) == ("12a", "aa")
+
+
+@given(
+    tokens=st.lists(st.integers(0, len(WORDS) + 1), max_size=25),
+    cuts=st.lists(st.integers(0, 25), max_size=4),
+    stops=st.lists(st.sampled_from(["\n\n", "12", "ink>", "a\n", "<"]), min_size=1, max_size=3),
+)
+def test_stop_strings_are_found_wherever_they_begin(tokens: list[int], cuts: list[int], stops: list[str]) -> None:
+    """In the token that ends the thought too: the answer ends where the whole text says, in as few tokens."""
+    words = (*WORDS, "</think>\n\n12", "a</think>a")
+
+    def answer(count: int) -> str:
+        return "".join(words[token] for token in tokens[:count]).partition("</think>")[2]
+
+    ends = (end for end in range(1, len(tokens) + 1) if any(stop in answer(end) for stop in stops))
+    end = next(ends, None)
+    stream = ByteStream(lambda token: words[token].encode())
+    growing, found = ThinkingText(stream, None, CLOSING, tuple(stops)), None
+    places = sorted({0, len(tokens), *(min(cut, len(tokens)) for cut in cuts)})
+    for start, stop_at in pairwise(places):
+        if (count := growing.grow(tokens[start:stop_at])) is not None:
+            found = start + count
+            break
+    assert found == end
+    if end is not None:
+        assert growing.text == answer(end)[: min(answer(end).find(stop) for stop in stops if stop in answer(end))]
+
+
+def test_one_token_may_end_all_of_a_thought() -> None:
+    words = ("<think></think>\n\nEND", "a")
+    growing = ThinkingText(ByteStream(lambda token: words[token].encode()), OPENING, CLOSING, ("END",))
+    assert growing.grow([1, 0, 1]) == 2
+    assert (growing.text, growing.thought.text, growing.thought.closed) == ("a\n\n", "", "itself")
+    assert growing.thought.tokens == growing.tokens == 2
 
 
 def test_what_closes_it_is_told() -> None:

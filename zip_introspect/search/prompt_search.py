@@ -264,7 +264,8 @@ class PromptSearch:
     def _planned(self, action: MetaAction, state: MetaState) -> list[int]:
         """Steps until the next decision, for `action.run`, then the copies of `action.forks`, then the new samples."""
         longest = self.samples.longest
-        left = {leaf.sample: longest - self.samples.trie.length(leaf.sample) for leaf in state.leaves}
+        # A negative step would fail everyone in the same call.
+        left = {leaf.sample: max(0, longest - self.samples.trie.length(leaf.sample)) for leaf in state.leaves}
         copies = [sample for sample, count in action.forks for _ in range(count)]
         wanted = [left[sample] for sample in (*action.run, *copies)] + [longest] * action.new
         room = len(copies) + action.new

@@ -55,11 +55,14 @@ class SampleText:
         twin.text = self.text
         return twin
 
-    def behind(self, stops: Sequence[str] = ()) -> SampleText:
-        """The text that follows the stop string, or what there is where none came, with other strings that end it."""
+    def behind(self, stops: Sequence[str] = ()) -> tuple[SampleText, bool]:
+        """The text that follows the stop string, empty where none came, with other strings that end it.
+
+        Returns:
+            the text, and whether the token that completed the stop string has completed one of these too.
+        """
         after = SampleText(self._stream, stops)
-        after.text = self._rest
-        return after
+        return after, after._append(self._rest)
 
     def _append(self, piece: str) -> bool:
         """Add to the text up to the first stop string; whether there was one."""

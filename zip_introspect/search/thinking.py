@@ -54,9 +54,10 @@ class ThoughtKeeper:
         """
         text = None if sample is None else self._samples.thinking_text(sample)
         length = 0 if sample is None else self._samples.trie.length(sample)
-        most, in_depth = self._rules.steps(text, length), self._depth_to_think()
-        if most is not None and in_depth is not None:
-            most = min(most, in_depth)
+        most = self._rules.steps(text, length)
+        if most is not None:
+            kept = self._depth_to_think(), self._tokens_to_think() if sample is None else None
+            most = min([most, *(left for left in kept if left is not None)])
         # Where the budget does not pay for closing it, it may as well think on.
         return wanted if not most else min(wanted, most)
 
@@ -76,19 +77,21 @@ class ThoughtKeeper:
     def last_call(self, action: MetaAction, interval: int) -> tuple[MetaAction, list[int]]:
         """Where the tokens left would soon be too few for an answer and there is none yet: one sample alone goes on.
 
-        It is the first that answers, or else the first that thinks, whose thought is closed now.
+        It is the first that answers, or else the first that thinks, whose thought is closed now, or else a new one.
 
         Returns:
             the meta-action, and the samples after whose closing the logits were not finite.
         """
-        left, found = self._ledger.tokens_left, self._samples.endings.values()
-        if left is None or action.stop is not None or self._rules.by == "never" or any(item.complete for item in found):
-            return action, []
+        spare = self._tokens_to_think()
         moving = len(action.run) + action.new + sum(count for _, count in action.forks)
-        if left - moving * interval >= len(self._rules.forced) + self._kept(self._ledger.tokens + left):
+        if spare is None or action.stop is not None or spare >= moving * interval:
             return action, []
+        if action.new == moving:
+            if not spare or moving * min(interval, self.steps(None, self._samples.longest)) <= spare:
+                return action, []
+            return replace(action, new=1, reason=f"{action.reason}; the budget is for the answer of one sample"), []
         answering = [number for number in action.run if self._text(number).phase == "answering"]
-        chosen = next(iter([*answering, *(number for number in action.run if self._thinks(number))]), None)
+        chosen = next(iter([*answering, *(number for number in action.run if self._closable(number))]), None)
         if chosen is None:
             return action, []
         broken = self._close_due([chosen]) if self._thinks(chosen) else []
@@ -107,12 +110,21 @@ class ThoughtKeeper:
             return None
         return max(0, left - 1 - self._kept(self._ledger.depth + left))
 
+    def _tokens_to_think(self) -> int | None:
+        """Tokens of the budget beyond what closing a thought and an answer take; None is no limit, or an answer."""
+        left = self._ledger.tokens_left
+        answered = any(ending.complete for ending in self._samples.endings.values())
+        if left is None or self._rules.by == "never" or answered:
+            return None
+        return max(0, left - len(self._rules.forced) - self._kept(self._ledger.tokens + left))
+
     def _kept(self, whole: int) -> int:
         """What is kept for an answer of so many tokens or steps in all: a quarter of a budget at the most."""
         return min(self._rules.answer, max(1, whole // 4))
 
     def _close_due(self, due: Sequence[int]) -> list[int]:
         """Close the first of some thoughts, as many as can be paid for."""
+        due = [number for number in due if self._closable(number)]
         given = {number: self._sequences[number] for number in due[: self._affordable(len(due))]}
         if not given:
             return []
@@ -124,7 +136,8 @@ class ThoughtKeeper:
     def _close_by_joint(self, thinking: Sequence[int]) -> None:
         """Compare going on with answering now, on copies (`introspection.closing`), and keep the better ones."""
         interval = self._rules.probe_interval
-        wanted = [item for item in thinking if self._length(item) - self._probed.get(item, 0) >= interval]
+        closable = filter(self._closable, thinking)
+        wanted = [item for item in closable if self._length(item) - self._probed.get(item, 0) >= interval]
         wanted.sort(key=lambda number: self._probed.get(number, 0))
         at_once = len(wanted) if self._backend.info.max_sequences is None else min(1, len(wanted))
         wanted = wanted[: self._affordable(at_once)]
@@ -177,6 +190,9 @@ class ThoughtKeeper:
 
     def _thinks(self, number: int) -> bool:
         return self._text(number).phase == "thinking"
+
+    def _closable(self, number: int) -> bool:
+        return self._thinks(number) and self._rules.closable(self._length(number))
 
     def _text(self, number: int) -> ThinkingText:
         return self._samples.thinking_text(number)

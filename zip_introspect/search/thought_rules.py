@@ -48,10 +48,16 @@ class ThoughtRules:
             return None
         left = self.latest - length
         if phase == "before":  # it may begin to think with its next token, or never
-            return max(1, left if self.budget is None else min(left, self.budget))
+            return self.budget if left <= 0 else left if self.budget is None else min(left, self.budget)
+        if not self.closable(length):
+            return None
         if self.budget is not None and text is not None:
             left = min(left, self.budget - (text.tokens - text.begun))
         return max(0, left if self.budget is None else min(left, self.budget))
+
+    def closable(self, length: int) -> bool:
+        """Whether a thought can be closed at a sample's length, with a token of an answer behind it at the least."""
+        return length < self.latest + self.answer
 
 
 def thought_rules(config: GenerationConfig, prompt: Sequence[int], backend: Backend) -> ThoughtRules | None:
@@ -81,7 +87,7 @@ def thought_rules(config: GenerationConfig, prompt: Sequence[int], backend: Back
         opening = None
     forced = closing.ids if thinking.forced is None else _ids(backend, thinking.forced, "forced")
     trial = ThinkingText(backend.decode_stream(), None, closing, config.stop)
-    stopped = trial.grow(forced) is not None or any(stop in trial.text for stop in config.stop)
+    stopped = trial.grow(forced) is not None
     if trial.phase != "answering" or stopped:
         raise ConfigError(
             f"thinking.forced is {thinking.forced or thinking.close!r}, which "

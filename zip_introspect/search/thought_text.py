@@ -80,7 +80,8 @@ class ThinkingText:
             if found is None:
                 return None
             done += found
-            self._next_phase("itself")
+            if self._next_phase("itself"):
+                return done
         stop = self._part.grow(tokens[done:])
         self.tokens += len(tokens) - done if stop is None else stop
         return None if stop is None else done + stop
@@ -126,7 +127,8 @@ class ThinkingText:
         self._recent = [] if end is not None else seen[len(seen) - len(ids) + 1 :] if len(ids) > 1 else []
         return count
 
-    def _next_phase(self, by: ThoughtClosed) -> None:
+    def _next_phase(self, by: ThoughtClosed) -> bool:
+        """Go on behind the marker; whether the token that completed it completes a stop string of the answer, too."""
         said = self._part.text if self._marker.by_text else self._part.text.removesuffix(self._marker.text)
         if self.phase == "before":
             self._before, self.begun = said if said.strip() else "", self.tokens
@@ -134,7 +136,8 @@ class ThinkingText:
         else:
             self._thought, self._ended, self._closed = said, self.tokens, by
             self.phase = "answering"
-        self._part = self._part.behind(self._sought)
+        self._part, ended = self._part.behind(self._sought)
+        return ended and (self.phase == "answering" or self._next_phase(by))
 
 
 def _without_beginning(text: str, marker: Marker) -> str:
