@@ -18,17 +18,21 @@ from zip_introspect.introspection.demand import PRICES
 from zip_introspect.shared_budget import Share, SharedBudget, total_of
 
 
-@pytest.mark.parametrize("name", ["max_samples", "max_depth"])
-def test_limits_of_one_prompt_are_refused_by_name(name: str) -> None:
+@pytest.mark.parametrize(
+    "limit", [Budget(max_samples=3), Budget(max_depth=3), Budget(max_expected_share=0.5)], ids=repr
+)
+def test_limits_of_one_prompt_are_refused_by_name(limit: Budget) -> None:
+    (name,) = limit.model_fields_set
     with pytest.raises(BudgetError, match=f"{name} holds for one prompt"):
-        SharedBudget(Budget(max_tokens=5, **{name: 3}))
+        SharedBudget(limit.replace(max_tokens=5))
 
 
 def test_a_budget_without_a_limit_is_refused() -> None:
     with pytest.raises(BudgetError, match="without a limit"):
         SharedBudget(Budget(price_per_token=1.0))
-    with pytest.raises(BudgetError, match="calls is -1"):
-        SharedBudget(10, calls=-1)
+    for calls in (-1, 1.5, True):
+        with pytest.raises(BudgetError, match=f"calls is {calls}"):
+            SharedBudget(10, calls=calls)  # type: ignore[arg-type]
 
 
 def test_two_totals_are_refused_and_one_is_taken_as_it_is() -> None:

@@ -142,6 +142,8 @@ class Ledger:
     tokens: int = 0
     samples: int = 0
     depth: int = 0
+    begun: bool = False
+    """Whether its prompt is paid for."""
     _slowest: float | None = None
     _paces: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
@@ -184,7 +186,8 @@ class Ledger:
         Args:
             most: tokens that the search could take at most.
         """
-        return self.part is None or self.part.begin(self.prompt_tokens, most)
+        self.begun = self.part is None or self.part.begin(self.prompt_tokens, most)
+        return self.begun
 
     def close(self) -> None:
         """Give what is reserved of a shared budget back. Closing twice is harmless."""

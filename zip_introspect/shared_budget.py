@@ -24,7 +24,7 @@ from zip_introspect.errors import BudgetError
 from zip_introspect.introspection.demand import PRICES, clearing_price
 from zip_introspect.introspection.joint import Floats
 
-_OF_ONE_PROMPT = ("max_samples", "max_depth")
+_OF_ONE_PROMPT = ("max_samples", "max_depth", "max_expected_share")
 _SOONEST = 1e-6  # seconds of a call for which none are left: it ends as one that is too late
 
 
@@ -37,7 +37,7 @@ class SharedBudget:
             how many prompts it has.
 
     Raises:
-        BudgetError: limits that hold for one prompt (`max_samples`, `max_depth`), or none at all.
+        BudgetError: limits that hold for one prompt (`max_samples`, `max_depth`, `max_expected_share`), or none at all.
     """
 
     def __init__(self, limits: Budget | int, *, calls: int = 0, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -47,8 +47,10 @@ class SharedBudget:
                 raise BudgetError(f"{name} holds for one prompt and cannot be shared; give it as budget=Budget(...)")
         if all(limit is None for limit in (self.limits.max_tokens, self.limits.max_cost, self.limits.max_seconds)):
             raise BudgetError("a shared budget without a limit; give it max_tokens, max_cost or max_seconds")
-        if calls < 0:
-            raise BudgetError(f"calls is {calls}; expected how many calls will share the budget, 0 where that is open")
+        if isinstance(calls, bool) or not isinstance(calls, int) or calls < 0:
+            raise BudgetError(
+                f"calls is {calls!r}; expected how many calls will share the budget, 0 where that is open"
+            )
         self._calls, self._clock = calls, clock
         self._started: float | None = None
         self._lock = threading.RLock()
@@ -141,12 +143,16 @@ class SharedBudget:
         """Tokens to which each question may come, so that all together just spend what is left."""
         return (left + sum(share.tokens for share in self._running)) / max(1, self._unbegun() + len(self._running))
 
+    def _binds(self, left: float) -> bool:
+        """Whether so many tokens may be too few for all that the questions could take."""
+        return left < sum(share.most - share.tokens for share in self._running) + self._unbegun() * self._most
+
     def _found_price(self) -> float:
         left, unbegun = self._plannable(), self._unbegun()
         if left is None or not self._told:
             return 0.0
-        if left >= sum(share.most - share.tokens for share in self._running) + unbegun * self._most:
-            return 0.0  # it cannot bind
+        if not self._binds(left):
+            return 0.0
         return clearing_price(self._wanted + unbegun * self._every / self._told, left)
 
     def __copy__(self) -> Self:
@@ -226,8 +232,9 @@ class Share:
             if left is None:
                 return None
             free = left - (shared._reserved - self._reserved)
-            if not priced:
-                free = min(free, int(shared._level(shared._plannable() or 0.0)) - self.tokens)
+            plannable = shared._plannable() or 0.0
+            if not priced and shared._binds(plannable):
+                free = min(free, int(shared._level(plannable)) - self.tokens)
             return max(0, free)
 
     def reserve(self, tokens: int) -> None:

@@ -70,6 +70,40 @@ def test_a_total_that_suffices_changes_nothing(strategy: str) -> None:
     assert list(map(untimed, held)) == list(map(untimed, free))
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("own", "each"),
+    [
+        (Budget(max_tokens=30), 30),
+        (Budget(max_samples=2), 2 * LONGEST),
+        (Budget(max_depth=6, max_samples=4), 24),
+        (Budget(max_cost=3.0, price_per_token=0.1), 30),
+        ([Budget(max_tokens=50), *[Budget(max_tokens=10)] * (len(PROMPTS) - 1)], None),
+    ],
+    ids=["tokens", "samples", "depth", "cost", "list"],
+)
+def test_a_total_that_suffices_for_the_limits_of_each_changes_nothing(
+    strategy: str, own: Any, each: int | None
+) -> None:
+    total = 50 + 10 * (len(PROMPTS) - 1) if each is None else each * len(PROMPTS)
+    with model() as llm:
+        free = llm.batch(PROMPTS, strategy=strategy, budget=own)
+        held = llm.batch(PROMPTS, strategy=strategy, budget=own, total_budget=total)
+    assert list(map(untimed, held)) == list(map(untimed, free))
+
+
+def test_what_never_began_costs_nothing_and_keeps_its_warnings() -> None:
+    limits = Budget(max_cost=1.0, price_per_token=0.01, price_per_prompt_token=0.01)
+    shared = SharedBudget(limits)
+    with model() as llm:
+        results = llm.batch(PROMPTS, total_budget=shared, temperature=0.0)
+    assert shared.cost is not None
+    assert sum(result.usage.cost or 0.0 for result in results) == pytest.approx(shared.cost)
+    never = [result for result in results if not result.samples and result.usage.cost == 0.0]
+    assert never
+    assert all("all samples are the same" in result.warnings[0] for result in never)
+
+
 def test_a_scarce_total_answers_more_than_even_shares() -> None:
     config = CONFIG.replace(beta=0.001, strategy="zip_rc")
     prompts = [f"question {number}" for number in range(150)]

@@ -58,13 +58,14 @@ def nothing(checked: Checked, grid: JointGrid | None, stop: StopReason, detail: 
     """What there is of a prompt that ended before its first token."""
     request, strategy, ledger = checked.request, checked.strategy, checked.ledger
     source = request.config.confidence_source or ("head" if grid else "agreement")
+    cost = ledger.cost if ledger.begun or ledger.cost is None else 0.0  # a prompt that is not computed costs nothing
     lowest = lowest_reward(grid if source == "head" else None)
     return GenerationResult(
         text="",
         answer=None,
         confidence=lowest,
         finish_reason="budget" if stop == "budget" else "error",
-        usage=Usage(len(request.tokens), 0, 0, 0, ledger.seconds, ledger.cost),
+        usage=Usage(len(request.tokens), 0, 0, 0, ledger.seconds, cost),
         decisions=(),
         samples=(),
         chosen=None,
@@ -75,4 +76,5 @@ def nothing(checked: Checked, grid: JointGrid | None, stop: StopReason, detail: 
         selection=request.config.selection or strategy.selection,
         seed=request.config.sampling.seed,
         confidence_source=source,
+        warnings=checked.warnings,
     )

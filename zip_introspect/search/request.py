@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from zip_introspect import strategies
 from zip_introspect.backend.contract import Backend, BackendInfo
-from zip_introspect.budget import Budget, Ledger
+from zip_introspect.budget import Budget, Ledger, affordable
 from zip_introspect.config import GenerationConfig, Thinking
 from zip_introspect.errors import BackendError, ConfigError, HeadError, PromptError
 from zip_introspect.framing import NO_FRAMING, Framing
@@ -134,7 +134,10 @@ class Checked:
 
     def begin(self) -> bool:
         """Begin to draw on a shared budget, if there is one; whether it carries the prompt and a token."""
-        return self.ledger.begin(self.samples_at_most * self.request.config.max_new_tokens)
+        own, longest = self.request.budget, self.request.config.max_new_tokens
+        most = min(self.samples_at_most, own.max_samples or math.inf) * min(longest, own.max_depth or math.inf)
+        allowed = affordable(own, len(self.request.tokens), 0)
+        return self.ledger.begin(int(most if allowed is None else min(most, allowed)))
 
 
 def settled(settings: CallSettings, config: GenerationConfig) -> GenerationConfig:
