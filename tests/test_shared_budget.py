@@ -168,6 +168,44 @@ def test_whose_turn_has_not_come_waits_while_others_have_reserved_all() -> None:
     assert second.tokens_left(priced=True) == 6
 
 
+def test_a_prompt_that_cannot_be_paid_for_waits_for_what_others_may_leave() -> None:
+    shared = SharedBudget(Budget(max_cost=1.0, price_per_token=0.01, price_per_prompt_token=0.01))
+    first, second = (shared.open(Budget()) for _ in range(2))
+    assert first.begin(1, 60)
+    first.reserve(60)
+    assert not second.begin(45, 60)
+    assert second.waits
+    first.settle(5)
+    assert not second.waits
+    assert second.begin(45, 60)
+    third = shared.open(Budget())
+    assert not third.begin(60, 60)
+    assert not third.waits  # whatever others leave, it is too little
+    third.close()
+    assert not third.begin(1, 1)
+    assert not third.waits
+
+
+def test_what_is_only_reserved_is_waited_for_and_not_beyond_own_limits() -> None:
+    now = [0.0]
+    shared = SharedBudget(10)
+    other = shared.open(Budget())
+    assert other.begin(0, 10)
+    part = shared.open(Budget(max_seconds=5.0))
+    ledger = Ledger(part.budget, 1, clock=lambda: now[0], part=part, priced=True)
+    assert ledger.begin(10)
+    other.reserve(10)
+    assert ledger.waits
+    assert ledger.exhausted() is None
+    now[0] = 6.0
+    assert not ledger.waits
+    assert ledger.exhausted() == "seconds"
+    now[0] = 0.0
+    other.settle(10)
+    assert not ledger.waits
+    assert ledger.exhausted() == "total"
+
+
 def test_threads_draw_on_it_at_once() -> None:
     shared = SharedBudget(5_000)
 

@@ -177,8 +177,11 @@ class Ledger:
 
     @property
     def waits(self) -> bool:
-        """Whether others have reserved all that is left of a shared budget, so that it has to be asked again."""
-        return self.part is not None and self.part.waits
+        """Whether others have reserved all that is left of a shared budget, so that it has to be asked again.
+
+        Not beyond its own limits: whose time is over does not wait.
+        """
+        return self.part is not None and self.part.waits and self._own_limit() is None
 
     def begin(self, most: int) -> bool:
         """Begin to draw on a shared budget, if there is one; whether it carries the prompt and a token.
@@ -211,7 +214,14 @@ class Ledger:
         return None if self.budget.max_samples is None else self.budget.max_samples - self.samples
 
     def exhausted(self) -> Limit | None:
-        """The limit that allows not one more step, or None."""
+        """The limit that allows not one more step, or None; none that is only waited for."""
+        own = self._own_limit()
+        if own is not None or self.part is None:
+            return own
+        with self.alone():
+            return "total" if self.tokens_left == 0 and not self.part.waits else None
+
+    def _own_limit(self) -> Limit | None:
         budget = self.budget
         if budget.max_tokens is not None and self.tokens >= budget.max_tokens:
             return "tokens"
@@ -219,8 +229,6 @@ class Ledger:
             return "depth"
         if affordable(budget, self.prompt_tokens, self.tokens) == 0:
             return "cost"
-        if self.part is not None and self.tokens_left == 0:
-            return "total"
         return "seconds" if self._cautious_depth == 0 else None
 
     @property
@@ -241,7 +249,7 @@ class Ledger:
 
         Of a shared budget, they are reserved until `spend`, or until the next share.
         """
-        with self._alone():
+        with self.alone():
             steps = self._shared(wanted, self._cautious_depth)
             if self.part is not None:
                 self.part.reserve(sum(steps))
@@ -249,14 +257,14 @@ class Ledger:
 
     def lots(self, tokens: int, most: int) -> int:
         """Of `most` lots of so many tokens, how many can be taken; reserved as by `share`."""
-        with self._alone():
+        with self.alone():
             left = self.tokens_left
             count = most if left is None else min(most, left // tokens)
             if self.part is not None:
                 self.part.reserve(count * tokens)
         return count
 
-    def _alone(self) -> AbstractContextManager[Any]:
+    def alone(self) -> AbstractContextManager[Any]:
         """Nobody else draws on a shared budget between looking at what is left of it and reserving that."""
         return nullcontext() if self.part is None else self.part.lock
 

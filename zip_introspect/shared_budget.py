@@ -82,7 +82,7 @@ class SharedBudget:
     @property
     def tokens_left(self) -> int | None:
         """Generated tokens that tokens and money still allow; None where neither is limited."""
-        return affordable(self.limits, self._prompt_tokens, self._tokens)
+        return self._left_after(0)
 
     @property
     def seconds_left(self) -> float | None:
@@ -126,6 +126,10 @@ class SharedBudget:
         if seconds is not None:
             changes["max_seconds"] = max(_SOONEST, min(seconds, budget.max_seconds or seconds))
         return budget.replace(**changes) if changes else budget
+
+    def _left_after(self, prompt_tokens: int) -> int | None:
+        """`tokens_left`, once a prompt of so many tokens is paid for."""
+        return affordable(self.limits, self._prompt_tokens + prompt_tokens, self._tokens)
 
     def _unbegun(self) -> int:
         """How many questions are yet to begin."""
@@ -180,6 +184,8 @@ class Share:
     def __init__(self, shared: SharedBudget, budget: Budget) -> None:
         self.budget, self.tokens, self.most = budget, 0, 0
         self._shared, self._reserved, self._closed = shared, 0, False
+        self._owed = 0
+        """Tokens of its prompt, where that could not be paid for yet."""
         self._wanted: Floats | None = None
 
     @property
@@ -199,24 +205,29 @@ class Share:
 
     @property
     def waits(self) -> bool:
-        """Whether all that is left is reserved by others: what they do not take is left again after their call."""
+        """Whether all that is left is reserved by others: what they do not take is left again after their call.
+
+        Where its prompt could not be paid for, all beside that.
+        """
         shared = self._shared
         with shared._lock:
-            left = shared.tokens_left
-            return left is not None and 0 < left <= shared._reserved - self._reserved
+            left = shared._left_after(self._owed)
+            return left is not None and not self._closed and 0 < left <= shared._reserved - self._reserved
 
     def begin(self, prompt_tokens: int, most: int) -> bool:
-        """Take the prompt into account; whether there is enough for it and one token.
+        """Take the prompt into account; whether there is enough for it and one token. If not, it may have to wait.
 
         Args:
             most: tokens that the call could take at most.
         """
         shared = self._shared
         with shared._lock:
-            shared._waiting.discard(self)
-            left = affordable(shared.limits, shared._prompt_tokens + prompt_tokens, shared._tokens)
+            left = shared._left_after(prompt_tokens)
             if self._closed or (left is not None and left - shared._reserved < 1):
+                self._owed = prompt_tokens
                 return False
+            shared._waiting.discard(self)
+            self._owed = 0
             shared._begun += 1
             shared._prompt_tokens += prompt_tokens
             shared._most, self.most = max(shared._most, most), most

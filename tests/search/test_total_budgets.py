@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -24,6 +25,10 @@ from zip_introspect import (
     Reply,
     SharedBudget,
 )
+from zip_introspect.backend.contract import Advanced, SequenceId
+from zip_introspect.shared_budget import Share
+from zip_introspect.strategies import MetaAction, MetaState
+from zip_introspect.strategies.majority_vote import MajorityVote
 from zip_introspect.testing.simulator import SimulatedBackend
 
 CONFIG = GenerationConfig(interval=4, beta=0.05, max_new_tokens=40)
@@ -176,6 +181,87 @@ def test_a_call_that_is_cancelled_gives_back_what_it_reserved() -> None:
     part = shared.open(Budget())
     assert part.begin(1, 1)
     assert part.tokens_left(priced=True) == shared.tokens_left  # nothing is reserved
+
+
+def reserving(shared: SharedBudget) -> Share:
+    """Another model's call, whose share has begun."""
+    other = shared.open(Budget())
+    assert other.begin(1, LONGEST)
+    return other
+
+
+class Reserved(SimulatedBackend):
+    """Its first call takes so long that another has reserved the rest of the budget when it ends."""
+
+    def __init__(self, shared: SharedBudget, other: Share) -> None:
+        super().__init__()
+        self.shared, self.other, self.rounds = shared, other, 0
+
+    def advance(self, sequences: Sequence[SequenceId], steps: Sequence[int]) -> list[Advanced]:
+        results = super().advance(sequences, steps)
+        self.rounds += 1
+        if self.rounds == 1:
+            with self.other.lock:
+                self.other.reserve((self.shared.tokens_left or 0) - sum(len(item.tokens) for item in results))
+        return results
+
+
+def test_whoever_waits_for_others_keeps_its_deadline() -> None:
+    shared = SharedBudget(60)
+    other = reserving(shared)
+    try:
+        with model(backend=Reserved(shared, other)) as llm:
+            result = llm.generate(PROMPTS[0], budget=Budget(max_seconds=0.2), total_budget=shared)
+    finally:
+        other.close()
+    assert result.finish_reason == "budget"
+    assert "seconds" in result.stop_detail
+
+
+def test_nobody_waits_behind_one_who_waits_for_others() -> None:
+    shared = SharedBudget(60)
+    other = reserving(shared)
+    other.reserve(60)
+    with model() as llm:
+        events = llm.stream(PROMPTS[0], total_budget=shared, budget=Budget(max_tokens=8))
+        free = llm.generate(PROMPTS[1], budget=Budget(max_seconds=20.0))  # in time, or never
+        other.close()
+        last = list(events)[-1]
+    assert free.complete
+    assert last.result.usage.generated_tokens > 0  # type: ignore[union-attr]
+
+
+def test_a_prompt_waits_for_the_money_that_others_have_reserved() -> None:
+    shared = SharedBudget(Budget(max_cost=1.0, price_per_token=0.01, price_per_prompt_token=0.01))
+    other = reserving(shared)
+    other.reserve(60)
+    with model() as llm:
+        events = llm.stream("x" * 45, total_budget=shared, strategy="single")
+        llm.generate(PROMPTS[1], budget=Budget(max_seconds=20.0))  # rounds have passed
+        other.settle(5)
+        other.close()
+        last = list(events)[-1]
+    assert last.result.usage.generated_tokens > 0  # type: ignore[union-attr]
+
+
+def test_who_is_overtaken_while_it_decides_waits_and_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = SharedBudget(100)
+    other = reserving(shared)
+    decide, asked = MajorityVote.decide, []
+
+    def overtaken(strategy: MajorityVote, state: MetaState) -> MetaAction:
+        asked.append(state.decision)
+        if len(asked) == 2:
+            other.reserve(shared.tokens_left or 0)
+            threading.Timer(0.05, other.close).start()
+        return decide(strategy, state)
+
+    with model() as llm:
+        free = llm.generate(PROMPTS[0], strategy="majority_vote", max_samples=2)
+        monkeypatch.setattr(MajorityVote, "decide", overtaken)
+        held = llm.generate(PROMPTS[0], strategy="majority_vote", max_samples=2, total_budget=shared)
+    assert len(asked) == len(set(asked)) > 2
+    assert untimed(held) == untimed(free)
 
 
 def test_a_prompt_that_is_refused_takes_no_share() -> None:

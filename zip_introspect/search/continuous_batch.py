@@ -134,17 +134,30 @@ class ContinuousBatch:
         return entry, SearchFinished(entry.index, nothing(entry.checked, self._backend.grid, "budget", detail))
 
     def _admit(self) -> Iterator[Told]:
-        """Start as many waiting requests as there is room for; their prompts are computed in one batch."""
+        """Start as many waiting requests as there is room for; their prompts are computed in one batch.
+
+        Those who wait for what others have reserved of a shared budget keep their place, and nobody waits behind them.
+        """
         joining: list[Entry] = []
-        while self._waiting and self._fits(joining, self._waiting[0]):
-            entry = self._waiting[0]
-            if not entry.checked.begin():
-                yield self._give_up(entry, _SPENT)
+        late: list[Entry] = []
+        for entry in list(self._waiting):
+            ledger = entry.checked.ledger
+            if ledger.waits:
                 continue
-            joining.append(self._waiting.popleft())
+            if not self._fits(joining, entry):
+                break
+            with ledger.alone():
+                begun, waits = entry.checked.begin(), ledger.waits
+            if begun:
+                self._waiting.remove(entry)
+                joining.append(entry)
+            elif not waits:
+                late.append(entry)
+        self._running.extend(joining)  # and so sure to be released
+        for entry in late:
+            yield self._give_up(entry, _SPENT)
         if not joining:
             return
-        self._running.extend(joining)  # and so sure to be released
         begun = time.perf_counter()
         made = _prefill(self._backend, [entry.checked.request for entry in joining])
         tokens = sum(len(entry.checked.request.tokens) for entry in joining)
@@ -175,8 +188,6 @@ class ContinuousBatch:
     def _fits(self, joining: Sequence[Entry], entry: Entry) -> bool:
         """Whether a request may start beside those that run and those that are about to."""
         present = [*self._running, *joining]
-        if entry.checked.ledger.waits:
-            return False
         if not present:
             return True
         if len(present) >= self._concurrency:

@@ -86,6 +86,8 @@ class PromptSearch:
         self._rest: dict[int, int] = {}
         self._decisions: list[Decision] = []
         self._stop: tuple[StopReason, str] | None = None
+        self._chosen: tuple[MetaAction, MetaState] | None = None
+        """What a strategy chose while others reserved what it takes: it is not asked again."""
         self.waits = False
         """Whether others have reserved all that is left of a shared budget: it is asked again after their call."""
         self._priced(self._state())
@@ -106,8 +108,34 @@ class PromptSearch:
         self.waits = self.ledger.waits
         if self.waits:
             return None, []
-        if moves := self._going_on():
-            return None, moves
+        if self._chosen is None:
+            if moves := self._going_on():
+                return None, moves
+            self.waits = any(self._rest.values()) and self.ledger.waits
+            if self.waits:
+                return None, []
+            action, state = self._choose()
+        else:
+            action, state = self._within_budget(self._chosen[0]), self._chosen[1]
+            self._chosen = None
+        with self.ledger.alone():
+            planned = self._planned(action, state)
+            steps = self.ledger.share(planned)
+            self.waits = action.stop is None and not any(steps) and self.ledger.waits
+        if self.waits:
+            self._chosen = action, state
+            return None, []
+        if action.stop is None and not any(steps):
+            action = MetaAction(stop="budget", reason="the budget allows no further step", utility=action.utility)
+        if action.stop is not None:
+            return self._end(action.stop, action, state), []
+        decision, moves = self._run(action, steps, state)
+        taken = (count for count, step in zip(planned, steps, strict=True) if step)  # as the moves, in their order
+        self._rest = {move.sample: count - move.steps for move, count in zip(moves, taken, strict=True)}
+        return decision, moves
+
+    def _choose(self) -> tuple[MetaAction, MetaState]:
+        """Ask the strategy, and close the thoughts that are due it."""
         if self._thoughts is not None:
             with _by_the_backend():
                 broken = self._thoughts.close(self._running)
@@ -122,27 +150,22 @@ class PromptSearch:
         action = self._strategy.decide(state)
         if not self._decisions:
             action = begun(action, state, self._checked.request, self.samples.longest)
+        action = self._within_budget(action)
+        if self._thoughts is not None:
+            with _by_the_backend():
+                action, broken = self._thoughts.last_call(action, self._config.interval)
+            self._check_finite(broken)
+        return action, state
+
+    def _within_budget(self, action: MetaAction) -> MetaAction:
         limit = self.ledger.exhausted()
         # Where no step is left, what a strategy says of going on is not a choice.
         if limit is not None and action.stop in (None, "utility"):
             reason = f"the budget's limit on {limit} is reached"
             if limit == "total":
                 reason = "its part of the shared budget is spent"
-            action = MetaAction(stop="budget", reason=reason, utility=action.utility)
-        if self._thoughts is not None:
-            with _by_the_backend():
-                action, broken = self._thoughts.last_call(action, self._config.interval)
-            self._check_finite(broken)
-        planned = self._planned(action, state)
-        steps = self.ledger.share(planned)
-        if action.stop is None and not any(steps):
-            action = MetaAction(stop="budget", reason="the budget allows no further step", utility=action.utility)
-        if action.stop is not None:
-            return self._end(action.stop, action, state), []
-        decision, moves = self._run(action, steps, state)
-        taken = (count for count, step in zip(planned, steps, strict=True) if step)  # as the moves, in their order
-        self._rest = {move.sample: count - move.steps for move, count in zip(moves, taken, strict=True)}
-        return decision, moves
+            return MetaAction(stop="budget", reason=reason, utility=action.utility)
+        return action
 
     def absorb(self, moves: Sequence[Move], results: Sequence[Advanced], seconds: float, steps: int) -> list[Event]:
         """Take in what the backend generated for `moves` in a call that took so many seconds and serial steps.
@@ -253,6 +276,7 @@ class PromptSearch:
         """What is left of the last decision's steps, for the samples that have not ended."""
         rest = {sample: count for sample, count in self._rest.items() if count and sample in self._sequences}
         if not rest:
+            self._rest = {}
             return []
         steps = [] if self.ledger.exhausted() else self.ledger.share(list(rest.values()))
         moves = [
