@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -17,7 +17,7 @@ from zip_introspect.prompts import Prompt, check_batch
 from zip_introspect.result import GenerationResult
 from zip_introspect.search.batch_results import of_prompt, one_each, raise_first, refuse
 from zip_introspect.search.engine import LOOK_AFTER, Engine, Search
-from zip_introspect.search.request import CallSettings, Checked, settled
+from zip_introspect.search.request import CallSettings, Preparation, settled
 from zip_introspect.shared_budget import total_of
 
 Completed = tuple[int, "GenerationResult | ZipIntrospectError"]
@@ -148,15 +148,22 @@ class BatchCalls(ABC):
         settled(cast(CallSettings, settings), self.config)  # bad ones are no prompt's in particular
         total = total_of(None, settings.get("total_budget"))
         searches: list[Search] = []
-        for place, (prompt, budget, hand_on) in enumerate(zip(prompts, budgets, choices, strict=True)):
-            own = cast(CallSettings, {**settings, "budget": budget, "total_budget": total, "hand_on": hand_on})
-            try:
-                prepare = self._prepare(prompt, own)
-            except (PromptError, BudgetError) as error:
-                prepare = partial(refuse, error)
-            prepare = prepare if return_exceptions else partial(of_prompt, place, prepare)
-            searches.append(Search(prepare, self.extractor, index=place))
-        return self._engine.search_all(searches, whole=not return_exceptions)
+        preparations: list[Preparation] = []
+        try:
+            for place, (prompt, budget, hand_on) in enumerate(zip(prompts, budgets, choices, strict=True)):
+                own = cast(CallSettings, {**settings, "budget": budget, "total_budget": total, "hand_on": hand_on})
+                try:
+                    preparation = self._prepare(prompt, own)
+                except (PromptError, BudgetError) as error:
+                    preparation = Preparation(partial(refuse, error))
+                preparations.append(preparation)
+                prepare = preparation if return_exceptions else partial(of_prompt, place, preparation, preparations)
+                searches.append(Search(prepare, self.extractor, index=place))
+                searches[-1].future.add_done_callback(preparation.withdraw)
+            return self._engine.search_all(searches, whole=not return_exceptions)
+        except BaseException:
+            _cancel([search.future for search in searches])
+            raise
 
     def _all(self, outcomes: Sequence[Any], return_exceptions: bool) -> list[Any]:
         found = [self._calibrated(item) if isinstance(item, GenerationResult) else item for item in outcomes]
@@ -165,7 +172,7 @@ class BatchCalls(ABC):
         return found
 
     @abstractmethod
-    def _prepare(self, prompt: Prompt, settings: CallSettings) -> Callable[[], Checked]: ...
+    def _prepare(self, prompt: Prompt, settings: CallSettings) -> Preparation: ...
 
     @abstractmethod
     def _calibrated(self, result: GenerationResult) -> GenerationResult: ...

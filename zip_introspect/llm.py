@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ from zip_introspect.search import streams
 from zip_introspect.search.at_prompt import introspect
 from zip_introspect.search.confidence import calibrated, calibration_of
 from zip_introspect.search.engine import Engine, Search
-from zip_introspect.search.request import CallSettings, Checked, prepared, settled
+from zip_introspect.search.request import CallSettings, Preparation, prepared, settled
 
 
 class IntrospectiveLLM(BatchCalls):
@@ -188,15 +188,16 @@ class IntrospectiveLLM(BatchCalls):
             NonFiniteLogitsError: NaN or infinite logits in mid-run; `partial` holds the samples so far.
             BackendError: the backend failed, or is closed; `partial` holds the samples so far.
         """
-        search = Search(self._prepare(prompt, settings), self.extractor)
-        return self._calibrated(self._engine.wait(self._engine.search(search)))
+        with self._prepare(prompt, settings) as prepare:
+            return self._calibrated(self._engine.wait(self._engine.search(Search(prepare, self.extractor))))
 
     async def agenerate(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> GenerationResult:
         """`generate`, awaited. Cancelling it frees what it holds at the next call of the backend."""
         import asyncio  # costs a tenth of this package's import, and most programs never come here
 
-        search = Search(self._prepare(prompt, settings), self.extractor)
-        return self._calibrated(await asyncio.wrap_future(self._engine.search(search)))
+        with self._prepare(prompt, settings) as prepare:
+            search = Search(prepare, self.extractor)
+            return self._calibrated(await asyncio.wrap_future(self._engine.search(search)))
 
     def stream(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> Generator[Event, None, None]:
         """Answer a prompt and report on the way; the last event is `SearchFinished`. Closing it stops the search.
@@ -206,15 +207,19 @@ class IntrospectiveLLM(BatchCalls):
         Raises:
             ZipIntrospectError: as `generate`; bad input is refused at once, not at the first event.
         """
-        checked = self._engine.ask(self._prepare(prompt, settings))
-        return self._read(streams.stream(self._engine, checked, self.extractor))
+        prepare = self._prepare(prompt, settings)
+        try:
+            return self._read(streams.stream(self._engine, self._engine.ask(prepare), self.extractor))
+        except BaseException:
+            prepare.withdraw()
+            raise
 
     async def astream(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> AsyncIterator[Event]:
         """`stream`, awaited. Cancelling it frees what it holds at the next call of the backend."""
-        events = streams.astream(self._engine, self._prepare(prompt, settings), self.extractor)
-        async with contextlib.aclosing(events):
-            async for event in events:
-                yield self._told(event)
+        with self._prepare(prompt, settings) as prepare:
+            async with contextlib.aclosing(streams.astream(self._engine, prepare, self.extractor)) as events:
+                async for event in events:
+                    yield self._told(event)
 
     def introspect(self, prompt: Prompt, **settings: Unpack[CallSettings]) -> IntrospectionResult:
         """What the model expects of itself at a prompt, before a token is generated: one forward pass.
@@ -227,8 +232,8 @@ class IntrospectiveLLM(BatchCalls):
             HeadError: the model has no head.
             NonFiniteLogitsError: NaN or infinite logits.
         """
-        prepare = self._prepare(prompt, settings)
-        return self._engine.ask(lambda: introspect(self.backend, prepare()), prefills=True)
+        with self._prepare(prompt, settings) as prepare:
+            return self._engine.ask(lambda: introspect(self.backend, prepare()), prefills=True)
 
     def count_tokens(self, prompt: str | Sequence[Message], **settings: Unpack[CallSettings]) -> int:
         """Tokens of a text, or of any part of a conversation, whoever speaks last; an empty one has none.
@@ -295,7 +300,7 @@ class IntrospectiveLLM(BatchCalls):
     ) -> None:
         self.close()
 
-    def _prepare(self, prompt: Prompt, settings: CallSettings) -> Callable[[], Checked]:
+    def _prepare(self, prompt: Prompt, settings: CallSettings) -> Preparation:
         return prepared(prompt, settings, self.config, self.backend)
 
     def _read(self, begun: Generator[Event, None, None]) -> Generator[Event, None, None]:

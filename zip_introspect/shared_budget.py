@@ -57,6 +57,8 @@ class SharedBudget:
         self._waiting: WeakSet[Share] = WeakSet()
         self._running: set[Share] = set()
         self._begun = self._tokens = self._prompt_tokens = self._reserved = 0
+        self._withdrawn = 0
+        """Calls that ended before they began."""
         self._wanted = np.zeros_like(PRICES)
         """Tokens that those who run want yet, at each price."""
         self._told, self._every = 0, np.zeros_like(PRICES)
@@ -133,7 +135,7 @@ class SharedBudget:
 
     def _unbegun(self) -> int:
         """How many questions are yet to begin."""
-        return max(len(self._waiting), self._calls - self._begun)
+        return max(len(self._waiting), self._calls - self._begun - self._withdrawn)
 
     def _plannable(self) -> float | None:
         """Tokens to divide: those left, less what the prompts that are still to come will cost."""
@@ -183,7 +185,8 @@ class Share:
 
     def __init__(self, shared: SharedBudget, budget: Budget) -> None:
         self.budget, self.tokens, self.most = budget, 0, 0
-        self._shared, self._reserved, self._closed = shared, 0, False
+        self._shared, self._reserved = shared, 0
+        self._begun = self._closed = False
         self._owed = 0
         """Tokens of its prompt, where that could not be paid for yet."""
         self._wanted: Floats | None = None
@@ -227,7 +230,7 @@ class Share:
                 self._owed = prompt_tokens
                 return False
             shared._waiting.discard(self)
-            self._owed = 0
+            self._begun, self._owed = True, 0
             shared._begun += 1
             shared._prompt_tokens += prompt_tokens
             shared._most, self.most = max(shared._most, most), most
@@ -284,11 +287,18 @@ class Share:
                 return
             self._closed = True
             self.reserve(0)
+            shared._withdrawn += not self._begun
             shared._waiting.discard(self)
             shared._running.discard(self)
             if self._wanted is not None:
                 shared._wanted -= self._wanted
             shared._price = None
+
+    def withdraw(self) -> None:
+        """Close it if it has not begun: what a running call reserved is given back only where it ends."""
+        with self._shared._lock:
+            if not self._begun:
+                self.close()
 
 
 def total_of(budget: Any, total: SharedBudget | Budget | int | None) -> SharedBudget | None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.scripted import GatedBackend, freed
 from tests.searches import untimed
 from zip_introspect import (
+    BackendError,
     Budget,
     BudgetError,
     EscalationPolicy,
@@ -262,6 +263,60 @@ def test_who_is_overtaken_while_it_decides_waits_and_is_not_asked_twice(monkeypa
         held = llm.generate(PROMPTS[0], strategy="majority_vote", max_samples=2, total_budget=shared)
     assert len(asked) == len(set(asked)) > 2
     assert untimed(held) == untimed(free)
+
+
+def all_is_free(shared: SharedBudget) -> bool:
+    """Whether the next call has all that is left to itself."""
+    part = shared.open(Budget())
+    assert part.begin(1, 1_000_000)
+    return part.tokens_left(priced=False) == shared.tokens_left
+
+
+@pytest.mark.parametrize("bad", ["", "b" * (1 << 20)], ids=["refused at once", "refused on the engine's thread"])
+def test_a_batch_that_is_refused_keeps_no_shares(bad: str) -> None:
+    shared = SharedBudget(400)
+    with model() as llm, pytest.raises(PromptError) as kept:
+        llm.batch([*PROMPTS[:9], bad], budget=shared)
+    assert all_is_free(shared), kept  # though the error, and so its traceback, is still there
+
+
+def test_a_batch_of_a_closed_model_keeps_no_shares() -> None:
+    shared = SharedBudget(400)
+    llm = model()
+    llm.close()
+    with pytest.raises(BackendError) as kept:
+        llm.batch(PROMPTS, budget=shared)
+    with pytest.raises(BackendError) as also:
+        llm.generate(PROMPTS[0], budget=shared)
+    assert all_is_free(shared), (kept, also)
+
+
+async def test_calls_that_are_cancelled_before_they_begin_keep_no_shares() -> None:
+    backend, shared = GatedBackend(), SharedBudget(400)
+    with model(backend=backend) as llm:
+        backend.close_gate(after=0)
+        busy = llm.stream("in the way")
+        assert await asyncio.to_thread(backend.reached.wait, 60)
+        calls: list[Any] = [llm.abatch(PROMPTS, budget=shared), llm.agenerate(PROMPTS[0], budget=shared)]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.sleep(0)  # they are brought
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        free = all_is_free(shared)
+        backend.gate.set()
+        busy.close()
+    assert free
+
+
+def test_a_call_that_was_refused_is_one_of_those_expected() -> None:
+    shared = SharedBudget(100, calls=3)
+    with model() as llm:
+        for bad in ("", "b" * (1 << 20)):
+            with pytest.raises(PromptError):
+                llm.generate(bad, budget=shared)
+    assert all_is_free(shared)
 
 
 def test_a_prompt_that_is_refused_takes_no_share() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from zip_introspect.errors import BackendError, BudgetError, ConfigError, PromptError
 from zip_introspect.introspection.grid import JointGrid, lowest_reward
 from zip_introspect.result import GenerationResult, Outlook, StopReason, Usage
-from zip_introspect.search.request import Checked
+from zip_introspect.search.request import Checked, Preparation
 
 
 def raise_first(outcomes: Sequence[GenerationResult | BaseException]) -> None:
@@ -26,12 +26,16 @@ def raise_first(outcomes: Sequence[GenerationResult | BaseException]) -> None:
         raise error
 
 
-def of_prompt(place: int, prepare: Callable[[], Checked]) -> Checked:
-    """A request of a batch; an error of its prompt or budget says which prompt it was."""
+def of_prompt(place: int, prepare: Callable[[], Checked], all_of_it: Sequence[Preparation]) -> Checked:
+    """A request of a batch that begins only as a whole; an error of its prompt or budget says which prompt it was."""
     try:
         return prepare()
-    except (PromptError, BudgetError) as error:
-        raise type(error)(f"prompt {place}: {error}") from None
+    except BaseException as error:
+        for each in all_of_it:
+            each.withdraw()
+        if isinstance(error, PromptError | BudgetError):
+            raise type(error)(f"prompt {place}: {error}") from None
+        raise
 
 
 def refuse(error: Exception) -> Checked:

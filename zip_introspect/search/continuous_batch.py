@@ -147,8 +147,8 @@ class ContinuousBatch:
             if not self._fits(joining, entry):
                 break
             with ledger.alone():
-                begun, waits = entry.checked.begin(), ledger.waits
-            if begun:
+                begins, waits = entry.checked.begin(), ledger.waits
+            if begins:
                 self._waiting.remove(entry)
                 joining.append(entry)
             elif not waits:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Self, TypedDict
 
 from zip_introspect import strategies
 from zip_introspect.backend.contract import Backend, BackendInfo
@@ -155,33 +155,60 @@ def settled(settings: CallSettings, config: GenerationConfig) -> GenerationConfi
     return config.replace(**overrides) if overrides else config
 
 
-def prepared(
-    prompt: Prompt, settings: CallSettings, config: GenerationConfig, backend: Backend
-) -> Callable[[], Checked]:
-    """What encodes and checks a prompt: to be done where nothing else touches the backend. It counts as called now.
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """A prompt to encode and check: to be called where nothing else touches the backend.
+
+    Its part in a shared budget is held from its making on; as a context, until its end where nothing has begun by then.
+    """
+
+    make: Callable[[], Checked]
+    part: Share | None = None
+
+    def __call__(self) -> Checked:
+        try:
+            return self.make()
+        except BaseException:
+            self.withdraw()
+            raise
+
+    def withdraw(self, _: object = None) -> None:
+        """Leave the part in a shared budget to others, unless the search has begun. It takes a future that is done."""
+        if self.part is not None:
+            self.part.withdraw()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.withdraw()
+
+
+def prepared(prompt: Prompt, settings: CallSettings, config: GenerationConfig, backend: Backend) -> Preparation:
+    """What encodes and checks a prompt. It counts as called now.
 
     Raises:
         PromptError, ConfigError, BudgetError: what shows without that.
     """
     called = time.perf_counter()
-    check_prompt(prompt)
     config = settled(settings, config)
     budget, part = _limits(settings)
     chat, hand_on, options = settings.get("chat", True), settings.get("hand_on"), config.chat_template_kwargs
     # Backends of others that know no options go on working for those who give none.
     given = {"chat_template_kwargs": options} if options else {}
-    put, warnings = _framed(prompt, settings.get("framing"), chat, backend)
+    try:
+        check_prompt(prompt)
+        put, warnings = _framed(prompt, settings.get("framing"), chat, backend)
+    except BaseException:
+        if part is not None:
+            part.withdraw()
+        raise
 
-    def prepare() -> Checked:
-        try:
-            tokens = tuple(backend.encode(put, chat=chat, **given))
-            return check(Request(tokens, config, budget, hand_on, warnings, part), backend, called)
-        except BaseException:
-            if part is not None:
-                part.close()
-            raise
+    def make() -> Checked:
+        tokens = tuple(backend.encode(put, chat=chat, **given))
+        return check(Request(tokens, config, budget, hand_on, warnings, part), backend, called)
 
-    return prepare
+    return Preparation(make, part)
 
 
 def check(request: Request, backend: Backend, called: float | None = None) -> Checked:
