@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn, Self
 from weakref import WeakSet
@@ -65,6 +65,8 @@ class SharedBudget:
         """How many questions have told what they want, and the sum of that at their prompts."""
         self._most = 0
         """Tokens that the greediest question so far could take."""
+        self._longest = 0
+        """Tokens that the longest of those that have ended took."""
         self._price: float | None = None
         """As last found; None is to be found."""
 
@@ -137,29 +139,59 @@ class SharedBudget:
         """How many questions are yet to begin."""
         return max(len(self._waiting), self._calls - self._begun - self._withdrawn)
 
+    @property
+    def _prompt(self) -> float:
+        """What a prompt costs on average, in generated tokens; 0 where only those are limited, or none is known."""
+        if self.limits.max_cost is None or not self._begun or not self.limits.price_per_token:
+            return 0.0
+        return self._prompt_tokens / self._begun * self.limits.price_per_prompt_token / self.limits.price_per_token
+
+    def _to_come(self, left: float) -> float:
+        """Questions yet to begin that so many tokens carry: with the prompt, and what each is then expected to take.
+
+        That is what it wants at the highest price at which its surplus, the area under its demand above the price, still
+        pays for the prompt; where nobody tells, as much as one has taken so far.
+        """
+        unbegun, prompt = self._unbegun(), self._prompt
+        if not prompt or not unbegun or left >= self._most_of_running() + unbegun * (prompt + self._most):
+            return unbegun
+        if self._told:
+            every = self._every / self._told
+            areas = (every[1:] + every[:-1]) / 2 * np.diff(PRICES)
+            surplus = np.append(np.cumsum(areas[::-1])[::-1], 0.0)
+            dearest = int(np.flatnonzero(surplus >= PRICES * prompt)[-1])
+            each = float(every[dearest])
+            running = float(self._wanted[dearest]) + each * sum(share._wanted is None for share in self._running)
+        elif self._longest:
+            each = self._longest
+            running = sum(max(0, self._longest - share.tokens) for share in self._running)
+        else:
+            return 0
+        return min(unbegun, max(0, int((left - running) / (prompt + each))))
+
     def _plannable(self) -> float | None:
         """Tokens to divide: those left, less what the prompts that are still to come will cost."""
         left = self.tokens_left
-        if left is None or self.limits.max_cost is None or not self._begun or not self.limits.price_per_token:
-            return left
-        prompt = self._prompt_tokens / self._begun * self.limits.price_per_prompt_token / self.limits.price_per_token
-        return max(0.0, left - self._unbegun() * prompt)
+        return None if left is None else max(0.0, left - self._to_come(left) * self._prompt)
 
     def _level(self, left: float) -> float:
         """Tokens to which each question may come, so that all together just spend what is left."""
-        return (left + sum(share.tokens for share in self._running)) / max(1, self._unbegun() + len(self._running))
+        come = self._to_come(self.tokens_left or 0)
+        return (left + sum(share.tokens for share in self._running)) / max(1, come + len(self._running))
+
+    def _most_of_running(self) -> int:
+        return sum(share.most - share.tokens for share in self._running)
 
     def _binds(self, left: float) -> bool:
         """Whether so many tokens may be too few for all that the questions could take."""
-        return left < sum(share.most - share.tokens for share in self._running) + self._unbegun() * self._most
+        return left < self._most_of_running() + self._unbegun() * self._most
 
     def _found_price(self) -> float:
-        left, unbegun = self._plannable(), self._unbegun()
-        if left is None or not self._told:
+        left = self._plannable()
+        if left is None or not self._told or not self._binds(left):
             return 0.0
-        if not self._binds(left):
-            return 0.0
-        return clearing_price(self._wanted + unbegun * self._every / self._told, left)
+        come = self._to_come(self.tokens_left or 0)
+        return clearing_price(self._wanted + come * self._every / self._told, left)
 
     def __copy__(self) -> Self:
         return self  # a copy of whatever holds it draws on the same
@@ -216,6 +248,15 @@ class Share:
         with shared._lock:
             left = shared._left_after(self._owed)
             return left is not None and not self._closed and 0 < left <= shared._reserved - self._reserved
+
+    def carried_beside(self, others: Iterable[Share | None]) -> bool:
+        """Whether the money carries one more question, its prompt included; sure where it is beside none of `others`."""
+        shared = self._shared
+        with shared._lock:
+            if not any(other is not None and other._shared is shared for other in others):
+                return True
+            left = shared.tokens_left
+            return left is None or not shared._prompt or shared._to_come(left) >= 1
 
     def begin(self, prompt_tokens: int, most: int) -> bool:
         """Take the prompt into account; whether there is enough for it and one token. If not, it may have to wait.
@@ -288,6 +329,7 @@ class Share:
             self._closed = True
             self.reserve(0)
             shared._withdrawn += not self._begun
+            shared._longest = max(shared._longest, self.tokens)
             shared._waiting.discard(self)
             shared._running.discard(self)
             if self._wanted is not None:

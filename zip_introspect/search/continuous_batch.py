@@ -146,6 +146,9 @@ class ContinuousBatch:
                 continue
             if not self._fits(joining, entry):
                 break
+            present = (other.checked.ledger.part for other in (*self._running, *joining))
+            if ledger.part is not None and not ledger.part.carried_beside(present):
+                continue  # its prompt is not paid for while nothing would be left to answer it with
             with ledger.alone():
                 begins, waits = entry.checked.begin(), ledger.waits
             if begins:
