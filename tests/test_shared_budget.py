@@ -206,6 +206,20 @@ def test_what_is_only_reserved_is_waited_for_and_not_beyond_own_limits() -> None
     assert ledger.exhausted() == "total"
 
 
+def test_only_as_many_are_to_come_as_the_money_carries() -> None:
+    shared = SharedBudget(Budget(max_cost=1.0, price_per_token=0.01, price_per_prompt_token=0.01), calls=10)
+    first, second, _third = (shared.open(Budget()) for _ in range(3))
+    assert second.carried_beside([])
+    assert first.begin(20, 50)
+    assert first.tokens_left(priced=False) == 80  # the other nine prompts cost more than there is
+    assert not second.carried_beside([first])  # nobody knows yet what an answer takes
+    assert second.carried_beside([None])  # what runs elsewhere may never end before it
+    first.settle(10)
+    first.close()
+    assert second.begin(20, 50)
+    assert second.tokens_left(priced=False) == 15  # of 50, the prompt of one more costs 20: the rest is for both
+
+
 def test_threads_draw_on_it_at_once() -> None:
     shared = SharedBudget(5_000)
 

@@ -6,6 +6,9 @@ never exceeded, whoever draws at once. What is left is divided
 - by worth among questions whose strategy weighs prices (`Strategy.priced`): a token has the price at which all of them
   want just what is left (`introspection.demand`); those that have not begun are taken for the mean of those that have;
 - evenly among others: each may come to the same level, at which all just spend it. What one leaves is the others'.
+
+Where prompts cost money, too, those to come are as many as it carries with what each is expected to take; a prompt
+beyond them is not begun beside others, but waits for what these leave.
 """
 
 from __future__ import annotations
@@ -65,8 +68,8 @@ class SharedBudget:
         """How many questions have told what they want, and the sum of that at their prompts."""
         self._most = 0
         """Tokens that the greediest question so far could take."""
-        self._longest = 0
-        """Tokens that the longest of those that have ended took."""
+        self._ended = self._longest = 0
+        """How many have ended, and the tokens that the longest took; one that was cut is taken for twice as long."""
         self._price: float | None = None
         """As last found; None is to be found."""
 
@@ -149,11 +152,11 @@ class SharedBudget:
     def _to_come(self, left: float) -> float:
         """Questions yet to begin that so many tokens carry: with the prompt, and what each is then expected to take.
 
-        That is what it wants at the highest price at which its surplus, the area under its demand above the price, still
-        pays for the prompt; where nobody tells, as much as one has taken so far.
+        That is what it wants at the highest price at which its surplus, the area under its demand above the price, pays
+        for the prompt; where nobody tells, the most that one has taken so far.
         """
         unbegun, prompt = self._unbegun(), self._prompt
-        if not prompt or not unbegun or left >= self._most_of_running() + unbegun * (prompt + self._most):
+        if not prompt or not self._binds(left - unbegun * prompt):
             return unbegun
         if self._told:
             every = self._every / self._told
@@ -179,12 +182,9 @@ class SharedBudget:
         come = self._to_come(self.tokens_left or 0)
         return (left + sum(share.tokens for share in self._running)) / max(1, come + len(self._running))
 
-    def _most_of_running(self) -> int:
-        return sum(share.most - share.tokens for share in self._running)
-
     def _binds(self, left: float) -> bool:
         """Whether so many tokens may be too few for all that the questions could take."""
-        return left < self._most_of_running() + self._unbegun() * self._most
+        return left < sum(share.most - share.tokens for share in self._running) + self._unbegun() * self._most
 
     def _found_price(self) -> float:
         left = self._plannable()
@@ -218,7 +218,7 @@ class Share:
     def __init__(self, shared: SharedBudget, budget: Budget) -> None:
         self.budget, self.tokens, self.most = budget, 0, 0
         self._shared, self._reserved = shared, 0
-        self._begun = self._closed = False
+        self._begun = self._cut = self._closed = False
         self._owed = 0
         """Tokens of its prompt, where that could not be paid for yet."""
         self._wanted: Floats | None = None
@@ -250,13 +250,17 @@ class Share:
             return left is not None and not self._closed and 0 < left <= shared._reserved - self._reserved
 
     def carried_beside(self, others: Iterable[Share | None]) -> bool:
-        """Whether the money carries one more question, its prompt included; sure where it is beside none of `others`."""
+        """Whether the money carries one more prompt and what follows; beside none of `others` it may always begin."""
         shared = self._shared
         with shared._lock:
             if not any(other is not None and other._shared is shared for other in others):
                 return True
             left = shared.tokens_left
-            return left is None or not shared._prompt or shared._to_come(left) >= 1
+            if left is None or not shared._prompt or not shared._binds(left - shared._unbegun() * shared._prompt):
+                return True
+            known = shared._told or shared._ended  # twice as many at once, each time that more is known of them
+            unknown = sum(share._wanted is None for share in shared._running)
+            return unknown < known and shared._to_come(left) >= 1
 
     def begin(self, prompt_tokens: int, most: int) -> bool:
         """Take the prompt into account; whether there is enough for it and one token. If not, it may have to wait.
@@ -290,6 +294,7 @@ class Share:
             plannable = shared._plannable() or 0.0
             if not priced and shared._binds(plannable):
                 free = min(free, int(shared._level(plannable)) - self.tokens)
+                self._cut = free <= 0
             return max(0, free)
 
     def reserve(self, tokens: int) -> None:
@@ -329,7 +334,8 @@ class Share:
             self._closed = True
             self.reserve(0)
             shared._withdrawn += not self._begun
-            shared._longest = max(shared._longest, self.tokens)
+            shared._ended += self._begun
+            shared._longest = max(shared._longest, self.tokens * (1 + self._cut))
             shared._waiting.discard(self)
             shared._running.discard(self)
             if self._wanted is not None:

@@ -124,6 +124,30 @@ def test_a_scarce_total_answers_more_than_even_shares() -> None:
             assert spent(priced) <= total
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("money", [1.0, 2.0, 6.0])
+def test_money_is_not_spent_on_prompts_that_nothing_is_left_to_answer(money: float, seed: int) -> None:
+    prices = Budget(price_per_token=0.01, price_per_prompt_token=0.001)
+    long = [f"{prompt} " * 6 for prompt in [*PROMPTS, *PROMPTS]]  # each costs as much as several tokens
+    with model(backend=SimulatedBackend(seed=seed)) as llm:
+        for strategy in ("zip_rc", "single"):
+            shared = SharedBudget(prices.replace(max_cost=money))
+            results = llm.batch(long, strategy=strategy, total_budget=shared)
+            assert shared.cost is not None
+            assert shared.cost <= money
+            left, one_by_one = money, 0
+            for prompt in long:
+                try:
+                    result = llm.generate(prompt, strategy="single", budget=prices.replace(max_cost=left))
+                except BudgetError:
+                    break
+                left, one_by_one = left - (result.usage.cost or 0.0), one_by_one + result.complete
+                if left <= 0:
+                    break
+            answered = sum(result.complete for result in results)
+            assert 3 * answered >= one_by_one, (answered, one_by_one)
+
+
 def test_what_one_call_spends_the_next_one_lacks() -> None:
     shared = SharedBudget(Budget(max_tokens=70, price_per_token=0.5))
     with model() as llm:
