@@ -161,9 +161,8 @@ class PromptSearch:
         limit = self.ledger.exhausted()
         # Where no step is left, what a strategy says of going on is not a choice.
         if limit is not None and action.stop in (None, "utility"):
-            reason = f"the budget's limit on {limit} is reached"
-            if limit == "total":
-                reason = "its part of the shared budget is spent"
+            total = limit == "total"
+            reason = "its part of the shared budget is spent" if total else f"the budget's limit on {limit} is reached"
             return MetaAction(stop="budget", reason=reason, utility=action.utility)
         return action
 
@@ -212,14 +211,8 @@ class PromptSearch:
 
     def result(self) -> GenerationResult:
         """The outcome, once `decide` has ended the search, or of what there is when it was broken off."""
-        return outcome(
-            self._checked,
-            self.samples,
-            self._stop or ("error", "the search was interrupted"),
-            self._decisions,
-            self._backend,
-            self._cached,
-        )
+        stop: tuple[StopReason, str] = self._stop or ("error", "the search was interrupted")
+        return outcome(self._checked, self.samples, stop, self._decisions, self._backend, self._cached)
 
     def broken_off(self, detail: str) -> GenerationResult:
         """What there is when something fails: every sample, whole or not."""
