@@ -70,7 +70,7 @@ def test_what_is_missing_or_wrong_is_said_before_anything_is_read(tmp_path: Path
             ("score", stored, tmp_path / "out.parquet", "--judge", DEMO_MODEL),
             "expected a model with the same tokenizer",
         ),
-        ((*evaluate, "--lite", other), "make them from the same file"),
+        ((*evaluate, "--lite", other), "make them with score --joints-of"),
         ((*evaluate, "--training", "x"), "expected NAME=FILE"),
         ((*evaluate, "--training", f"x={bad}"), "holds no training's log"),
         ((*evaluate, "--training", f"x={tmp_path / 'none.json'}"), "cannot be read"),
