@@ -18,6 +18,7 @@ from zip_introspect.demo import embedded
 from zip_introspect.evaluation.store.rollout_file import Rollouts
 from zip_introspect.heads import file
 from zip_introspect.introspection.grid import FILE_NAME
+from zip_introspect.introspection.posterior import AnswerModel
 
 QUESTION = "Solve 3*x+5=35"
 
@@ -106,6 +107,7 @@ def _attaches(bare: Path, out: Path, how: list[str | Path], folder: Path) -> Non
     attached = run("attach", bare, other, folder / "attached")
     assert attached.exit_code == 0, attached.output
     assert "what confidence means after" in " ".join(attached.stdout.split())
+    assert AnswerModel.beside(folder / "attached") == file.load(other).about.answers is not None
     laid = json.loads(run("ask", QUESTION, "--model", bare, "--head", other, "--json").stdout)
     written = json.loads(run("ask", QUESTION, "--model", folder / "attached", "--json").stdout)
     assert written["confidence_source"] in ("head", "both")

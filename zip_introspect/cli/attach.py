@@ -18,6 +18,7 @@ from zip_introspect.heads.head import BALANCED, Head
 from zip_introspect.heads.sources import opened
 from zip_introspect.introspection.calibration import Calibration
 from zip_introspect.introspection.grid import JointGrid
+from zip_introspect.introspection.posterior import AnswerModel
 from zip_introspect.strategies import chosen
 
 
@@ -40,6 +41,7 @@ def attach(
         where = "appended" if place.appended else "of ids that stood for nothing"
         typer.echo(f"{out}: the joint has the rows {grid.reserved.start} to {grid.reserved.stop - 1}, {where}")
         _calibrate(written, out)
+        _believe(written, out)
         typer.echo(f"Try: zip-introspect ask --model {out} QUESTION")
 
 
@@ -63,6 +65,14 @@ def _attached(model: Path, head: Head, out: Path) -> tuple[attaching.Place, Join
     place = attaching.placed(facts.names, facts.head_rows, facts.eos_token_ids, head.grid.num_cells)
     grid = attaching.attach(Checkpoint(model), head, place, out)
     return place, grid
+
+
+def _believe(head: Head, out: Path) -> None:
+    """Put what is believed of answers beside the model, unless it would count for others too."""
+    folder = out if out.is_dir() else out.parent
+    alone = out.is_dir() or [item for item in folder.glob("*.gguf") if item != out] == []
+    if head.about.answers is not None and alone and AnswerModel.beside(out) is None:
+        typer.echo(f"{head.about.answers.save(folder)}: what answer_posterior believes of answers")
 
 
 def _calibrate(head: Head, out: Path) -> None:
