@@ -124,11 +124,11 @@ def test_no_plan_is_worth_less_than_what_is_known_and_the_last_horizon_prunes_no
     by_size, by_horizon = found.by_size_and_horizon(more)
     assert by_size == pytest.approx(found.by_size(), abs=1e-6)
     fewer = found.by_size_and_horizon(1)[1]
-    assert fewer[-1] == pytest.approx(by_size[1], abs=1e-6 if known else 0.06)
+    assert fewer[-1] == pytest.approx(by_size[1], abs=1e-6 if known else 0.15)
     assert by_size[0] == pytest.approx(found.best)
     assert (by_size >= found.best - 0.05).all()
     # Where nothing was said yet, what is expected of the first sample is not integrated anew.
-    assert by_horizon[-1] == pytest.approx(by_size[-1], abs=1e-6 if known else 0.06)
+    assert by_horizon[-1] == pytest.approx(by_size[-1], abs=1e-6 if known else 0.15)
     assert max(by_size.max(), by_horizon.max()) <= 1
 
 
