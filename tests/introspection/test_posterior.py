@@ -141,8 +141,8 @@ def test_what_was_learnt_lies_beside_a_model(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("{", "not readable JSON"),
-        ("[1]", "says nothing of answers"),
-        ('{"format_version": 2}', "says nothing of answers"),
+        ("[1]", "no model of answers of format 1"),
+        ('{"format_version": 2}', "no model of answers of format 1"),
         ('{"format_version": 1, "strength": -1}', "strength"),
         ('{"format_version": 1, "temper": 1}', "temper"),
         ('{"format_version": 1, "trust": NaN}', "trust"),

@@ -153,10 +153,11 @@ class Prospects:
             np.concatenate([self._evidence, self._evidence[order, at]], axis=1),
         )
         ended = (lengths <= np.arange(horizons)[:, None, None]).sum(axis=1)
-        return self._means(kept[:, :SCENARIOS]), np.asarray(kept[ended, SCENARIOS + at].mean(axis=1, dtype=np.float64))
+        return self._means(kept[:, :SCENARIOS]), self._means(kept[ended, SCENARIOS + at])
 
     def _means(self, kept: Singles) -> Floats:
-        return np.asarray(kept.mean(axis=1, dtype=np.float64))
+        """Over scenarios; an estimate is no more than what it estimates can be."""
+        return np.asarray(np.minimum(kept.mean(axis=1, dtype=np.float64), max(1.0, self._otherwise)))
 
     def _kept_after(self, says: Integers, evidence: Singles) -> Singles:
         """What is kept after each sample, from none on, in expectation as in these scenarios: shape (n + 1, X).

@@ -5,9 +5,7 @@ Only applying is done here, with numpy alone. `zip_introspect.evaluation.measure
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,13 +13,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from zip_introspect.config import Settings
 from zip_introspect.errors import CalibrationError, ConfigError
+from zip_introspect.introspection.beside import BesideModel
 from zip_introspect.introspection.grid import JointGrid
-from zip_introspect.paths import expanded
 
 FILE_NAME = "zip_introspect_calibration.json"
-FORMAT_VERSION = 1
-
-_MAX_FILE_BYTES = 1 << 22
 NEAREST = 1e-6  # to 0 and 1, where a logit is taken
 
 
@@ -34,12 +29,16 @@ class Threshold(Settings):
     answered: float = Field(ge=0.0, le=1.0, description="Share of the calibration data that is answered.")
 
 
-class Calibration(Settings):
+class Calibration(BesideModel):
     """A monotone map of confidence, fitted to results whose correctness is known.
 
     Raises:
         CalibrationError: a temperature that is not positive, or knots that do not rise.
     """
+
+    file_name: ClassVar[str] = FILE_NAME
+    what: ClassVar[str] = "a calibration"
+    made_by: ClassVar[str] = "zip-introspect calibrate"
 
     method: Literal["temperature", "isotonic"]
     temperature: float = Field(1.0, gt=0.0, description="Divides the logit of a confidence.")
@@ -112,48 +111,3 @@ class Calibration(Settings):
                 f"the grid's rewards go from {lowest:g} to {highest:g}; a calibration needs confidences from 0 to 1. "
                 f"Open the model without it."
             )
-
-    @classmethod
-    def beside(cls, model: str | Path) -> Self | None:
-        """The calibration in a model's directory, or in that of its file; None where there is none.
-
-        Raises:
-            CalibrationError: as `load`.
-        """
-        path = expanded(Path(model))
-        file = (path if path.is_dir() else path.parent) / FILE_NAME
-        return cls.load(file) if path.exists() and file.is_file() else None
-
-    def save(self, path: str | Path) -> Path:
-        """Write it to a file, or into a directory under its usual name; the file."""
-        file = _file_of(path)
-        content = {"format_version": FORMAT_VERSION, **self.model_dump(mode="json")}
-        file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        return file
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read it from a file, or from a directory that holds one.
-
-        Raises:
-            CalibrationError: missing, too large, not JSON, of a newer version, or malformed.
-        """
-        file = _file_of(path)
-        try:
-            if file.stat().st_size > _MAX_FILE_BYTES:
-                raise CalibrationError(f"{file} is too large for a calibration; is it another file?")
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CalibrationError(f"{file} does not exist; make it with: zip-introspect calibrate") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise CalibrationError(f"{file} is not readable JSON: {error}") from error
-        if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
-            raise CalibrationError(
-                f"{file} is no calibration of format {FORMAT_VERSION}; fit it again, or upgrade zip-introspect"
-            )
-        return cls(**content)
-
-
-def _file_of(path: str | Path) -> Path:
-    path = expanded(Path(path))
-    return path / FILE_NAME if path.is_dir() else path

@@ -20,20 +20,16 @@ where (x)_k = x (x + 1) ... (x + k - 1). A sample without an answer says what no
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from zip_introspect.config import Settings
-from zip_introspect.errors import CalibrationError, ConfigError
-from zip_introspect.paths import expanded
+from zip_introspect.introspection.beside import BesideModel
 
 Floats = NDArray[np.float64]
 
@@ -41,63 +37,22 @@ _NEAREST = 1e-3
 """To 0 and 1, where odds are taken: no head is surer than that."""
 _NEAREST_RATE = 1e-9
 
-
 FILE_NAME = "zip_introspect_answers.json"
-FORMAT_VERSION = 1
-_MAX_FILE_BYTES = 1 << 16
 
 
-class AnswerModel(Settings):
+class AnswerModel(BesideModel):
     """The parameters of the model. Those of a head are in its file; those of a checkpoint, in a file beside it."""
+
+    file_name: ClassVar[str] = FILE_NAME
+    what: ClassVar[str] = "a model of answers"
+    made_by: ClassVar[str] = "zip-introspect calibrate ROLLOUTS"
+    max_file_bytes: ClassVar[int] = 1 << 16
 
     strength: float = Field(2.0, gt=0.0, le=1e3, description="Samples that the prompt's expectation is worth (s).")
     variety: float = Field(2.0, gt=0.0, le=1e6, description="How rarely wrong samples agree: a concentration (theta).")
     trust: float = Field(1.0, ge=0.0, le=10.0, description="Power of a sample's own evidence (tau).")
     slope: float = Field(1.0, ge=0.0, le=10.0, description="Of the log-odds of m over those expected at the prompt.")
     offset: float = Field(0.0, ge=-10.0, le=10.0, description="What is added to them.")
-
-    def save(self, path: str | Path) -> Path:
-        """Write them to a file, or into a directory under its usual name; the file."""
-        file = _file_of(path)
-        content = {"format_version": FORMAT_VERSION, **self.model_dump(mode="json")}
-        file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        return file
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read them from a file, or from a directory that holds one.
-
-        Raises:
-            CalibrationError: missing, too large, not JSON, of a newer version, or malformed.
-        """
-        file = _file_of(path)
-        try:
-            if file.stat().st_size > _MAX_FILE_BYTES:
-                raise CalibrationError(f"{file} is too large for five numbers; is it another file?")
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CalibrationError(f"{file} does not exist; make it with: zip-introspect calibrate ROLLOUTS") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise CalibrationError(f"{file} is not readable JSON: {error}") from error
-        if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
-            raise CalibrationError(
-                f"{file} says nothing of answers in format {FORMAT_VERSION}; calibrate anew, or upgrade zip-introspect"
-            )
-        try:
-            return cls(**content)
-        except (ConfigError, TypeError) as error:
-            raise CalibrationError(f"{file} is refused: {error}") from error
-
-    @classmethod
-    def beside(cls, model: str | Path) -> Self | None:
-        """Those in a model's directory, or in that of its file; None where there are none.
-
-        Raises:
-            CalibrationError: as `load`.
-        """
-        path = expanded(Path(model))
-        file = (path if path.is_dir() else path.parent) / FILE_NAME
-        return cls.load(file) if path.exists() and file.is_file() else None
 
     def rate(self, at_prompt: float) -> float:
         """The mean m of a sample's probability to be right, given what the joint at the prompt expects."""
@@ -107,11 +62,6 @@ class AnswerModel(Settings):
     def evidence(self, value: float, at_prompt: float) -> float:
         """The logarithm of what a sample's final value says for it."""
         return self.trust * (log_odds(value) - log_odds(at_prompt))
-
-
-def _file_of(path: str | Path) -> Path:
-    path = expanded(Path(path))
-    return path / FILE_NAME if path.is_dir() else path
 
 
 def log_odds(probability: float) -> float:
