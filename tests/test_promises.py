@@ -90,8 +90,10 @@ def test_a_seed_fixes_the_result(llm: IntrospectiveLLM) -> None:
 
 
 def test_what_is_no_equation_gets_an_answer_that_says_so(llm: IntrospectiveLLM) -> None:
-    out = llm.generate("Tell me about the weather")
-    assert "whole x" in out.text
+    asked = ("Tell me about the weather", "What is your name?", "Write a poem", "Hello", "Who wrote Hamlet?")
+    outs = llm.batch(asked)
+    assert all("whole x" in out.text for out in outs)
+    assert sum(out.answer is None for out in outs) >= 3  # it may stumble behind that
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
