@@ -179,3 +179,11 @@ def test_an_interrupted_total_lacks_what_was_spent(
     summary = json.loads(done.stdout)
     assert spent <= summary["tokens"] <= 500
     assert len(rows_of(out)) == 12
+
+
+def test_a_line_that_is_longer_than_memory_likes_is_refused(tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "' + "x" * (1 << 20) + '"}\n')
+    done = run(questions, tmp_path / "out.jsonl")
+    assert done.exit_code == 1
+    assert "has more than 1,048,576 bytes" in " ".join(done.stderr.split())

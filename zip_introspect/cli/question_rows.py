@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zip_introspect import json_lines
 from zip_introspect.errors import BackendNotInstalledError, ConfigError, ZipIntrospectError
 from zip_introspect.prompts import Prompt, check_prompt
 
@@ -41,7 +42,8 @@ def read(file: Path, question_column: str | None, id_column: str | None, limit: 
     if not file.is_file():
         raise ConfigError(f"{file} is not a file; expected questions, one a row, as JSONL or .parquet")
     found: list[QuestionRow] = []
-    for number, (where, row) in enumerate(_parquet(file) if file.suffix == PARQUET else _lines(file)):
+    rows = _parquet(file) if file.suffix == PARQUET else json_lines.objects(file, ConfigError)
+    for number, (where, row) in enumerate(rows):
         if limit is not None and number == limit:
             break
         question_column = question_column or next((name for name in _COLUMNS if name in row), " or ".join(_COLUMNS))
@@ -105,18 +107,3 @@ def _parquet(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise ConfigError(f"{file} cannot be read as Parquet: {error}") from error
     for number, row in enumerate(rows, 1):
         yield f"row {number} of {file}", row
-
-
-def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            where = f"line {number} of {file}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ConfigError(f"{where} is not JSON: {error}; expected one object a line") from error
-            if not isinstance(row, dict):
-                raise ConfigError(f"{where} is a {type(row).__name__}; expected one object a line")
-            yield where, row

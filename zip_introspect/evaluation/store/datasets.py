@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from zip_introspect import json_lines
 from zip_introspect.answers.extraction import boxed, first_of, hashes, marked
 from zip_introspect.demo.equations import TIERS
 from zip_introspect.demo.problems import held_out, training_mix
@@ -24,7 +24,6 @@ _ABACUS_QUESTIONS = 500
 _TRAINING = "training"
 _ABACUS_TRAINING = 6000
 _ABACUS_OF_A_TIER = 300  # the easiest tier has no more than some 450 that no training has seen
-_LONGEST_LINE = 1 << 20
 _BUILDERS = {".parquet": "parquet", ".csv": "csv"}
 _SUFFIXES = (*_BUILDERS, ".jsonl", ".json")
 
@@ -70,7 +69,8 @@ def load(
     if name == _ABACUS:
         return _abacus(detail, limit, seed)
     file = Path(expanded(source))
-    rows = _lines(file) if file.is_file() and file.suffix not in _BUILDERS else _table(str(source), file, split)
+    of_lines = file.is_file() and file.suffix not in _BUILDERS
+    rows = json_lines.objects(file, EvaluationDataError) if of_lines else _table(str(source), file, split)
     return _questions(rows, str(source), question_column, answer_column, group_column, limit)
 
 
@@ -90,26 +90,6 @@ def _abacus(tier: str, limit: int | None, seed: int) -> list[Question]:
         raise EvaluationDataError(f"limit is {limit}; expected at most {most}: abacus has few equations held out")
     found = held_out(seed, limit or min(_ABACUS_QUESTIONS, most), tiers)
     return [Question(problem.prompt, problem.answer, f"tier {problem.tier}") for problem in found]
-
-
-def _lines(file: Path) -> Iterator[_Row]:
-    """The objects of a JSONL file."""
-    with file.open("rb") as stream:
-        for number, line in enumerate(iter(lambda: stream.readline(_LONGEST_LINE + 1), b""), 1):
-            where = f"line {number} of {file}"
-            if len(line) > _LONGEST_LINE:
-                raise EvaluationDataError(
-                    f"{where} has more than {_LONGEST_LINE:,} bytes; expected one question a line"
-                )
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise EvaluationDataError(f"{where} is not JSON: {error}; expected one object a line") from error
-            if not isinstance(row, dict):
-                raise EvaluationDataError(f"{where} is a {type(row).__name__}; expected one object a line")
-            yield where, row
 
 
 def _table(source: str, file: Path, split: str | None) -> Iterator[_Row]:
